@@ -1,0 +1,33 @@
+# `make demo` and `make test` set up everything they need by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SLOW := faults or ceph or browser or cluster or cuda
+
+.PHONY: demo test lint test-faults test-s3 test-browser test-cluster test-cuda clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/amsam-ray tune --space search_spaces/demo.yaml
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m 'not ($(SLOW))'
+
+test-faults test-browser test-cluster test-cuda: test-%: $(VENV)/.ready
+	$(BIN)/python -m pytest -m '$*'
+
+test-s3: $(VENV)/.ready
+	$(BIN)/python -m pytest -m ceph
+
+clean:
+	rm -rf results build *.egg-info

@@ -1,0 +1,1 @@
+"""Labelled images: datasets, splits, few-shot draws, transforms. Knows nothing of models or of Ray."""

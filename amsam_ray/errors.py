@@ -1,0 +1,46 @@
+"""Errors that a user can act on, and how many of them are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with what the user gave, and what to do about it.
+
+    Attributes:
+        where: the file, line or key, e.g. ``demo.yaml:12 (search.space.alpha)``.
+        what: what was wrong and what to do, one sentence each.
+    """
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class AmsamError(Exception):
+    """A fault that the user can mend; the command line prints it in one sentence, without a traceback."""
+
+    exit_status = 1
+
+
+class InputError(AmsamError):
+    """Input that was refused before anything was started. Holds every problem found, not just the first.
+
+    Args:
+        problems: what is wrong, at least one. A plain string is one problem with no place.
+    """
+
+    exit_status = 2
+
+    def __init__(self, problems: Iterable[Problem] | Problem | str):
+        if isinstance(problems, str):
+            problems = [Problem("", problems)]
+        elif isinstance(problems, Problem):
+            problems = [problems]
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))

@@ -1,0 +1,1 @@
+"""From a space file to finished records, with Ray Tune, Ray Train and Optuna."""
