@@ -1,0 +1,68 @@
+"""Which frozen networks a sweep stands on: the SAM backbone and the detector. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Arch = Literal["nano", "vit_b", "vit_l", "vit_h"]
+_NATIVE_SIZE = {"nano": 256, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
+_DEPTH = {"nano": 6, "vit_b": 12, "vit_l": 24, "vit_h": 32}
+_ENCODER_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
+# Cross-attention in SAM's two-way transformer works at half of the prompt width.
+_DECODER_ATTENTION_WIDTH = {"nano": 64, "vit_b": 128, "vit_l": 128, "vit_h": 128}
+
+
+class BackboneConfig(BaseModel):
+    """The frozen SAM."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arch: Arch = Field("nano", description="nano (shipped) or an official SAM size")
+    checkpoint: str | None = Field(
+        None,
+        description="path of the weights; empty: the shipped nano, or the official file fetched by `weights fetch`",
+    )
+    image_size: int = Field(
+        0, ge=0, description="side of the square input in pixels, a multiple of 16; 0: the native size"
+    )
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse a checkpoint with another hash")
+
+    @field_validator("image_size")
+    @classmethod
+    def _multiple_of_16(cls, value: int) -> int:
+        if value % 16:
+            raise ValueError(f"must be a multiple of 16, for instance {value // 16 * 16 or 16}")
+        return value
+
+    @property
+    def depth(self) -> int:
+        """Number of encoder blocks."""
+        return _DEPTH[self.arch]
+
+    def max_rank(self, method: str) -> int:
+        """Largest LoRA rank for ``method``: the smaller side of the narrowest projection that it adapts."""
+        return _ENCODER_WIDTH[self.arch] if method == "samed" else _DECODER_ATTENTION_WIDTH[self.arch]
+
+    @property
+    def size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.image_size or _NATIVE_SIZE[self.arch]
+
+
+class DetectorConfig(BaseModel):
+    """The frozen detector whose most confident box becomes the prompt (AM-SAM, "Automated Prompting")."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str = Field("nano", description="nano (shipped), yolov8n.pt, the path of an ultralytics detector, or none")
+    confidence: float = Field(0.25, ge=0, le=1, description="boxes below this confidence are ignored")
+    classes: tuple[int | str, ...] | None = Field(None, description="names or numbers of classes to keep; empty: all")
+    fallback: Literal["full_image", "none"] = Field(
+        "full_image",
+        description="without a detection: a box around the image, or the learned dense prompt alone",
+    )
+    trust: bool = Field(False, description="load a .pt of unknown origin, which can run code")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="the hash that a .pt must have to be loaded")
+    finetune_epochs: int = Field(0, ge=0, description="tune the detector on the shots' own boxes first, then freeze it")

@@ -1,0 +1,138 @@
+"""Every hyperparameter and switch of every method, with its range: the one table that all others read.
+
+Imports neither torch nor anything slow, so that a space file is checked at once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+LAST_K = re.compile(r"^last_([1-9][0-9]*)$")
+
+
+def _on_off(value: Any) -> Any:
+    """YAML 1.1 reads a bare ``on`` or ``off`` as a boolean; give the word back."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _block_choice(value: str) -> str:
+    if value != "all" and not LAST_K.match(value):
+        raise ValueError("must be `all` or `last_<k>` with k >= 1, for instance last_2")
+    return value
+
+
+OnOff = Annotated[Literal["on", "off"], BeforeValidator(_on_off)]
+Calibration = Annotated[Literal["off", "batch", "sample", "learned"], BeforeValidator(_on_off)]
+Blocks = Annotated[str, AfterValidator(_block_choice)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class MethodParams(BaseModel):
+    """The hyperparameters and switches of one trial. Which of them a method uses is said in its ``MethodSpec``.
+
+    Defaults are AM-SAM's published settings (arXiv 2410.09714, "Hyper-parameters") where the papers give one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    alpha: Share = Field(0.7, description="weight of the original mask in the calibration, eq. 12")
+    lambda_: Share = Field(0.8, alias="lambda", description="weight of Dice against cross-entropy, eq. 5")
+    rank: int = Field(4, ge=1, description="rank r of every LoRA update, eq. 2")
+    tau_token: Positive = Field(0.1, description="temperature of the token-level contrastive loss")
+    tau_sample: Positive = Field(0.1, description="temperature of the sample-level contrastive loss")
+    w_token: NotNegative = Field(0.1, description="weight of the token-level contrastive loss")
+    w_sample: NotNegative = Field(0.1, description="weight of the sample-level contrastive loss")
+    contrast_tokens: int = Field(1024, ge=2, description="tokens drawn per image for the token-level loss")
+    adaptor_ratio: int = Field(4, ge=1, description="bottleneck reduction s of an adaptor, d -> d/s -> d")
+    freq_ratio: Share = Field(0.25, description="share of the spectrum that SAM-Adapter's high-pass mask removes")
+    lr: Positive = Field(5e-3, description="initial learning rate of the lower level (trainable weights W)")
+    lr_prompt: Positive = Field(1e-3, description="initial learning rate of the upper level (prompt embedding A)")
+    weight_decay: NotNegative = Field(0.1, description="decoupled weight decay of AdamW, both levels")
+    warmup: Share = Field(0.0, lt=1, description="share of the iterations with linear warm-up of the rates")
+    loss: Literal["ce_dice", "bce_iou"] = Field("ce_dice", description="eq. 5, or SAM-Adapter's BCE + IoU")
+    detector: OnOff = Field("off", description="the frozen detector's box as a prompt")
+    calibration: Calibration = Field("off", description="mask calibration, eq. 9-12")
+    head: Literal["cold", "warm"] = Field("warm", description="two-channel head from random or from SAM's weights")
+    adaptors: Literal["none", "tc", "sc", "mc"] = Field("none", description="contrastive adaptors")
+    adaptor_blocks: Blocks = Field("all", description="the encoder blocks that get an adaptor")
+    hypergradient: Literal["first_order", "unrolled", "exact"] = Field(
+        "unrolled", description="how the upper level differentiates through W*(A)"
+    )
+    levels: Literal[1, 2] = Field(2, description="1: everything on D1 and D2 together; 2: bi-level, eq. 6-8")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values under their public names (``lambda``, not ``lambda_``)."""
+        return self.model_dump(by_alias=True)
+
+
+SWITCHES = frozenset(
+    {"loss", "detector", "calibration", "head", "adaptors", "adaptor_blocks", "hypergradient", "levels"}
+)
+
+
+@dataclass(frozen=True)
+class ParamInfo:
+    """What a user may give for one key.
+
+    Attributes:
+        name: public name, as in YAML.
+        kind: ``float``, ``int``, ``choice`` or ``blocks``.
+        low, high: closed range, None where open-ended.
+        low_open, high_open: the bound itself is not allowed.
+        choices: the allowed words, for ``choice``.
+        doc: one line.
+    """
+
+    name: str
+    kind: Literal["float", "int", "choice", "blocks"]
+    default: Any
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, for error messages and docs."""
+        if self.kind == "choice":
+            return " | ".join(str(choice) for choice in self.choices)
+        if self.kind == "blocks":
+            return "all | last_<k>"
+        low = "-inf" if self.low is None else f"{self.low:g}"
+        high = "inf" if self.high is None else f"{self.high:g}"
+        left = "(" if self.low_open or self.low is None else "["
+        right = ")" if self.high_open or self.high is None else "]"
+        return f"{'an integer' if self.kind == 'int' else 'a number'} in {left}{low}, {high}{right}"
+
+
+def _infos() -> dict[str, ParamInfo]:
+    schema = MethodParams.model_json_schema(by_alias=True)["properties"]
+    infos = {}
+    for name, entry in schema.items():
+        common = {"name": name, "default": entry["default"], "doc": entry["description"]}
+        if name == "adaptor_blocks":
+            infos[name] = ParamInfo(kind="blocks", **common)
+        elif "enum" in entry:
+            infos[name] = ParamInfo(kind="choice", choices=tuple(entry["enum"]), **common)
+        else:
+            low, high = entry.get("minimum"), entry.get("maximum")
+            infos[name] = ParamInfo(
+                kind="int" if entry["type"] == "integer" else "float",
+                low=entry.get("exclusiveMinimum", low),
+                high=entry.get("exclusiveMaximum", high),
+                low_open="exclusiveMinimum" in entry,
+                high_open="exclusiveMaximum" in entry,
+                **common,
+            )
+    return infos
+
+
+PARAMS: dict[str, ParamInfo] = _infos()
