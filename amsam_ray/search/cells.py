@@ -1,0 +1,128 @@
+"""From a space to its cells: one (dataset, shots, method) each, with its own search space and its own Optuna study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from amsam_ray.data.config import DatasetConfig
+from amsam_ray.data.definition import get_definition
+from amsam_ray.data.metric_names import METRICS
+from amsam_ray.models.methods import METHODS, resolve_params
+from amsam_ray.search.space_check import live_space, switch_values
+from amsam_ray.search.space_model import Distribution, MethodEntry, SpaceFile
+from amsam_ray.training.config import TrainConfig, TrialConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One leaderboard row in the making.
+
+    Attributes:
+        id: ``<dataset label>.k<shots>.<method label>``.
+        fixed: keys that the space file fixes for this cell, switches and constants alike.
+        space: what is searched, in the file's order; empty for a method with nothing to search.
+        first: points tried before the sampler is asked, the method's published setting first.
+        metric, maximise: what the search optimises and which way.
+    """
+
+    id: str
+    dataset: DatasetConfig
+    shots: int
+    entry: MethodEntry
+    fixed: Mapping[str, Any]
+    space: Mapping[str, Distribution]
+    first: tuple[Mapping[str, Any], ...]
+    metric: str
+    maximise: bool
+    source: SpaceFile
+
+    @property
+    def trials(self) -> int:
+        """Search trials of this cell: one where nothing is searched."""
+        return self.source.search.trials if self.space else 1
+
+    @property
+    def final_seeds(self) -> int:
+        """Seeds of each final: one where nothing is random."""
+        return self.source.finals.seeds if METHODS[self.entry.name].trainable else 1
+
+    def config(self, params: Mapping[str, Any], *, seed: int, role: str = "search") -> TrialConfig:
+        """The full configuration of one trial.
+
+        Args:
+            params: values for the searched keys that are live in this point.
+            seed: of the trial's initialisation and of the order of its batches.
+            role: ``search`` or ``final``.
+
+        Raises:
+            InputError: for a value that the method refuses.
+        """
+        space = self.source
+        return TrialConfig(
+            dataset=self.dataset,
+            shots=self.shots,
+            shot_seed=space.shot_seed,
+            selection=space.selection,
+            method=self.entry.name,
+            label=self.entry.label,
+            params=resolve_params(self.entry.name, {**self.fixed, **params}),
+            backbone=space.backbone,
+            detector=space.detector,
+            train=TrainConfig(
+                epochs=space.train.epochs,
+                batch_size=space.train.batch_size,
+                precision=space.train.precision,
+                eval_every=space.train.eval_every,
+                augment=space.train.augment,
+            ),
+            seed=seed,
+            role=role,  # type: ignore[arg-type]  # pydantic checks the word
+            metric=self.metric,
+            maximise=self.maximise,
+        )
+
+
+def make_cells(space: SpaceFile) -> list[Cell]:
+    """All cells of a sweep, shots ascending so that the cheap ones come first."""
+    return [
+        _cell(space, dataset, shots, entry)
+        for shots in sorted(space.shots)
+        for dataset in space.datasets
+        for entry in space.methods
+    ]
+
+
+def _cell(space: SpaceFile, dataset: DatasetConfig, shots: int, entry: MethodEntry) -> Cell:
+    live = live_space(space, entry)
+    metric = space.objective if space.objective != "auto" else get_definition(dataset.name).primary_metric
+    fixed = {key: values[0] for key, values in switch_values(space, entry).items() if len(values) == 1}
+    fixed |= {key: d.choices[0] for key, d in live.items() if not d.searched}
+    fixed |= dict(entry.params)
+    searched = {key: d for key, d in live.items() if d.searched}
+    return Cell(
+        id=f"{dataset.label}.k{shots}.{entry.label}",
+        dataset=dataset,
+        shots=shots,
+        entry=entry,
+        fixed=fixed,
+        space=searched,
+        first=_first_points(space, entry, searched),
+        metric=metric,
+        maximise=METRICS[metric].maximise,
+        source=space,
+    )
+
+
+def _first_points(
+    space: SpaceFile, entry: MethodEntry, searched: Mapping[str, Distribution]
+) -> tuple[Mapping[str, Any], ...]:
+    """The published setting, then the file's own points, each cut to what this cell searches, without repeats."""
+    published = resolve_params(entry.name, {}).as_dict()
+    points: list[dict[str, Any]] = []
+    for point in (published, *space.search.first):
+        cut = {key: point.get(key, published[key]) for key in searched}
+        if cut and cut not in points:
+            points.append(cut)
+    return tuple(points)

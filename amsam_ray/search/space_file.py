@@ -1,0 +1,155 @@
+"""Reads a space file and tells everything that is wrong with it, each with its line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from amsam_ray.errors import InputError, Problem
+from amsam_ray.search.space_check import check_space
+from amsam_ray.search.space_model import SpaceFile
+
+KeyPath = tuple[str | int, ...]
+
+
+class Places:
+    """Where in the file a key stands.
+
+    Args:
+        file: the name shown in messages.
+        node: the root of the composed YAML.
+    """
+
+    def __init__(self, file: str, node: yaml.Node | None):
+        self.file = file
+        self.repeated: list[Problem] = []
+        self._lines: dict[KeyPath, int] = {}
+        if node is not None:
+            self._walk(node, ())
+
+    def _walk(self, node: yaml.Node, path: KeyPath) -> None:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                step = (*path, key.value)
+                self._lines[step] = key.start_mark.line + 1
+                if key.value in seen:
+                    self.repeated.append(Problem(self.at(step), "is given twice; keep one"))
+                seen.add(key.value)
+                self._walk(value, step)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._walk(value, (*path, index))
+
+    def at(self, path: KeyPath) -> str:
+        """``file:line (key.path)`` of ``path``, or of the nearest key above it that is in the file."""
+        for length in range(len(path), -1, -1):
+            line = self._lines.get(path[:length])
+            if line is not None:
+                break
+        key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+        return f"{self.file}:{line or 1}" + (f" ({key})" if key else "")
+
+
+def load_space(path: str | Path) -> SpaceFile:
+    """Read and check a space file; touches nothing but that file.
+
+    Raises:
+        InputError: with every problem found, each as ``file:line (key): what is wrong and what to do``.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(Problem(str(path), "there is no such file; give the path of a space file")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(Problem(str(path), f"cannot be read as text ({error}); give a YAML file")) from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path.name}:{mark.line + 1}" if mark else path.name
+        what = getattr(error, "problem", None) or str(error)
+        raise InputError(Problem(place, f"is not valid YAML: {what}")) from None
+    places = Places(path.name, node)
+    if not isinstance(data, dict):
+        raise InputError(Problem(path.name, "must hold keys and values (name, datasets, shots, methods, ...)"))
+    return _validated(data, places)
+
+
+def parse_space(data: Mapping[str, Any], file: str = "space") -> SpaceFile:
+    """A space from plain data, for example from a sweep's stored copy or a notebook. Raises InputError."""
+    return _validated(dict(data), Places(file, None))
+
+
+def _validated(data: dict[str, Any], places: Places) -> SpaceFile:
+    problems = list(places.repeated)
+    try:
+        space = SpaceFile.model_validate(_with_roots(data))
+    except ValidationError as error:
+        problems += [Problem(places.at(_in_file(e["loc"])), _plain(e)) for e in error.errors()]
+        raise InputError(problems) from None
+    problems += [Problem(places.at(path), what) for path, what in check_space(space)]
+    if problems:
+        raise InputError(problems)
+    return space
+
+
+def data_root() -> Path:
+    """The folder that holds the datasets whose ``root`` is not given: ``$AMSAM_DATA``, or ``data``."""
+    return Path(os.environ.get("AMSAM_DATA", "data"))
+
+
+def _with_roots(data: dict[str, Any]) -> dict[str, Any]:
+    datasets = data.get("datasets")
+    if not isinstance(datasets, list):
+        return data
+    filled = []
+    for entry in datasets:
+        entry = {"name": entry} if isinstance(entry, str) else entry
+        if (
+            isinstance(entry, dict)
+            and not entry.get("root")
+            and entry.get("name") not in (None, "procedural", "folder")
+        ):
+            entry = {**entry, "root": str(data_root() / Path(str(entry["name"])).stem)}
+        filled.append(entry)
+    return {**data, "datasets": filled}
+
+
+def _in_file(loc: tuple[Any, ...]) -> KeyPath:
+    """Pydantic's location without the names of union branches, which no file holds."""
+    return tuple(s for s in loc if isinstance(s, int) or not s.startswith(("literal[", "constrained-", "function-")))
+
+
+def _plain(error: Any) -> str:
+    kind, context = error["type"], error.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return "is not a known key; remove it or mend its spelling (docs/space-file.md lists the keys)"
+    if kind == "missing":
+        return "is missing; add it"
+    if kind == "value_error":
+        return str(context.get("error", error["msg"]))
+    given = error.get("input")
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
+    return error["msg"][0].lower() + error["msg"][1:] + shown
+
+
+def space_hash(space: SpaceFile) -> str:
+    """SHA-256 over everything that can change a result; where it runs and where results go are left out."""
+    content = space.model_dump(mode="json", exclude={"resources", "storage"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sweep_id(space: SpaceFile) -> str:
+    """The sweep's name in storage: the space's name and the first 8 digits of its hash."""
+    return f"{space.name}-{space_hash(space)[:8]}"
