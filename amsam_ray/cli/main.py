@@ -1,0 +1,70 @@
+"""The ``amsam-ray`` command. Subcommands are imported only when called, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from amsam_ray import __version__
+from amsam_ray.errors import AmsamError, InputError
+
+# name: (module:attribute, one line of help)
+COMMANDS = {
+    "tune": ("amsam_ray.cli.tune:tune", "Run or continue the sweep of a space file."),
+    "status": ("amsam_ray.cli.status:status", "Show how far a sweep is, from its storage alone."),
+    "leaderboard": ("amsam_ray.cli.leaderboard:leaderboard", "Print leaderboards."),
+    "show": ("amsam_ray.cli.show:show", "Print one trial's record."),
+    "compare": ("amsam_ray.cli.compare:compare", "Compare two trials over the same test images."),
+    "report": ("amsam_ray.cli.report:report", "Write a sweep's HTML report."),
+    "export": ("amsam_ray.cli.export:export", "Write the best model as SAM weights and ONNX."),
+    "predict": ("amsam_ray.cli.predict:predict", "Segment images with a trained adapter."),
+    "methods": ("amsam_ray.cli.methods:methods", "List the methods and their parameters."),
+    "data": ("amsam_ray.cli.data:data", "List, check, show and fetch datasets."),
+    "weights": ("amsam_ray.cli.weights:weights", "List and fetch official weights."),
+    "detector": ("amsam_ray.cli.detector:detector", "Tune a detector on a dataset's shots."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="amsam-ray")
+def cli() -> None:
+    """Find the best way to adapt the Segment Anything Model to a small labelled dataset."""
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Entry point: faults that a user can mend are told in one sentence each, with exit status 2 for bad input."""
+    try:
+        return cli.main(args=args, prog_name="amsam-ray", standalone_mode=True)
+    except InputError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(error.exit_status)
+    except AmsamError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()
