@@ -125,7 +125,7 @@ class TrainSection(_Section):
 class SchedulerSection(_Section):
     """Early stopping inside a cell: asynchronous successive halving (Li et al. 2018, arXiv 1810.05934)."""
 
-    name: Literal["asha", "none"] = "asha"
+    name: Literal["asha", "none"] = Field("asha", description="none: every trial runs to its end")
     grace_epochs: int = Field(5, ge=1, description="no trial is stopped before this epoch; the first rung")
     reduction: float = Field(3, gt=1, description="of the trials at a rung, one in this many goes on")
 
@@ -144,8 +144,8 @@ class SearchSection(_Section):
     startup_trials: int = Field(8, ge=1, description="random trials of a cell before the sampler models it")
     retries: int = Field(2, ge=0, description="how often a trial is tried again after its lane died")
     timeout_s: float = Field(1800, gt=0, description="a trial that gives no sign of life for so long is ended")
-    scheduler: SchedulerSection = Field(default_factory=SchedulerSection)
-    space: dict[str, Distribution] = Field(default_factory=dict, description="key: distribution")
+    scheduler: SchedulerSection = Field(default_factory=SchedulerSection, description="early stopping")
+    space: dict[str, Distribution] = Field(default_factory=dict, description="key: distribution, see below")
     first: tuple[dict[str, Any], ...] = Field(
         (), description="points tried first; each method's published setting always comes before them"
     )
@@ -180,17 +180,17 @@ class SpaceFile(_Section):
     """One sweep: every dataset with every number of shots and every method is a cell."""
 
     name: str = Field(description="name of the sweep: lower-case letters, digits, _ or -")
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1, description="which labelled images")
     shots: tuple[Annotated[int, Field(ge=2)], ...] = Field(min_length=1, description="K, even; halves are D1 and D2")
     shot_seed: int = Field(0, ge=0, description="which K images are drawn")
     selection: SelectionConfig = Field(default_factory=SelectionConfig, description="where configurations are compared")
-    methods: tuple[MethodEntry, ...] = Field(min_length=1)
-    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    detector: DetectorConfig = Field(default_factory=DetectorConfig)
-    train: TrainSection = Field(default_factory=TrainSection)
-    search: SearchSection = Field(default_factory=SearchSection)
-    finals: FinalsSection = Field(default_factory=FinalsSection)
-    resources: ResourcesSection = Field(default_factory=ResourcesSection)
+    methods: tuple[MethodEntry, ...] = Field(min_length=1, description="what to compare")
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig, description="the frozen SAM")
+    detector: DetectorConfig = Field(default_factory=DetectorConfig, description="the frozen detector")
+    train: TrainSection = Field(default_factory=TrainSection, description="how every trial trains")
+    search: SearchSection = Field(default_factory=SearchSection, description="what is searched, and how")
+    finals: FinalsSection = Field(default_factory=FinalsSection, description="the best, retrained and tested")
+    resources: ResourcesSection = Field(default_factory=ResourcesSection, description="trials at a time")
     storage: str = Field("./results", description="a folder, or s3://bucket/prefix")
     objective: str = Field("auto", description="the metric that chooses; auto: each dataset's primary metric")
 

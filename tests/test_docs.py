@@ -1,0 +1,24 @@
+"""Pages that are made from code say what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from scripts.make_space_docs import TARGET, render
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_space_file_page_is_current() -> None:
+    assert TARGET.read_text() == render(), "run: python -m scripts.make_space_docs"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = [
+        f"{page.name}: {link}"
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert not broken
