@@ -1,0 +1,80 @@
+"""Segmentation losses on the two-channel logits.
+
+Legend: B images, H x W pixels of the decoder's low resolution, channel 0 background, 1 foreground.
+
+Each loss is a mean over images of a loss per image. With one image a step, as the papers train, that is what
+SAMed and BLO-SAM compute; with more, every image weighs the same whatever its object's size, and the mean over
+the workers of a data-parallel run equals the loss of the joint batch. Pixels that are SAM's padding count in no
+loss: no score ever looks at them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_SMOOTH = 1e-5  # SAMed's constant: the Dice loss of an empty mask predicted as empty is 0
+
+
+def cross_entropy(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    """Softmax cross-entropy averaged over the valid pixels of each image. Returns B values."""
+    per_pixel = F.cross_entropy(logits_B2HW, target_BHW.long(), reduction="none")
+    valid = valid_BHW.to(per_pixel.dtype)
+    return (per_pixel * valid).sum((1, 2)) / valid.sum((1, 2))
+
+
+def soft_dice(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    """Soft Dice loss with squared denominators, the mean of both channels, as SAMed's and BLO-SAM's DiceLoss.
+
+    1 - (2 sum(s t) + e) / (sum(s^2) + sum(t^2) + e), with s the softmax and t the one-hot target.
+
+    Returns:
+        B values in [0, 1].
+    """
+    valid = valid_BHW.to(logits_B2HW.dtype)[:, None]
+    score = logits_B2HW.softmax(1) * valid
+    foreground = target_BHW.to(logits_B2HW.dtype)
+    truth = torch.stack((1 - foreground, foreground), 1) * valid
+    overlap = (score * truth).sum((2, 3))
+    total = (score * score).sum((2, 3)) + truth.sum((2, 3))  # t is 0 or 1, so t^2 = t
+    return (1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)).mean(1)
+
+
+def ce_dice(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, lambda_: float) -> Tensor:
+    """AM-SAM's eq. 5, (1 - lambda) CE + lambda Dice, a scalar: the mean over images.
+
+    Args:
+        logits_B2HW: two-channel logits.
+        target_BHW: 1 for the object, 0 for the rest.
+        valid_BHW: True where the pixel belongs to the image, False where it is padding.
+        lambda_: weight of Dice, in [0, 1].
+    """
+    ce = cross_entropy(logits_B2HW, target_BHW, valid_BHW)
+    dice = soft_dice(logits_B2HW, target_BHW, valid_BHW)
+    return ((1 - lambda_) * ce + lambda_ * dice).mean()
+
+
+def bce_iou(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    """SAM-Adapter's loss (arXiv 2304.09148): binary cross-entropy plus soft IoU, a scalar.
+
+    Its one logit is the difference of our two: sigmoid(fg - bg) = softmax(bg, fg)[fg]. The two terms have equal
+    weight, as published. Arguments as ``ce_dice``.
+    """
+    logit = logits_B2HW[:, 1] - logits_B2HW[:, 0]
+    truth = target_BHW.to(logit.dtype)
+    valid = valid_BHW.to(logit.dtype)
+    per_pixel = F.binary_cross_entropy_with_logits(logit, truth, reduction="none")
+    bce = (per_pixel * valid).sum((1, 2)) / valid.sum((1, 2))
+    score, truth = logit.sigmoid() * valid, truth * valid
+    overlap = (score * truth).sum((1, 2))
+    union = (score + truth).sum((1, 2)) - overlap
+    return (bce + 1 - overlap / union.clamp_min(1e-6)).mean()
+
+
+def mask_loss(kind: str, logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, lambda_: float) -> Tensor:
+    """The loss named ``kind`` ("ce_dice" or "bce_iou"; the latter ignores ``lambda_``), in float32 at least."""
+    logits_B2HW = logits_B2HW.float() if logits_B2HW.dtype == torch.bfloat16 else logits_B2HW
+    if kind == "bce_iou":
+        return bce_iou(logits_B2HW, target_BHW, valid_BHW)
+    return ce_dice(logits_B2HW, target_BHW, valid_BHW, lambda_)
