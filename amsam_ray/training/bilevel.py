@@ -1,0 +1,117 @@
+"""The gradient of the upper level: three ways to differentiate L2(W*(A), A) with respect to A.
+
+AM-SAM's eq. 6-8, after BLO-SAM (arXiv 2402.16338) and DARTS (arXiv 1806.09055). W are the trainable weights, A the
+prompt embedding, L1 the loss on D1 and L2 the loss on D2. W*(A) is taken one step ahead,
+
+    W' = AdamW(W, g),  g = dL1/dW (W, A),
+
+with the optimiser's moments, bias correction, weight decay and rate as they stand. Then, with v = dL2/dW' and
+u = (dW'/dg)^T v,
+
+    dL2/dA = dL2/dA (W', A) + (d^2 L1 / dA dW) u.
+
+- ``first_order``: W* is held constant at W: dL2/dA (W, A).
+- ``unrolled``: the second term by central difference, [dL1/dA (W + r u) - dL1/dA (W - r u)] / 2r with
+  r = 0.01 / ||u||. Two further passes, no second derivatives.
+- ``exact``: the same by double backward.
+
+Nothing here writes into W, A or the optimiser's state, and no gradient is accumulated anywhere: every one is
+returned by ``torch.autograd.grad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amsam_ray.training import parallel
+from amsam_ray.training.optim import AdamW, AdamWState
+
+REACH = 0.01  # length of the finite difference's step in the space of W
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LowerStep:
+    """The lower level's next step: the loss it descends and the optimiser that takes it.
+
+    Attributes:
+        loss: L1 of (W, A) on one batch of D1, both flat; the same value for the same arguments at every call.
+        optimiser, state, lr: as the next step will use them.
+    """
+
+    loss: Loss
+    optimiser: AdamW
+    state: AdamWState
+    lr: float
+
+    def ahead(self, weights: Tensor, grad: Tensor) -> Tensor:
+        """W' as a differentiable function of ``grad``."""
+        return self.optimiser.step(weights, grad, self.state, self.lr)[0]
+
+
+def gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """L and dL/dW at (W, A), both the mean over workers, detached."""
+    weights = weights.detach().requires_grad_()
+    value = loss(weights, prompt.detach())
+    (grad,) = torch.autograd.grad(value, weights)
+    return parallel.mean(value.detach()), parallel.mean(grad)
+
+
+def hypergradient(mode: str, lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """L2 and its gradient with respect to A, both the mean over workers, detached.
+
+    Args:
+        mode: ``first_order``, ``unrolled`` or ``exact``.
+        lower: the lower level's next step.
+        upper: L2 of (W, A) on one batch of D2.
+        weights: W, P values.
+        prompt: A, Q values.
+
+    Raises:
+        ValueError: unknown ``mode``.
+    """
+    weights, prompt = weights.detach(), prompt.detach()
+    if mode == "first_order":
+        return gradient(lambda a, w: upper(w, a), prompt, weights)
+    if mode == "unrolled":
+        return _unrolled(lower, upper, weights, prompt)
+    if mode == "exact":
+        return _exact(lower, upper, weights, prompt)
+    raise ValueError(f"hypergradient {mode!r} is none of first_order, unrolled, exact")
+
+
+def _exact(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    weights, prompt = weights.requires_grad_(), prompt.requires_grad_()
+    (grad,) = torch.autograd.grad(lower.loss(weights, prompt), weights, create_graph=True)
+    value = upper(lower.ahead(weights, parallel.mean(grad)), prompt)
+    (total,) = torch.autograd.grad(value, prompt)
+    return parallel.mean(value.detach()), parallel.mean(total)
+
+
+def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    grad = gradient(lower.loss, weights, prompt)[1].requires_grad_()
+    ahead = lower.ahead(weights, grad)
+    arrived, at = ahead.detach().requires_grad_(), prompt.requires_grad_()
+    value = upper(arrived, at)
+    towards, direct = torch.autograd.grad(value, (arrived, at))
+    (through,) = torch.autograd.grad(ahead, grad, parallel.mean(towards))
+    length = float(through.norm())
+    total = parallel.mean(direct)
+    if length > 0:
+        # r = 0.01 / length would overflow for a vanishing direction, so the direction is made a unit first
+        unit = through / length
+        forth = _prompt_gradient(lower.loss, weights + REACH * unit, prompt)
+        back = _prompt_gradient(lower.loss, weights - REACH * unit, prompt)
+        total = total + parallel.mean(forth - back) * (length / (2 * REACH))
+    return parallel.mean(value.detach()), total
+
+
+def _prompt_gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> Tensor:
+    at = prompt.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(loss(weights, at), at)
+    return grad

@@ -1,0 +1,111 @@
+"""AdamW as a function, the learning-rate schedule, and parameters as one flat vector.
+
+The unrolled hypergradient needs the optimiser's real next step as a differentiable map from a gradient to new
+weights. ``torch.optim`` offers no such map, so AdamW is written here as one, and a test holds it against
+``torch.optim.AdamW`` step by step.
+
+All parameters of a level live in one vector of P elements. A step is then a dozen operations on one tensor rather
+than on some eighty small ones, and the vector algebra of the hypergradient is plain arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class FlatParams:
+    """The bijection between named tensors and one vector.
+
+    Args:
+        named: the tensors that give names, order and shapes; all of one dtype and device.
+    """
+
+    def __init__(self, named: Mapping[str, Tensor]):
+        self.shapes = {name: tensor.shape for name, tensor in named.items()}
+        self.sizes = [tensor.numel() for tensor in named.values()]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
+        """A vector with a copy of the tensors' values, detached."""
+        return torch.cat([named[name].detach().reshape(-1) for name in self.shapes])
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """Views into ``vector`` in the tensors' shapes; gradients flow back into the vector."""
+        parts = vector.split(self.sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+@dataclass(frozen=True)
+class AdamWState:
+    """What AdamW remembers between steps: how many were taken, and the two moments, each a vector."""
+
+    steps: int
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Decoupled weight decay regularisation (arXiv 1711.05101) with torch's order of operations.
+
+    Attributes:
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: share of the weights taken away per step, times the rate.
+    """
+
+    weight_decay: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    @staticmethod
+    def start(params: Tensor) -> AdamWState:
+        """The state before the first step."""
+        return AdamWState(0, torch.zeros_like(params), torch.zeros_like(params))
+
+    def step(self, params: Tensor, grad: Tensor, state: AdamWState, lr: float) -> tuple[Tensor, AdamWState]:
+        """The next parameters and the next state; nothing is changed in place.
+
+        Differentiable in ``params`` and ``grad``. Where the gradient has been exactly zero from the start, as for
+        LoRA's A while B is zero or behind a ReLU that is off, the step is zero and its derivative is taken as zero:
+        Adam's own there is 1/eps, which would multiply a mixed derivative that is zero as well.
+
+        Args:
+            params: P values.
+            grad: the loss's gradient at ``params``.
+            state: as left by the step before.
+            lr: this step's rate.
+        """
+        beta1, beta2 = self.betas
+        steps = state.steps + 1
+        exp_avg = beta1 * state.exp_avg + (1 - beta1) * grad
+        exp_avg_sq = beta2 * state.exp_avg_sq + (1 - beta2) * grad * grad
+        moved = exp_avg_sq > 0
+        root = torch.where(moved, exp_avg_sq, 1).sqrt() / (1 - beta2**steps) ** 0.5 + self.eps
+        update = torch.where(moved, exp_avg, 0) / root / (1 - beta1**steps)
+        after = params * (1 - lr * self.weight_decay) - lr * update
+        return after, AdamWState(steps, exp_avg.detach(), exp_avg_sq.detach())
+
+
+def poly_rate(base: float, iteration: int, iterations: int, warmup: float) -> float:
+    """SAMed's schedule (arXiv 2304.13785), also BLO-SAM's and AM-SAM's: warm-up, then polynomial decay.
+
+    During the first ``warmup`` share of the iterations the rate climbs linearly to ``base``; from there on it is
+    base (1 - i / I)^0.9, with i counted from the end of the warm-up, as SAMed's code counts.
+
+    Args:
+        base: lr0, the initial rate.
+        iteration: which step, from 0.
+        iterations: I, all steps of the run.
+        warmup: share of the iterations, in [0, 1).
+    """
+    ramp = round(warmup * iterations)
+    if iteration < ramp:
+        return base * (iteration + 1) / ramp
+    return base * (1 - (iteration - ramp) / iterations) ** 0.9
