@@ -1,0 +1,76 @@
+"""Between photographs and SAM's square input: images in, boxes in, logits out.
+
+Everything here equals what ``segment_anything.SamPredictor`` does (Kirillov et al. 2023, arXiv 2304.02643):
+the longest side is resized, colours are normalised, the right and bottom are padded with zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+from torch.nn import functional as F
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+def resized_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(H, W) of an image of ``shape`` (H, W) after its longest side became ``size`` pixels."""
+    return ResizeLongestSide.get_preprocess_shape(shape[0], shape[1], size)
+
+
+def to_input(image: np.ndarray, size: int) -> Tensor:
+    """SAM's encoder input.
+
+    Args:
+        image: HxWx3 uint8 in [0, 255], RGB.
+        size: side S of the square input, in pixels.
+
+    Returns:
+        3xSxS float32: normalised by SAM's pixel mean and standard deviation, zeros right and below.
+
+    Raises:
+        ValueError: if ``image`` is not HxWx3 uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image must be HxWx3 uint8, not {image.shape} {image.dtype}")
+    resized = ResizeLongestSide(size).apply_image(image)
+    pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
+    pixels = (pixels - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
+    return F.pad(pixels, (0, size - pixels.shape[2], 0, size - pixels.shape[1]))
+
+
+def box_to_input(box: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
+    """Boxes in an image's pixels to boxes in the encoder input's pixels.
+
+    Args:
+        box: (..., 4), XYXY in pixels of the original image.
+        shape: (H, W) of the original image.
+        size: side of the square input.
+
+    Returns:
+        (..., 4) float32, XYXY in input pixels.
+    """
+    new_h, new_w = resized_shape(shape, size)
+    scale = np.array([new_w / shape[1], new_h / shape[0]] * 2)
+    return (np.asarray(box, dtype=np.float64) * scale).astype(np.float32)
+
+
+def logits_to_original(logits: Tensor, shape: tuple[int, int], size: int) -> Tensor:
+    """Decoder logits of one image to its original size, as SAM's ``postprocess_masks``.
+
+    Args:
+        logits: (..., h, w), of the whole padded square.
+        shape: (H, W) of the original image.
+        size: side of the square input.
+
+    Returns:
+        (..., H, W) float32; bilinear to the square, padding cut off, bilinear to the original.
+    """
+    lead, (h, w) = logits.shape[:-2], logits.shape[-2:]
+    square = F.interpolate(logits.reshape(1, -1, h, w).float(), (size, size), mode="bilinear", align_corners=False)
+    new_h, new_w = resized_shape(shape, size)
+    full = F.interpolate(square[..., :new_h, :new_w], shape, mode="bilinear", align_corners=False)
+    return full.reshape(*lead, *shape)
