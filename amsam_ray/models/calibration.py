@@ -1,0 +1,64 @@
+"""Mask calibration (AM-SAM eq. 9-12, arXiv 2410.09714), in closed form.
+
+The paper splits the upscaled embedding U (b x c x h x w) and the hypernetworks' output H (b x n x c) into their c
+channels, forms R_i = repeat(U_i) * H_i, takes the mean over the concatenated b*c axis as the new masks, and mixes:
+M = alpha M_orig + (1 - alpha) M_new. Since M_orig = sum_i R_i, the mean over the channels is M_orig / c, and nothing
+of size c x n x h x w need exist.
+
+Suffixes: B batch, C channels c, N mask outputs n, H and W the decoder's output size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskCalibration(nn.Module):
+    """U, H -> calibrated mask logits.
+
+    Modes:
+        ``off``: M_orig = H U, SAM's dot product.
+        ``batch``: as printed, M_new = mean over the batch of M_orig / c. A prediction depends on its batch mates,
+            so evaluate one image at a time.
+        ``sample``: the mean over each image's own channels, M_new = M_orig / c: the paper's for b = 1. The logits
+            are scaled by alpha + (1 - alpha) / c, which changes training but not the argmax.
+        ``learned``: M_new = sum_i w_i R_i with one trainable weight per channel, started at 1 / c; begins as
+            ``sample`` and can leave the line that M_orig spans. This project's own.
+
+    Args:
+        mode: one of the above.
+        alpha: weight of the original masks, in [0, 1].
+        channels: c.
+    """
+
+    def __init__(self, mode: Literal["off", "batch", "sample", "learned"], alpha: float, channels: int):
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], not {alpha}")
+        self.mode, self.alpha, self.channels = mode, alpha, channels
+        if mode == "learned":
+            self.weight = nn.Parameter(torch.full((channels,), 1 / channels))
+
+    def channel_factor(self) -> Tensor | float:
+        """What each channel's contribution is multiplied by when one image is decoded alone: a scalar or (C,)."""
+        if self.mode == "off":
+            return 1.0
+        new = self.weight if self.mode == "learned" else 1 / self.channels
+        return self.alpha + (1 - self.alpha) * new
+
+    def forward(self, upscaled_BCHW: Tensor, hyper_BNC: Tensor) -> Tensor:
+        """Mask logits, B x N x H x W."""
+        flat_BCP = upscaled_BCHW.flatten(2)
+        if self.mode == "learned":
+            masks = (hyper_BNC * self.channel_factor()) @ flat_BCP
+        else:
+            masks = hyper_BNC @ flat_BCP
+            if self.mode == "sample":
+                masks = masks * self.channel_factor()
+            elif self.mode == "batch":
+                new = masks.mean(dim=0, keepdim=True) / self.channels
+                masks = self.alpha * masks + (1 - self.alpha) * new
+        return masks.unflatten(2, upscaled_BCHW.shape[-2:])
