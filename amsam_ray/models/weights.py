@@ -1,0 +1,231 @@
+"""The published weights: where they come from, where they lie, and that they are the right bytes. Imports no torch.
+
+Sizes and SHA-256 are those that several independent projects pin for the publisher's files (among them micro-sam and
+3D Slicer's segmentation extension); the hexadecimal part of an official SAM file name is the start of its MD5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import requests
+from filelock import FileLock
+
+from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.models.config import BackboneConfig
+
+_SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
+_YOLO_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+_ASSETS = Path(__file__).parent / "assets"
+NANO_FILE = _ASSETS / "nano_sam.safetensors"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One published file.
+
+    Attributes:
+        name: what ``weights fetch`` and the YAML call it.
+        url: the publisher's address.
+        sha256: 64 hex digits.
+        size: bytes.
+        licence: of the weights.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    size: int
+    licence: str
+
+    @property
+    def file(self) -> str:
+        """The publisher's file name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+WEIGHTS = {
+    weights.name: weights
+    for weights in (
+        WeightsFile(
+            "vit_b",
+            f"{_SAM_URL}/sam_vit_b_01ec64.pth",
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            375_042_383,
+            "Apache-2.0",
+        ),
+        WeightsFile(
+            "vit_l",
+            f"{_SAM_URL}/sam_vit_l_0b3195.pth",
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            1_249_524_607,
+            "Apache-2.0",
+        ),
+        WeightsFile(
+            "vit_h",
+            f"{_SAM_URL}/sam_vit_h_4b8939.pth",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            2_564_550_879,
+            "Apache-2.0",
+        ),
+        WeightsFile(
+            "yolov8n.pt",
+            f"{_YOLO_URL}/yolov8n.pt",
+            "f59b3d833e2ff32e194b5bb8e08d211dc7c5bdf144b90d2c8412c47ccfc83b36",
+            6_549_796,
+            "AGPL-3.0",
+        ),
+    )
+}
+
+
+def weights_dir() -> Path:
+    """Where fetched weights lie: ``$AMSAM_WEIGHTS_DIR``, or ``amsam_ray/weights`` in the user's cache folder."""
+    chosen = os.environ.get("AMSAM_WEIGHTS_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "weights"
+
+
+def get_weights(name: str) -> WeightsFile:
+    """The entry of ``name`` (or of its file name). Raises InputError that lists the known names."""
+    for weights in WEIGHTS.values():
+        if name in (weights.name, weights.file):
+            return weights
+    raise InputError(Problem(name, f"is not a published weights file; choose from {', '.join(WEIGHTS)}"))
+
+
+def describe_expected(arch: str) -> str:
+    """What a checkpoint for ``arch`` should be, for error messages."""
+    weights = WEIGHTS.get(arch)
+    if weights is None:
+        return f"expected the shipped {NANO_FILE.name}"
+    return (
+        f"the official file is {weights.file}, {weights.size} bytes, SHA-256 {weights.sha256} "
+        f"(`amsam-ray weights fetch {arch}`)"
+    )
+
+
+def resolve_checkpoint(config: BackboneConfig) -> tuple[Path, str | None]:
+    """The file that a backbone is loaded from, and the SHA-256 that it must have (None: any).
+
+    Raises:
+        InputError: if the file does not exist.
+    """
+    official = WEIGHTS.get(config.arch)
+    if config.checkpoint is not None:
+        path = Path(config.checkpoint).expanduser()
+        by_name = {weights.file: weights.sha256 for weights in WEIGHTS.values()}
+        pinned = config.sha256 or by_name.get(path.name)
+    elif official is None:
+        path, pinned = NANO_FILE, config.sha256
+    else:
+        path, pinned = weights_dir() / official.file, config.sha256 or official.sha256
+    if not path.is_file():
+        raise InputError(
+            Problem(str(path), f"does not exist; backbone {config.arch}: {describe_expected(config.arch)}")
+        )
+    return path, pinned
+
+
+def check_backbone(config: BackboneConfig, where: str = "backbone") -> list[Problem]:
+    """What is wrong with a backbone's file as far as can be seen without reading it through: existence, size."""
+    try:
+        path, pinned = resolve_checkpoint(config)
+    except InputError as error:
+        return [Problem(f"{where}.checkpoint", str(problem)) for problem in error.problems]
+    official = WEIGHTS.get(config.arch)
+    size = path.stat().st_size
+    if official and pinned == official.sha256 and size != official.size:
+        return [Problem(f"{where}.checkpoint", f"{path} has {size} bytes; {describe_expected(config.arch)}")]
+    return []
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, part: Path, size: int, progress: Callable[[int], None]) -> None:
+    """Appends to ``part`` what is missing of ``url``. Raises requests.RequestException when the line breaks."""
+    have = part.stat().st_size if part.exists() else 0
+    if have >= size:
+        return
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as answer:
+        if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink()
+            raise requests.ConnectionError("the server has fewer bytes than the part already here")
+        answer.raise_for_status()
+        resumed = answer.status_code == HTTPStatus.PARTIAL_CONTENT
+        done = have if resumed else 0
+        with part.open("ab" if resumed else "wb") as file:
+            for chunk in answer.iter_content(1 << 20):
+                file.write(chunk)
+                done += len(chunk)
+                progress(done)
+    if done < size:
+        raise requests.ConnectionError(f"the connection ended after {done} of {size} bytes")
+
+
+def fetch(
+    weights: WeightsFile,
+    directory: Path | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    attempts: int = 5,
+    pause: float = 1.0,
+) -> Path:
+    """Downloads a published file, verified; the final name only ever holds the right bytes.
+
+    A broken connection is resumed with an HTTP range request, also by a later call: what has arrived stays in
+    ``<file>.part``.
+
+    Args:
+        weights: what to fetch.
+        directory: where to; ``weights_dir()`` if None.
+        progress: told the number of bytes that have arrived.
+        attempts: connections tried before giving up.
+        pause: seconds before the second attempt, doubled for each further one.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        AmsamError: the server cannot be reached or answers with an error, or the bytes have another SHA-256 (the
+            part is removed then).
+    """
+    directory = directory or weights_dir()
+    directory.mkdir(parents=True, exist_ok=True)
+    target, part = directory / weights.file, directory / f"{weights.file}.part"
+    with FileLock(directory / f".{weights.file}.lock"):
+        if target.exists() and _sha256(target) == weights.sha256:
+            return target
+        for attempt in range(attempts):
+            try:
+                _download(weights.url, part, weights.size, progress)
+                break
+            except requests.HTTPError as error:
+                raise AmsamError(f"{weights.url}: {error}") from error
+            except (requests.RequestException, OSError) as error:
+                if attempt == attempts - 1:
+                    raise AmsamError(
+                        f"{weights.url}: {error}; what has arrived is kept in {part}, run the same command to go on"
+                    ) from error
+                time.sleep(pause * 2**attempt)
+        found = _sha256(part)
+        if found != weights.sha256:
+            size = part.stat().st_size
+            part.unlink()
+            raise AmsamError(
+                f"{weights.url}: got {size} bytes with SHA-256 {found}, expected {weights.size} bytes with "
+                f"{weights.sha256}; removed, try again"
+            )
+        part.replace(target)
+    return target
