@@ -1,0 +1,216 @@
+"""Labelled images of one dataset, by name. Opening one reads names only; pixels are read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from amsam_ray.data.config import DatasetConfig
+from amsam_ray.data.definition import check_options, get_definition, open_tree, resolve_root
+from amsam_ray.data.images import ImageError, decode_image, decode_mask, read_frame
+from amsam_ray.data.layout import Pair, Scan, scan
+from amsam_ray.data.schema import DatasetDefinition
+from amsam_ray.data.tree import LocalTree
+from amsam_ray.errors import AmsamError, InputError, Problem
+
+Split = Literal["search", "final", "all"]
+
+
+class _Source(Protocol):
+    def image(self, name: str) -> np.ndarray: ...
+    def mask(self, name: str) -> np.ndarray: ...
+    def image_key(self, name: str) -> str: ...
+    def mask_key(self, name: str) -> str: ...
+
+
+class Dataset:
+    """The labelled images of one dataset that one kind of trial may see.
+
+    Attributes:
+        label: the dataset's name in leaderboards.
+        definition: its definition.
+        train: names of the train pool, sorted.
+        test: names of the test split, sorted; empty for the search, which cannot reach a test image by any name.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        definition: DatasetDefinition,
+        source: _Source,
+        train: tuple[str, ...],
+        test: tuple[str, ...],
+    ):
+        self.label, self.definition = label, definition
+        self.train, self.test = train, test
+        self._source = source
+        self._names = frozenset(train) | frozenset(test)
+
+    def image(self, name: str) -> np.ndarray:
+        """A photograph, HWC uint8 RGB, upright.
+
+        Raises:
+            KeyError: no such image in the splits of this dataset object.
+            ImageError: its file is missing or damaged.
+        """
+        return self._source.image(self._known(name))
+
+    def mask(self, name: str) -> np.ndarray:
+        """An image's mask, HW bool at the image's size, True on the object. Raises as `image`."""
+        return self._source.mask(self._known(name))
+
+    def content_key(self, name: str) -> str:
+        """SHA-256 of the photograph's bytes (of its pixels where it is drawn from a seed), 64 hex digits."""
+        return self._source.image_key(self._known(name))
+
+    def mask_key(self, name: str) -> str:
+        """SHA-256 of the mask's bytes, as `content_key`."""
+        return self._source.mask_key(self._known(name))
+
+    def _known(self, name: str) -> str:
+        if name not in self._names:
+            raise KeyError(f"{self.label} has no image {name!r} among those that this trial may see")
+        return name
+
+
+def open_dataset(config: DatasetConfig, *, split: Split, mirror_dir: Path | None = None) -> Dataset:
+    """Open a dataset.
+
+    Args:
+        config: which dataset, where and with which options.
+        split: ``search`` gives the train pool alone; ``final`` and ``all`` give the test split beside it, the
+            first ``config.limit_test`` of it.
+        mirror_dir: where this node keeps copies of datasets in buckets; needed for s3:// roots only.
+
+    Raises:
+        InputError: the definition, an option or the root is wrong, or no usable pair is found.
+        AmsamError: the bucket cannot be mirrored.
+    """
+    definition = get_definition(config.name)
+    options, problems = check_options(definition, config.options)
+    if problems:
+        raise InputError(problems)
+    if definition.source == "procedural":
+        procedural = _Procedural(options)
+        count = options["train"]
+        names = procedural.names
+        return _limited(config, definition, procedural, names[:count], names[count:], split)
+    root = local_root(config, mirror_dir)
+    found = scan(LocalTree(root), definition, options)
+    if not found.train or not found.test:
+        raise InputError(_unusable(config, found))
+    files = _Files(root, definition, {**found.train, **found.test})
+    return _limited(config, definition, files, tuple(sorted(found.train)), tuple(sorted(found.test)), split)
+
+
+def local_root(config: DatasetConfig, mirror_dir: Path | None) -> Path:
+    """The local folder that holds a dataset of files: its root, or this node's mirror of it.
+
+    Raises:
+        InputError: no root is known, it does not exist, or a bucket is given without ``mirror_dir``.
+    """
+    root = resolve_root(config)
+    if root is None:
+        raise InputError(Problem(config.label, "has no root; give the folder that holds the dataset"))
+    if not root.startswith("s3://"):
+        tree = open_tree(root)
+        assert isinstance(tree, LocalTree)
+        return tree.root
+    if mirror_dir is None:
+        raise InputError(Problem(root, "needs a folder for this node's mirror; give mirror_dir"))
+    from amsam_ray.data.mirror import mirror
+
+    return mirror(root, mirror_dir)
+
+
+def _unusable(config: DatasetConfig, found: Scan) -> list[Problem]:
+    faults = [Problem(f.where, f.what) for f in found.findings if f.severity == "fault"]
+    return faults or [Problem(config.label, "has no labelled image; see `amsam-ray data check`")]
+
+
+def _limited(
+    config: DatasetConfig,
+    definition: DatasetDefinition,
+    source: _Source,
+    train: tuple[str, ...],
+    test: tuple[str, ...],
+    split: Split,
+) -> Dataset:
+    test = () if split == "search" else test[: config.limit_test]
+    return Dataset(config.label, definition, source, train, test)
+
+
+class _Files:
+    """Pairs of files below a local root."""
+
+    def __init__(self, root: Path, definition: DatasetDefinition, pairs: Mapping[str, Pair]):
+        self._root, self._rule, self._pairs = root, definition.mask, dict(pairs)
+
+    def image(self, name: str) -> np.ndarray:
+        path = self._pairs[name].image
+        return decode_image(self._read(path), str(self._root / path)).pixels
+
+    def mask(self, name: str) -> np.ndarray:
+        pair = self._pairs[name]
+        frame = read_frame(self._read(pair.image), str(self._root / pair.image))
+        return decode_mask(self._read(pair.mask), str(self._root / pair.mask), self._rule, frame).pixels
+
+    def image_key(self, name: str) -> str:
+        return hashlib.sha256(self._read(self._pairs[name].image)).hexdigest()
+
+    def mask_key(self, name: str) -> str:
+        return hashlib.sha256(self._read(self._pairs[name].mask)).hexdigest()
+
+    def _read(self, path: str) -> bytes:
+        try:
+            return (self._root / path).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{self._root / path}: cannot be read ({error.strerror}); restore it") from None
+
+
+class _Procedural:
+    """Images drawn from a seed."""
+
+    def __init__(self, options: Mapping[str, Any]):
+        self._family, self._seed, self._size = options["family"], options["seed"], options["size"]
+        total = options["train"] + options["test"]
+        self._index = {f"{self._family}-{index:06d}": index for index in range(total)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._index)
+
+    def image(self, name: str) -> np.ndarray:
+        return self._draw(name)[0].copy()
+
+    def mask(self, name: str) -> np.ndarray:
+        return self._draw(name)[1].copy()
+
+    def image_key(self, name: str) -> str:
+        return _array_key(self._draw(name)[0])
+
+    def mask_key(self, name: str) -> str:
+        return _array_key(self._draw(name)[1])
+
+    def _draw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        return _render(self._family, self._seed, self._index[name], self._size)
+
+
+@lru_cache(maxsize=8)  # an image, its mask and their keys are asked for one after the other
+def _render(family: str, seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    from amsam_ray.data.procedural import render
+
+    try:
+        return render(family, seed, index, size)
+    except RuntimeError as error:
+        raise AmsamError(f"{error}; choose another seed") from None
+
+
+def _array_key(array: np.ndarray) -> str:
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()

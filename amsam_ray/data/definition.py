@@ -1,0 +1,203 @@
+"""Known dataset definitions, and the cheap checks of a dataset before a sweep. Imports nothing slow.
+
+A definition comes from the package (`amsam_ray/data/definitions`), from a YAML file of the user's, or from an
+installed package through an entry point of the group ``amsam_ray.datasets``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from amsam_ray.data.config import DatasetConfig
+from amsam_ray.data.layout import Scan, scan
+from amsam_ray.data.schema import DatasetDefinition, OptionRule, unsafe_path
+from amsam_ray.data.tree import LocalTree, Tree
+from amsam_ray.errors import InputError, Problem
+
+ENTRY_POINTS = "amsam_ray.datasets"
+"""Entry point group of other packages' definitions: each loads to the path of a YAML file."""
+
+DATA_ROOT_VARIABLE = "AMSAM_DATA"
+"""Environment variable: folder or s3:// prefix below which each dataset lies under its own name."""
+
+
+def load_definition(path: Path) -> DatasetDefinition:
+    """Read a definition from a YAML file.
+
+    Raises:
+        InputError: the file is missing, is not YAML or breaks the schema; all its problems at once.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(Problem(str(path), f"cannot be read as a dataset definition: {error}")) from None
+    try:
+        return DatasetDefinition.model_validate(data)
+    except ValidationError as error:
+        problems = [
+            Problem(f"{path} ({'.'.join(map(str, fault['loc'])) or 'file'})", fault["msg"]) for fault in error.errors()
+        ]
+        raise InputError(problems) from None
+
+
+@cache
+def definitions() -> Mapping[str, DatasetDefinition]:
+    """All definitions of this installation by name: the package's own and those of entry points.
+
+    Raises:
+        InputError: an entry point cannot be loaded, or two definitions have one name.
+    """
+    folder = importlib.resources.files("amsam_ray.data") / "definitions"
+    paths = sorted(Path(str(item)) for item in folder.iterdir() if item.name.endswith(".yaml"))
+    found = {definition.name: definition for definition in map(load_definition, paths)}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        where = f"entry point {point.name} ({point.value})"
+        try:
+            definition = load_definition(Path(point.load()))
+        except (ImportError, AttributeError, TypeError) as error:
+            what = f"does not load ({error}); mend or uninstall the package that brings it"
+            raise InputError(Problem(where, what)) from None
+        if definition.name in found:
+            raise InputError(Problem(where, f"defines {definition.name}, which exists already; rename it"))
+        found[definition.name] = definition
+    return found
+
+
+def get_definition(name: str) -> DatasetDefinition:
+    """The definition called ``name``, or that in the YAML file ``name``.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return load_definition(Path(name).expanduser())
+    known = definitions()
+    if name not in known:
+        what = f"is not a known dataset; choose from {', '.join(known)}, or give the path of a YAML definition"
+        raise InputError(Problem(name, what))
+    return known[name]
+
+
+def check_options(definition: DatasetDefinition, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """A dataset's options with defaults filled in, and what is wrong with those given."""
+    values = {name: rule.default for name, rule in definition.options.items()}
+    problems = []
+    for name, value in given.items():
+        if name not in definition.options:
+            known = ", ".join(definition.options) or "no options"
+            problems.append(Problem(name, f"is not an option of {definition.name}, which knows {known}"))
+            continue
+        if reason := _misfit(definition.options[name], value):
+            problems.append(Problem(name, reason))
+        values[name] = value
+    return values, problems
+
+
+def _misfit(rule: OptionRule, value: Any) -> str | None:
+    """Why ``value`` does not fit ``rule``, with the remedy; None if it does."""
+    if rule.type == "split":
+        return _split_misfit(value)
+    if not isinstance(value, int if rule.type == "int" else str) or isinstance(value, bool):
+        return f"must be {'a whole number' if rule.type == 'int' else 'text'}, not {value!r}"
+    if rule.choices is not None and value not in rule.choices:
+        return f"{value!r} is not one of {', '.join(map(str, rule.choices))}"
+    if isinstance(value, int):
+        low, high = rule.minimum, rule.maximum
+        if (low is not None and value < low) or (high is not None and value > high):
+            return f"{value} is out of range, choose {low} to {high if high is not None else 'any'}"
+        return None
+    return unsafe_path(value) if rule.type == "folder" else None
+
+
+def _split_misfit(value: Any) -> str | None:
+    if isinstance(value, str) and value:
+        return None
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return None
+    if isinstance(value, float) and 0 < value < 1:
+        return None
+    return f"must be a number of images, a share below 1, names or the path of a list of names, not {value!r}"
+
+
+def resolve_root(config: DatasetConfig) -> str | None:
+    """The dataset's root as given, or its place below ``$AMSAM_DATA``; None if neither is set."""
+    if config.root is not None:
+        return config.root
+    base = os.environ.get(DATA_ROOT_VARIABLE)
+    return f"{base.rstrip('/')}/{get_definition(config.name).name}" if base else None
+
+
+def open_tree(root: str) -> Tree:
+    """The files below a root, without downloading any.
+
+    Raises:
+        InputError: the folder is missing, or the bucket does not answer or holds nothing there.
+    """
+    if root.startswith("s3://"):
+        from amsam_ray.data.mirror import list_tree
+
+        return list_tree(root)
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise InputError(Problem(root, f"the data root {what}; give the folder that holds the dataset"))
+    return LocalTree(path)
+
+
+def check_dataset_config(config: DatasetConfig, max_shots: int, where: str) -> list[Problem]:
+    """Cheap checks before a sweep: names are read, no pixels.
+
+    Args:
+        config: the dataset as asked for.
+        max_shots: the most labelled images that any cell draws, those held out included.
+        where: the place in the user's file, put in front of every problem.
+
+    Returns:
+        Everything that would stop the dataset from being used; empty if nothing would.
+    """
+    try:
+        definition = get_definition(config.name)
+    except InputError as error:
+        return [Problem(f"{where}.name", str(error))]
+    options, wrong = check_options(definition, config.options)
+    problems = [Problem(f"{where}.options.{p.where}", p.what) for p in wrong]
+    if definition.source == "procedural":
+        if config.root is not None:
+            problems.append(Problem(f"{where}.root", "procedural images are made on the fly; remove the root"))
+        return problems or _enough(options["train"], max_shots, f"{where}.options.train")
+    root = resolve_root(config)
+    if root is None:
+        what = f"is missing; give {definition.title}'s folder or s3://bucket/prefix, or set {DATA_ROOT_VARIABLE}"
+        return [*problems, Problem(f"{where}.root", what)]
+    try:
+        tree = open_tree(root)
+    except InputError as error:
+        return [*problems, *(Problem(f"{where}.root", str(p)) for p in error.problems)]
+    return problems or _check_scan(scan(tree, definition, options), max_shots, where)
+
+
+def _check_scan(found: Scan, max_shots: int, where: str) -> list[Problem]:
+    usable = bool(found.train and found.test)
+    # One bad file must not stop a sweep that can do without it; a test split that is not the one asked for must.
+    faults = [f for f in found.findings if f.severity == "fault" and (not usable or f.kind == "unknown-test")]
+    if faults:
+        return [Problem(f"{where}.root", f"{fault.where}: {fault.what}") for fault in faults]
+    return _enough(len(found.train), max_shots, f"{where}.root")
+
+
+def _enough(available: int, wanted: int, where: str) -> list[Problem]:
+    if available >= wanted:
+        return []
+    what = f"{wanted} labelled images are asked for and the train pool holds {available}; ask for fewer shots"
+    return [Problem(where, what)]

@@ -1,0 +1,255 @@
+"""Reading photographs and masks as people have them. The rules are told to users in `docs/data.md`.
+
+Photographs become HWC uint8 RGB, turned upright by their EXIF orientation. Masks become HW bool at the
+photograph's size.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from amsam_ray.data.schema import MaskRule
+from amsam_ray.errors import AmsamError
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_LOSSY = ("JPEG", "MPO", "WEBP")
+_TURN = {  # EXIF orientation -> what makes the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+
+
+class ImageError(AmsamError):
+    """A file that cannot be read as a photograph or a mask."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a photograph lies in its file.
+
+    Attributes:
+        width, height: upright, in pixels.
+        orientation: EXIF orientation, 1 to 8; 1 is stored upright.
+    """
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height as stored in the file."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A decoded photograph.
+
+    Attributes:
+        pixels: HWC uint8 RGB, upright.
+        frame: how it lay in its file.
+        conversions: names of the rules that were needed: ``exif``, ``grey``, ``palette``, ``alpha``,
+            ``16-bit`` or the file's colour mode, as ``cmyk``.
+    """
+
+    pixels: np.ndarray
+    frame: Frame
+    conversions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A decoded mask.
+
+    Attributes:
+        pixels: HW bool at the photograph's size, True on the object.
+        size: width and height of the mask's own file.
+        between: share of its pixels that are neither near zero nor near full scale (within 5 %).
+        conversions: names of the rules that were needed: ``rgb``, ``palette``, ``alpha``, ``16-bit``,
+            ``labels`` (values 0 and 1), ``lossy``, ``exif`` (turned as its photograph), ``resized``.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    between: float
+    conversions: tuple[str, ...]
+
+
+def read_frame(data: bytes, where: str) -> Frame:
+    """Size and orientation of a photograph from its header alone.
+
+    Raises:
+        ImageError: the file is no image.
+    """
+    image = _open(data, where)
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except _BROKEN:
+        orientation = 1  # a broken EXIF block says nothing; Pillow shows such a photograph as stored
+    orientation = orientation if orientation in _TURN else 1
+    width, height = image.size
+    return Frame(height, width, orientation) if orientation >= 5 else Frame(width, height, orientation)
+
+
+def decode_image(data: bytes, where: str) -> Photograph:
+    """Decode a photograph.
+
+    Grey, palette, CMYK and other colour modes become RGB; transparent pixels are laid over white; 16-bit values
+    are divided by 257. Of several frames the first is taken.
+
+    Args:
+        data: the file's bytes.
+        where: the file, for messages.
+
+    Raises:
+        ImageError: the file is no image, is truncated, or is too large to be a photograph.
+    """
+    frame = read_frame(data, where)
+    image = _load(data, where)
+    notes = []
+    if image.mode != "RGB":
+        rgb, note = _to_rgb(image)
+        notes.append(note)
+    else:
+        rgb = image
+    if frame.orientation != 1:
+        rgb = rgb.transpose(_TURN[frame.orientation])
+        notes.append("exif")
+    return Photograph(np.array(rgb), frame, tuple(notes))
+
+
+def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
+    """Decode a mask and bring it to its photograph's size.
+
+    A pixel is object where its value exceeds ``rule.threshold`` of full scale. Full scale is the smallest of 1,
+    255 and 65535 that holds the largest value (255 at least in lossy files). The value of a coloured pixel is
+    its largest channel; with a palette that is not grey, every colour but black is object. An alpha channel
+    multiplies the colour, or is the mask itself where the colour is the same everywhere.
+
+    Args:
+        data: the file's bytes.
+        where: the file, for messages.
+        rule: threshold, and what to do with another size.
+        frame: of its photograph. A mask stored exactly as a turned photograph is stored is turned with it.
+
+    Raises:
+        ImageError: unreadable, or of another size where the rule refuses that.
+    """
+    image = _load(data, where)
+    image, notes = _turn_as_stored(image, frame)
+    value_HW, scale, kind = _values(image)
+    notes += kind
+    size = image.size
+    object_HW = value_HW > rule.threshold * scale
+    middling = np.count_nonzero((value_HW > 0.05 * scale) & (value_HW < 0.95 * scale))
+    if size != (frame.width, frame.height):
+        if rule.other_size == "refuse":
+            text = f"is {size[0]}x{size[1]} and its photograph {frame.width}x{frame.height}; use the mask's own"
+            raise ImageError(f"{where}: the mask {text} photograph, or redo the mask")
+        resized = Image.fromarray(object_HW.astype(np.uint8)).resize(
+            (frame.width, frame.height), Image.Resampling.NEAREST
+        )
+        object_HW = np.asarray(resized).astype(bool)
+        notes.append("resized")
+    return Mask(object_HW, size, middling / value_HW.size, tuple(notes))
+
+
+def _open(data: bytes, where: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except _BROKEN as error:
+        raise ImageError(f"{where}: not readable as an image ({_reason(error, data)}); replace it") from None
+
+
+def _load(data: bytes, where: str) -> Image.Image:
+    image = _open(data, where)
+    try:
+        image.load()
+    except _BROKEN as error:
+        raise ImageError(f"{where}: damaged ({_reason(error, data)}); replace it") from None
+    return image
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no known image format"
+    return str(error)
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """An image of any mode but RGB as RGB, and the name of the rule that did it."""
+    if image.mode.startswith("I") or image.mode == "F":
+        value_HW = np.asarray(image).astype(np.float32)
+        scale = 65535.0 if image.mode.startswith("I") else _full_scale(value_HW, lossy=False)
+        grey_HW = np.clip(np.rint(value_HW * (255.0 / scale)), 0, 255).astype(np.uint8)
+        return Image.fromarray(grey_HW).convert("RGB"), "16-bit"
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB"), "alpha"
+    names = {"L": "grey", "1": "grey", "P": "palette"}
+    return image.convert("RGB"), names.get(image.mode, image.mode.lower())
+
+
+def _turn_as_stored(image: Image.Image, frame: Frame) -> tuple[Image.Image, list[str]]:
+    """Turn a mask by its own EXIF orientation, or by its photograph's if it was drawn on the stored pixels."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.size != image.size or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        return upright, ["exif"]
+    turned = frame.orientation >= 5 and frame.stored_size != (frame.width, frame.height)
+    if turned and image.size == frame.stored_size:
+        return image.transpose(_TURN[frame.orientation]), ["exif"]
+    return image, []
+
+
+def _values(image: Image.Image) -> tuple[np.ndarray, float, list[str]]:
+    """A mask's values HW, their full scale, and the names of the rules that were needed."""
+    lossy = image.format in _LOSSY
+    notes = ["lossy"] if lossy else []
+    if image.mode == "P" and not image.has_transparency_data:
+        value_HW = np.asarray(image.convert("RGB")).max(axis=2)
+        colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
+        if np.any(colours != colours[:, :1]):
+            value_HW = (value_HW > 0).astype(np.uint8)
+        return value_HW, _full_scale(value_HW, lossy), [*notes, "palette"]
+    if image.has_transparency_data:
+        layer_HW4 = np.asarray(image.convert("RGBA"))
+        colour_HW, alpha_HW = layer_HW4[..., :3].max(axis=2), layer_HW4[..., 3]
+        if colour_HW.min() == colour_HW.max() and alpha_HW.min() != alpha_HW.max():
+            return alpha_HW, _full_scale(alpha_HW, lossy), [*notes, "alpha"]
+        value_HW = (colour_HW.astype(np.uint16) * alpha_HW // 255).astype(np.uint8)
+        return value_HW, _full_scale(value_HW, lossy), [*notes, "alpha"]
+    if image.mode in ("1", "L"):
+        value_HW = np.asarray(image).astype(np.uint8)
+    elif image.mode.startswith("I") or image.mode == "F":
+        value_HW = np.asarray(image).astype(np.float32)
+        notes.append("16-bit")
+    else:
+        value_HW = np.asarray(image if image.mode == "RGB" else image.convert("RGB")).max(axis=2)
+        notes.append("rgb")
+    scale = _full_scale(value_HW, lossy)
+    if scale == 1 and image.mode != "1" and value_HW.any():
+        notes.append("labels")
+    return value_HW, scale, notes
+
+
+def _full_scale(value_HW: np.ndarray, lossy: bool) -> float:
+    """The smallest of 1, 255 and 65535 that holds all values; 255 at least where noise can pass for a label."""
+    largest = float(value_HW.max(initial=0))
+    if largest <= 1 and not lossy:
+        return 1.0
+    return 255.0 if largest <= 255 else 65535.0
