@@ -6,39 +6,23 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.models.config import BackboneConfig
+from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from amsam_ray.models.weights import describe_expected, resolve_checkpoint
 
 PATCH = 16
-
-
-@dataclass(frozen=True)
-class EncoderSize:
-    """Numbers of one official encoder; ``global_blocks`` attend over the whole image, the others in windows."""
-
-    width: int
-    depth: int
-    heads: int
-    global_blocks: tuple[int, ...]
-
-
-OFFICIAL = {
-    "vit_b": EncoderSize(768, 12, 12, (2, 5, 8, 11)),
-    "vit_l": EncoderSize(1024, 24, 16, (5, 11, 17, 23)),
-    "vit_h": EncoderSize(1280, 32, 16, (7, 15, 23, 31)),
-}
 
 
 @dataclass(frozen=True)
@@ -78,45 +62,25 @@ class Backbone:
         return self.sam.pixel_mean.device
 
 
-def build_official_sam(arch: str, image_size: int) -> Sam:
-    """``vit_b``, ``vit_l`` or ``vit_h`` with an input of ``image_size`` pixels, weights as initialised.
+def build_sam(arch: str, image_size: int) -> Sam:
+    """A SAM with an input of ``image_size`` pixels, weights as initialised.
 
-    ``segment_anything.build_sam`` does the same for 1024 pixels only.
+    Args:
+        arch: ``nano``, or one of segment_anything's ``vit_b``, ``vit_l``, ``vit_h``.
+        image_size: a multiple of 16; segment_anything itself builds 1024 only.
     """
-    size, grid, prompt_width = OFFICIAL[arch], image_size // PATCH, 256
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=image_size,
-            patch_size=PATCH,
-            embed_dim=size.width,
-            depth=size.depth,
-            num_heads=size.heads,
-            mlp_ratio=4,
-            out_chans=prompt_width,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=14,
-            global_attn_indexes=size.global_blocks,
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=prompt_width,
-            image_embedding_size=(grid, grid),
-            input_image_size=(image_size, image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=prompt_width,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=prompt_width, num_heads=8, mlp_dim=2048),
-        ),
-    )
-
-
-def _build(arch: str, image_size: int) -> Sam:
-    if arch != "nano":
-        return build_official_sam(arch, image_size)
-    from amsam_ray.models.nano import build_nano_sam
-
-    return build_nano_sam(image_size)
+    sam = build_nano_sam() if arch == "nano" else sam_model_registry[arch]()
+    encoder, prompts, grid = sam.image_encoder, sam.prompt_encoder, image_size // PATCH
+    encoder.img_size = image_size
+    encoder.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, encoder.pos_embed.shape[3]))
+    for attention in (block.attn for block in encoder.blocks if block.window_size == 0):
+        if attention.use_rel_pos:
+            shape = (2 * grid - 1, attention.rel_pos_h.shape[1])
+            attention.rel_pos_h, attention.rel_pos_w = (nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    prompts.image_embedding_size = (grid, grid)
+    prompts.input_image_size = (image_size, image_size)
+    prompts.mask_input_size = (4 * grid, 4 * grid)
+    return sam
 
 
 def resize_positions(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -217,7 +181,7 @@ def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") ->
         )
     # On the meta device nothing is initialised that the checkpoint overwrites.
     with torch.device("meta"):
-        sam = _build(config.arch, config.size)
+        sam = build_sam(config.arch, config.size)
     shapes = {name: value.shape for name, value in sam.state_dict().items()}
     state = resize_positions(_read_state(path, config.arch), shapes)
     _check_fits(state, shapes, path, config.arch)
