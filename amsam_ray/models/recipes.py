@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from amsam_ray.models.adaptors import contrastive_encoder
 from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.encoder_tail import EncoderTail
 from amsam_ray.models.head import TwoChannelDecoder
-from amsam_ray.models.lora import add_decoder_lora
+from amsam_ray.models.lora import add_decoder_lora, add_encoder_lora
+from amsam_ray.models.med_sa import med_sa_decoder, med_sa_encoder
 from amsam_ray.models.params import MethodParams
+from amsam_ray.models.sam_adapter import HighPassTail
 from amsam_ray.models.share import make_trainable
 
 
@@ -27,7 +30,7 @@ class Recipe:
     """
 
     decoder: Callable[[TwoChannelDecoder, MethodParams], None]
-    encoder: Callable[[Backbone, MethodParams], EncoderTail] | None = None
+    encoder: Callable[[Backbone, MethodParams], EncoderTail | None] | None = None
     learned_prompt: bool = True
 
 
@@ -47,8 +50,21 @@ def lora_decoder(decoder: TwoChannelDecoder, params: MethodParams) -> None:
     add_decoder_lora(decoder.transformer, params.rank)
 
 
+def lora_encoder(backbone: Backbone, params: MethodParams) -> EncoderTail:
+    """LoRA on q and v of every encoder block (SAMed)."""
+    tail = EncoderTail(backbone)
+    add_encoder_lora(tail.blocks, params.rank)
+    tail.foldable = True
+    return tail
+
+
 RECIPES: dict[str, Recipe] = {
     "sam": Recipe(frozen_decoder, learned_prompt=False),
+    "samed": Recipe(full_decoder, lora_encoder),
+    "med_sa": Recipe(med_sa_decoder, med_sa_encoder, learned_prompt=False),
+    "sam_adapter": Recipe(full_decoder, HighPassTail),
     "blo_sam": Recipe(lora_decoder),
     "am_sam": Recipe(lora_decoder),
+    "mca_sam": Recipe(full_decoder, contrastive_encoder),
+    "am_mca_sam": Recipe(lora_decoder, contrastive_encoder),
 }
