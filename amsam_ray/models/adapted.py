@@ -13,6 +13,7 @@ from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.calibration import MaskCalibration
 from amsam_ray.models.encoder_tail import Contrast
 from amsam_ray.models.head import TwoChannelDecoder
+from amsam_ray.models.merge import merged_state
 from amsam_ray.models.methods import get_method
 from amsam_ray.models.params import MethodParams
 from amsam_ray.models.prompting import PromptEmbedding
@@ -152,6 +153,10 @@ class AdaptedSam(nn.Module):
         with torch.no_grad():
             for name, value in state.items():
                 parameters[name].copy_(value)
+
+    def merge(self) -> dict[str, Tensor]:
+        """The model folded into a plain SAM state dict; see ``merge.merged_state``."""
+        return merged_state(self)
 
 
 def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed: int) -> AdaptedSam:
