@@ -1,0 +1,206 @@
+"""Tuning the detector on the shots' own boxes, for domains where its classes mean nothing. Frozen afterwards.
+
+Plain gradient descent on ultralytics' own detection loss, on the K shots and random views of them. Its trainer is
+not used: it wants a data set and a run folder on disk, downloads files to check mixed precision and fonts, and sets
+seeds, threads and deterministic modes for the whole process, in which other trials live.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.models.config import DetectorConfig
+from amsam_ray.models.detector import build_network, file_sha256, load_detector, save_network
+from amsam_ray.models.ultralytics_quiet import process_unchanged
+
+_VERSION = 1  # part of the cache key: raise it when the recipe below changes
+_LR = 1e-3
+_WEIGHT_DECAY = 5e-4
+_BATCH = 8
+_VIEWS_PER_EPOCH = 8  # an epoch shows at least so many views, also of two shots
+_CLIP_NORM = 10.0
+_GREY = 114  # ultralytics' letterbox colour
+
+
+@dataclass(frozen=True)
+class TuningShot:
+    """A labelled image to tune on.
+
+    Attributes:
+        image: HWC uint8 RGB.
+        mask: HW bool; the box around all of it is the target, since one box prompts for the whole object.
+        key: of the content of both, any text.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    key: str
+
+
+def tune_detector(
+    config: DetectorConfig,
+    shots: Sequence[TuningShot],
+    *,
+    seed: int,
+    cache_dir: Path,
+    device: torch.device | str = "cpu",
+    state_dir: Path | None = None,
+) -> DetectorConfig:
+    """Tune the configured detector for ``config.finetune_epochs`` epochs on some shots.
+
+    One class, ``object``, is learned; every other weight starts from the configured detector. The same detector,
+    shots, epochs and seed give the same file, which is kept in ``cache_dir`` under a name made from all of them
+    and shared by the processes of a node.
+
+    Args:
+        config: the detector to start from.
+        shots: images with masks; those with an empty mask teach that there is nothing to find.
+        seed: of the random views.
+        cache_dir: where tuned detectors are kept.
+        device: where to train.
+        state_dir: folder for ultralytics' settings.
+
+    Returns:
+        The configuration that loads the tuned detector: the same filters, ``weights`` the new file's path.
+
+    Raises:
+        InputError: no detector or no epochs are configured, no shot has an object, or the file does not load.
+        AmsamError: training diverged.
+    """
+    problems = []
+    if config.weights == "none" or config.finetune_epochs < 1:
+        problems.append(Problem("detector", "nothing to tune; name weights and finetune_epochs of at least 1"))
+    if not any(shot.mask.any() for shot in shots):
+        problems.append(Problem("shots", "no shot has an object to learn a box from; draw others"))
+    if problems:
+        raise InputError(problems)
+    start = load_detector(config.model_copy(update={"classes": None}), device, state_dir=state_dir)
+    assert start is not None
+    facts = [_VERSION, start.fingerprint, config.finetune_epochs, seed, sorted(shot.key for shot in shots)]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    path = cache_dir / f"detector-{key[:32]}.safetensors"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            ordered = sorted(shots, key=lambda shot: shot.key)
+            model = _fresh_head(start.model, torch.device(device))
+            _train(model, ordered, start.image_size, config.finetune_epochs, seed, torch.device(device))
+            part = path.with_suffix(f".{os.getpid()}.part")
+            save_network(model.cpu(), part, start.image_size)
+            part.replace(path)
+    return config.model_copy(
+        update={"weights": str(path), "classes": None, "finetune_epochs": 0, "sha256": file_sha256(path)}
+    )
+
+
+def _fresh_head(start: Any, device: torch.device) -> Any:
+    """A one-class network with every weight of ``start`` that fits."""
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)  # of the head's layers where the number of classes differs
+    try:
+        model = build_network({k: v for k, v in start.yaml.items() if k != "nc"}, ["object"])
+    finally:
+        torch.set_rng_state(generator_state)
+    ours = model.state_dict()
+    fitting = {
+        name: tensor.float()
+        for name, tensor in start.state_dict().items()
+        if name in ours and ours[name].shape == tensor.shape
+    }
+    model.load_state_dict({**ours, **fitting})
+    return model.to(device)
+
+
+def _train(model: Any, shots: Sequence[TuningShot], size: int, epochs: int, seed: int, device: torch.device) -> None:
+    """AdamW with a cosine rate; batch statistics stay those of pretraining, a few shots cannot give better ones."""
+    with process_unchanged():
+        from ultralytics.cfg import get_cfg
+
+        model.args = get_cfg()  # the loss reads its gains from here
+    rng = np.random.default_rng(seed)
+    parameters = [p for name, p in model.named_parameters() if ".dfl." not in name]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.AdamW(parameters, lr=_LR, weight_decay=_WEIGHT_DECAY)
+    rounds = max(1, math.ceil(_VIEWS_PER_EPOCH / len(shots)))
+    steps = epochs * math.ceil(rounds * len(shots) / _BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / steps)))
+    for epoch in range(epochs):
+        order = np.concatenate([rng.permutation(len(shots)) for _ in range(rounds)])
+        for first in range(0, len(order), _BATCH):
+            views = [_view(shots[index], size, rng) for index in order[first : first + _BATCH]]
+            loss = _loss(model, views, device)
+            if not torch.isfinite(loss):
+                raise AmsamError(f"tuning the detector diverged in epoch {epoch + 1}; use fewer epochs")
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+            optimiser.step()
+            schedule.step()
+    model.eval().requires_grad_(False)
+    model.criterion = None
+
+
+def _loss(model: Any, views: Sequence[tuple[np.ndarray, np.ndarray | None]], device: torch.device) -> Tensor:
+    """Ultralytics' box, class and distribution losses of a batch, summed and divided by the batch size."""
+    images_BHWC = torch.from_numpy(np.stack([image for image, _ in views])).to(device)
+    with_box = [(index, box) for index, (_, box) in enumerate(views) if box is not None]
+    batch = {
+        "img": images_BHWC.permute(0, 3, 1, 2).float() / 255,
+        "batch_idx": torch.tensor([float(index) for index, _ in with_box], device=device),
+        "cls": torch.zeros(len(with_box), 1, device=device),
+        "bboxes": torch.tensor(np.array([box for _, box in with_box]).reshape(-1, 4), device=device).float(),
+    }
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    loss, _ = model.loss(batch)
+    return loss.sum() / len(views)
+
+
+def _view(shot: TuningShot, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    """A random view of a shot, letterboxed.
+
+    Returns:
+        The image, size x size x 3 uint8, and the box around its mask as centre x, centre y, width, height in
+        shares of ``size``; None where nothing of the mask is in view.
+    """
+    import cv2
+
+    height, width = shot.mask.shape
+    fit = size / max(height, width)
+    zoom = fit * rng.uniform(0.6, 1.4)
+    flip = rng.random() < 0.5
+    centre_x, centre_y = size / 2 + rng.uniform(-0.15, 0.15, 2) * size
+    matrix = np.array(
+        [
+            [-zoom if flip else zoom, 0, centre_x + (zoom if flip else -zoom) * width / 2],
+            [0, zoom, centre_y - zoom * height / 2],
+        ]
+    )
+    image = cv2.warpAffine(shot.image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(_GREY,) * 3)
+    mask = cv2.warpAffine(shot.mask.astype(np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST)
+    gain, shift = rng.uniform(0.7, 1.3, 3), rng.uniform(-20, 20)
+    image = np.clip(image * (0.5 + 0.5 * gain) + shift, 0, 255).astype(np.uint8)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return image, None
+    left, right, upper, lower = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    box = np.array([(left + right) / 2, (upper + lower) / 2, right - left, lower - upper]) / size
+    return image, box

@@ -1,0 +1,71 @@
+"""The one door to ultralytics: offline, silent, and without traces outside a folder of our choosing.
+
+Left alone, importing ultralytics writes settings to the home folder, asks github.com and pypi.org for news, and
+changes the process (thread counts, print options). Every import of it in the package comes through here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+_OFFLINE = {
+    "YOLO_OFFLINE": "true",  # no look-ups of versions, fonts, assets
+    "YOLO_AUTOINSTALL": "false",  # a checkpoint must not make pip install what it names
+    "YOLO_VERBOSE": "false",  # read at import: the logger says errors only
+}
+
+
+def import_ultralytics(state_dir: Path | None = None) -> ModuleType:
+    """Import ultralytics, offline and silent.
+
+    Args:
+        state_dir: folder for the settings file that it insists on writing; a temporary one, removed when the process
+            ends, if None. Only the first import of a process can choose.
+
+    Returns:
+        The package.
+    """
+    if "ultralytics" not in sys.modules:
+        if state_dir is None:
+            state_dir = Path(tempfile.mkdtemp(prefix="amsam-ultralytics-"))
+            atexit.register(shutil.rmtree, state_dir, ignore_errors=True)
+        state_dir.mkdir(parents=True, exist_ok=True)
+        os.environ.update(_OFFLINE)
+        os.environ["YOLO_CONFIG_DIR"] = str(state_dir)
+    with process_unchanged():
+        import ultralytics
+        from ultralytics.utils import SETTINGS
+
+        if SETTINGS["sync"]:
+            SETTINGS.update({"sync": False})  # no usage statistics
+    return ultralytics
+
+
+@contextlib.contextmanager
+def process_unchanged() -> Iterator[None]:
+    """Undo what ultralytics changes in the process: threads, print options and OMP_NUM_THREADS for children."""
+    import cv2
+
+    omp = os.environ.get("OMP_NUM_THREADS")
+    threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    options = np.get_printoptions()
+    try:
+        yield
+    finally:
+        if omp is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(cv_threads)
+        torch.set_printoptions(profile="default")
+        np.set_printoptions(**options)
