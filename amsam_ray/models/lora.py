@@ -29,16 +29,11 @@ class LoRA(nn.Module):
         rank: r, at least 1 and at most the smaller side of a block.
         blocks: how many equal blocks of rows the matrix stacks (3 for a fused qkv).
         adapted: the indices of the blocks that get an update of their own, in ascending order.
-
-    Raises:
-        InputError: if ``rank`` is larger than the smaller side of an adapted block.
     """
 
     def __init__(self, weight: Tensor, rank: int, blocks: int = 1, adapted: Sequence[int] = (0,)):
         super().__init__()
         rows, columns = weight.shape[0] // blocks, weight.shape[1]
-        if not 1 <= rank <= min(rows, columns):
-            raise InputError(Problem("rank", f"must be an integer in [1, {min(rows, columns)}] here, not {rank}"))
         self.blocks, self.adapted = blocks, tuple(adapted)
         self.down = nn.Parameter(torch.empty(len(self.adapted), rank, columns))
         self.up = nn.Parameter(torch.zeros(len(self.adapted), rows, rank))
@@ -56,9 +51,14 @@ class LoRA(nn.Module):
         return weight + torch.cat([delta.get(block, zero) for block in range(self.blocks)])
 
 
-def _attach(layer: nn.Linear, rank: int, blocks: int = 1, adapted: Sequence[int] = (0,)) -> None:
-    # unsafe: the checks of shape and dtype would run the parametrisation twice more per layer.
-    parametrize.register_parametrization(layer, "weight", LoRA(layer.weight, rank, blocks, adapted), unsafe=True)
+def _attach(layers: Sequence[nn.Linear], rank: int, blocks: int = 1, adapted: Sequence[int] = (0,)) -> None:
+    limit = min(min(layer.out_features // blocks, layer.in_features) for layer in layers)
+    if not 1 <= rank <= limit:
+        raise InputError(Problem("rank", f"must be an integer in [1, {limit}] for this backbone, not {rank}"))
+    for layer in layers:
+        # unsafe: the checks of shape and dtype would run the parametrisation twice more per layer.
+        update = LoRA(layer.weight, rank, blocks, adapted)
+        parametrize.register_parametrization(layer, "weight", update, unsafe=True)
 
 
 def add_decoder_lora(transformer: nn.Module, rank: int) -> None:
@@ -74,9 +74,8 @@ def add_decoder_lora(transformer: nn.Module, rank: int) -> None:
     Raises:
         InputError: if ``rank`` exceeds the narrowest projection's width.
     """
-    for attention in [module for module in transformer.modules() if isinstance(module, Attention)]:
-        _attach(attention.q_proj, rank)
-        _attach(attention.v_proj, rank)
+    attentions = [module for module in transformer.modules() if isinstance(module, Attention)]
+    _attach([layer for attention in attentions for layer in (attention.q_proj, attention.v_proj)], rank)
 
 
 def add_encoder_lora(blocks: nn.ModuleList, rank: int) -> None:
@@ -89,5 +88,5 @@ def add_encoder_lora(blocks: nn.ModuleList, rank: int) -> None:
     Raises:
         InputError: if ``rank`` exceeds the encoder's width.
     """
-    for attention in [module for module in blocks.modules() if isinstance(module, EncoderAttention)]:
-        _attach(attention.qkv, rank, blocks=3, adapted=(0, 2))
+    fused = [module.qkv for module in blocks.modules() if isinstance(module, EncoderAttention)]
+    _attach(fused, rank, blocks=3, adapted=(0, 2))
