@@ -1,0 +1,78 @@
+"""The closed form against a literal construction of AM-SAM's eq. 9-12."""
+
+import pytest
+import torch
+
+from amsam_ray.models.calibration import MaskCalibration
+
+
+def literal(upscaled, hyper, alpha):
+    """Eq. 9-12, step by step, with every R_i in memory."""
+    b, c, h, w = upscaled.shape
+    n = hyper.shape[1]
+    parts = []
+    for i in range(c):
+        u_i = upscaled[:, i : i + 1].repeat(1, n, 1, 1)  # b x n x h x w
+        h_i = hyper[:, :, i].reshape(b, n, 1, 1)
+        parts.append(u_i * h_i)  # eq. 9
+    fused = torch.cat(parts, dim=0)  # eq. 10, (b * c) x n x h x w
+    mean = fused.sum(dim=0, keepdim=True) / (b * c)  # eq. 11
+    new = mean.repeat(b, 1, 1, 1)
+    original = (hyper @ upscaled.reshape(b, c, h * w)).reshape(b, n, h, w)
+    return alpha * original + (1 - alpha) * new  # eq. 12
+
+
+def factors(batch, channels=16, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    upscaled = torch.randn(batch, channels, 9, 7, generator=make, dtype=torch.float64)
+    return upscaled, torch.randn(batch, 2, channels, generator=make, dtype=torch.float64)
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7, 1.0])
+def test_batch_equals_the_literal_construction(batch, alpha):
+    upscaled, hyper = factors(batch)
+    ours = MaskCalibration("batch", alpha, 16).double()(upscaled, hyper)
+    assert relative(ours, literal(upscaled, hyper, alpha)) < 1e-12
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7])
+def test_sample_is_the_papers_for_one_image_at_a_time(alpha):
+    upscaled, hyper = factors(3)
+    alone = torch.cat([literal(upscaled[i : i + 1], hyper[i : i + 1], alpha) for i in range(3)])
+    assert relative(MaskCalibration("sample", alpha, 16)(upscaled, hyper), alone) < 1e-12
+
+
+def test_batch_and_sample_differ_for_more_than_one_image_and_agree_for_one():
+    batch, sample = (MaskCalibration(mode, 0.7, 16) for mode in ("batch", "sample"))
+    many, one = factors(3), factors(1)
+    assert relative(batch(*many), sample(*many)) > 0.01
+    assert relative(batch(*one), sample(*one)) < 1e-12
+
+
+def test_sample_rescales_the_logits_by_a_constant():
+    upscaled, hyper = factors(2)
+    plain = MaskCalibration("off", 0.7, 16)(upscaled, hyper)
+    calibrated = MaskCalibration("sample", 0.7, 16)(upscaled, hyper)
+    assert relative(calibrated, plain * (0.7 + 0.3 / 16)) < 1e-12
+
+
+def test_learned_starts_as_sample_and_leaves_the_line():
+    upscaled, hyper = factors(2)
+    learned = MaskCalibration("learned", 0.7, 16).double()
+    assert relative(learned(upscaled, hyper), MaskCalibration("sample", 0.7, 16)(upscaled, hyper)) < 1e-12
+    with torch.no_grad():
+        learned.weight[3] += 1
+    parts = torch.einsum("bchw,bnc->bcnhw", upscaled, hyper)
+    weighted = (learned.weight.view(1, 16, 1, 1, 1) * parts).sum(1)
+    assert relative(learned(upscaled, hyper), 0.7 * parts.sum(1) + 0.3 * weighted) < 1e-12
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1])
+def test_alpha_outside_its_range_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha"):
+        MaskCalibration("sample", alpha, 16)
