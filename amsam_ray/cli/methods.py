@@ -1,0 +1,53 @@
+"""``amsam-ray methods``: what can be tuned, and with which parameters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from amsam_ray.models.methods import METHODS, MethodSpec
+from amsam_ray.models.params import PARAMS, MethodParams
+
+
+@click.group()
+def methods() -> None:
+    """List the methods and their parameters."""
+
+
+def _entry(spec: MethodSpec) -> dict[str, Any]:
+    values = MethodParams.model_validate(spec.defaults).as_dict()
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "paper": spec.paper,
+        "trains": spec.trains,
+        "prompt": spec.prompt,
+        "levels": values["levels"],
+        "parameters": {
+            key: {
+                "default": values[key],
+                "allowed": " | ".join(map(str, spec.options[key])) if key in spec.options else PARAMS[key].allowed,
+                "doc": PARAMS[key].doc,
+            }
+            for key in PARAMS
+            if key in spec.keys
+        },
+    }
+
+
+@methods.command("list")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def list_methods(form: str) -> None:
+    """Print every method: what it trains, its prompt, and its parameters with published defaults."""
+    entries = [_entry(spec) for spec in METHODS.values()]
+    if form == "json":
+        click.echo(json.dumps(entries, indent=2))
+        return
+    for entry in entries:
+        click.echo(f"{entry['name']}: {entry['title']} ({entry['paper']})")
+        click.echo(f"  trains  {entry['trains']}")
+        click.echo(f"  prompt  {entry['prompt']}")
+        defaults = (f"{key}={info['default']}" for key, info in entry["parameters"].items())
+        click.echo(f"  keys    {', '.join(defaults)}\n")
