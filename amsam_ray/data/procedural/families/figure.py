@@ -94,9 +94,7 @@ def pose(draws: Draws, middle: float, height: float, cloth: Callable[[Draws], Co
             Part((hip[0] + sign * 0.035 * height, hip[1]), knee, wide(0.058), wide(0.042), thigh),
         ]
     if skirted:
-        parts.append(
-            Part(hip, at(0.0, draws.uniform(0.62, 0.72)), wide(0.075), wide(0.115), trousers, patterned)
-        )
+        parts.append(Part(hip, at(0.0, draws.uniform(0.62, 0.72)), wide(0.075), wide(0.115), trousers, patterned))
     arms = [_arm(draws, at, wide, sign, skin, shirt, sleeved, patterned) for sign in (-1.0, 1.0)]
     if draws.chance(0.4):
         parts += arms.pop(0)

@@ -82,7 +82,5 @@ def _paint(draws: Draws, figure: Figure, image: np.ndarray, mask: np.ndarray, si
         shade = 0.72 + 0.3 * depth + folds[where] + side * (x[:, where[1]] - part.start[0]) * 3.0
         if part.patterned:
             shade = shade * stripe[:, where[1]] if stripe.shape[0] == 1 else shade * stripe[where]
-        blend(
-            image[where], np.asarray(part.colour, np.float32) * np.clip(shade, 0.25, 1.4)[..., None], inside
-        )
+        blend(image[where], np.asarray(part.colour, np.float32) * np.clip(shade, 0.25, 1.4)[..., None], inside)
         mask[where] |= distance < 0.0

@@ -37,9 +37,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     image = np.empty((size, size, 3), np.float32)
     image[:] = mucosa
-    vessels = smoothstep(
-        0.75, 1.0, 1.0 - np.abs(noise(draws, size, 8.0) + 0.5 * noise(draws, size, 19.0)) * 3.0
-    )
+    vessels = smoothstep(0.75, 1.0, 1.0 - np.abs(noise(draws, size, 8.0) + 0.5 * noise(draws, size, 19.0)) * 3.0)
     blend(image, (mucosa[0] * 0.8, mucosa[1] * 0.5, mucosa[2] * 0.55), vessels * draws.uniform(0.1, 0.6))
 
     body, height = _dome(draws, size)
@@ -57,11 +55,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
     shade -= draws.uniform(0.02, 0.2) * cast
     image *= np.clip(shade, 0.03, 1.6)[..., None]
 
-    gloss = (
-        octaves(draws, size, draws.uniform(9.0, 16.0), 2)
-        + 0.6 * np.clip(facing, -0.5, 0.8)
-        + 0.25 * folds / 0.1
-    )
+    gloss = octaves(draws, size, draws.uniform(9.0, 16.0), 2) + 0.6 * np.clip(facing, -0.5, 0.8) + 0.25 * folds / 0.1
     level = draws.uniform(0.95, 1.35)
     blend(image, (1.0, 0.97, 0.92), smoothstep(level, level + 0.12, gloss) * (shade > 0.5) * 0.95)
     if draws.chance(0.3):  # stool and bubbles
@@ -71,9 +65,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
         border = draws.uniform(0.0, 0.05)
         cut = draws.uniform(0.2, 0.45)
         across, down = np.abs(x - 0.5), np.abs(y - 0.5)
-        image[(across > 0.5 - border) | (down > 0.5 - border) | (across + down > 1.0 - border - cut / 2)] = (
-            0.02
-        )
+        image[(across > 0.5 - border) | (down > 0.5 - border) | (across + down > 1.0 - border - cut / 2)] = 0.02
     image += speckle(draws, size, draws.uniform(0.01, 0.04))
     return image, body < 1.0
 

@@ -76,9 +76,7 @@ def _ground(draws: Draws, size: int) -> np.ndarray:
         blend(image, scaled(base, draws.uniform(0.5, 1.3)), joints * draws.uniform(0.3, 0.9))
     stains = smoothstep(0.35, draws.uniform(0.4, 0.8), octaves(draws, size, draws.uniform(2.0, 5.0), 3))
     image *= (1.0 - draws.uniform(0.0, 0.4) * stains)[..., None]
-    image *= (draws.uniform(0.8, 1.0) + draws.signed(0.2) * (y - 0.5) + draws.signed(0.2) * (x - 0.5))[
-        ..., None
-    ]
+    image *= (draws.uniform(0.8, 1.0) + draws.signed(0.2) * (y - 0.5) + draws.signed(0.2) * (x - 0.5))[..., None]
     return image
 
 

@@ -1,0 +1,1 @@
+"""Parts of the pretraining of the nano SAM and the nano detector."""
