@@ -1,0 +1,243 @@
+"""The one training loop, for every method and for one level or two.
+
+With two levels (BLO-SAM, arXiv 2402.16338; AM-SAM eq. 6-8) each iteration first moves the prompt embedding A along
+its hypergradient, with a batch of D1 for the step ahead and a fresh batch of D2 for the loss, then the weights W
+along their gradient on the same batch of D1. With one level everything that trains is W, on D1 and D2 together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.func import functional_call
+
+from amsam_ray.device import autocast
+from amsam_ray.models.adapted import AdaptedSam, ModelOutput
+from amsam_ray.models.params import MethodParams
+from amsam_ray.training import parallel
+from amsam_ray.training.batches import Stream, generator, joint_batch_size
+from amsam_ray.training.bilevel import Loss, LowerStep, gradient, hypergradient
+from amsam_ray.training.config import TrainConfig
+from amsam_ray.training.contrastive import contrast_loss, draw_tokens
+from amsam_ray.training.evaluate import Diverged
+from amsam_ray.training.inputs import Batch, PreparedSet
+from amsam_ray.training.losses import mask_loss
+from amsam_ray.training.optim import AdamW, FlatParams, poly_rate
+
+Named = dict[str, Tensor]
+Report = Callable[[int, float], bool]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which of the prepared pictures train which level, by index. ``upper`` is ignored with one level."""
+
+    lower: Sequence[int]
+    upper: Sequence[int]
+
+
+class Trainer:
+    """Weights, optimisers and batches of one trial.
+
+    Args:
+        model: a freshly built method; its parameters are read here and never written.
+        pictures: D1 and D2, prepared.
+        roles: which of them train which level.
+        train: length, batch size and precision.
+        seed: of the order of the pictures and of the tokens that are contrasted.
+
+    Raises:
+        InputError: the workers cannot share the batches evenly.
+    """
+
+    def __init__(self, model: AdaptedSam, pictures: PreparedSet, roles: Roles, train: TrainConfig, seed: int):
+        self._model, self._pictures, self._train = model.eval(), pictures, train
+        self._params: MethodParams = model.params
+        parameters = dict(model.named_parameters())
+        self._lower = FlatParams({name: parameters[name] for name in model.lower})
+        self._upper = FlatParams({name: parameters[name] for name in model.upper})
+        self.weights, self.prompt = self._lower.flatten(parameters), self._upper.flatten(parameters)
+        self._optimiser = AdamW(weight_decay=self._params.weight_decay)
+        self._weights_state = self._optimiser.start(self.weights)
+        self._prompt_state = self._optimiser.start(self.prompt)
+        contrasts = self._params.adaptors in ("sc", "mc")
+        size = joint_batch_size(train.batch_size, len(roles.lower), contrasts=contrasts)
+        self._d1 = Stream(roles.lower, size, generator(seed, 1))
+        self._d2: Stream | None = None
+        if model.upper:
+            size = joint_batch_size(train.batch_size, len(roles.upper), contrasts=False)
+            self._d2 = Stream(roles.upper, size, generator(seed, 2))
+        self._token_draws = generator(seed, 3)
+        self._iteration, self._iterations = 0, train.epochs * self._d1.steps
+
+    @property
+    def trained(self) -> int:
+        """How many numbers both levels train."""
+        return len(self._lower) + len(self._upper)
+
+    def named(self) -> Named:
+        """The present values of everything that trains, by name; never changed in place."""
+        return self._named(self.weights, self.prompt)
+
+    def epoch(self) -> dict[str, float]:
+        """One pass over the lower level's pictures; returns the curve's entry.
+
+        Raises:
+            Diverged: a loss was NaN or Inf.
+        """
+        losses, upper_losses = [], []
+        rate = rate_prompt = 0.0
+        for _ in range(self._d1.steps):
+            rate, rate_prompt = self._rate(self._params.lr), self._rate(self._params.lr_prompt)
+            batch = self._batch(self._d1)
+            tokens = self._draw_tokens(batch)
+            if self._d2 is not None:
+                upper_losses.append(self._move_prompt(batch, tokens, self._d2, rate, rate_prompt))
+            losses.append(self._move_weights(batch, tokens, rate))
+            self._iteration += 1
+            if not math.isfinite(losses[-1] + sum(upper_losses[-1:])):
+                raise Diverged("a loss is NaN or Inf")
+        entry = {"loss": _mean(losses), "lr": rate}
+        return entry | ({"upper_loss": _mean(upper_losses), "lr_prompt": rate_prompt} if upper_losses else {})
+
+    def _move_prompt(self, batch: Batch, tokens: Tensor | None, d2: Stream, rate: float, rate_prompt: float) -> float:
+        mode = self._params.hypergradient
+        # The difference of two bf16 gradients a hundredth apart would be rounding noise.
+        precision = "fp32" if mode == "unrolled" else self._train.precision
+        step = LowerStep(self._lower_loss(batch, tokens, precision), self._optimiser, self._weights_state, rate)
+        upper = self._upper_loss(self._batch(d2))
+        loss, grad = hypergradient(mode, step, upper, self.weights, self.prompt)
+        self.prompt, self._prompt_state = self._optimiser.step(self.prompt, grad, self._prompt_state, rate_prompt)
+        return float(loss)
+
+    def _move_weights(self, batch: Batch, tokens: Tensor | None, rate: float) -> float:
+        loss, grad = gradient(self._lower_loss(batch, tokens, self._train.precision), self.weights, self.prompt)
+        self.weights, self._weights_state = self._optimiser.step(self.weights, grad, self._weights_state, rate)
+        return float(loss)
+
+    def _lower_loss(self, batch: Batch, tokens: Tensor | None, precision: str) -> Loss:
+        params = self._params
+
+        def loss(weights: Tensor, prompt: Tensor) -> Tensor:
+            output = self._forward(weights, prompt, batch, precision, contrasts=params.adaptors != "none")
+            total = self._mask_loss(output, batch)
+            if not (output.tokens or output.pooled):
+                return total
+            return total + contrast_loss(
+                output.tokens,
+                output.pooled,
+                tau_token=params.tau_token,
+                tau_sample=params.tau_sample,
+                w_token=params.w_token,
+                w_sample=params.w_sample,
+                index=tokens,
+            )
+
+        return loss
+
+    def _upper_loss(self, batch: Batch) -> Loss:
+        batch = batch.without_views()
+
+        def loss(weights: Tensor, prompt: Tensor) -> Tensor:
+            output = self._forward(weights, prompt, batch, self._train.precision, contrasts=False)
+            return self._mask_loss(output, batch)
+
+        return loss
+
+    def _forward(
+        self, weights: Tensor, prompt: Tensor, batch: Batch, precision: str, *, contrasts: bool
+    ) -> ModelOutput:
+        if self._model.training != contrasts:
+            self._model.train(contrasts)  # in training mode a model returns what is contrasted; else no difference
+        with autocast(weights.device, precision):
+            output: ModelOutput = functional_call(
+                self._model, self._named(weights, prompt), (batch.inputs,), tie_weights=False
+            )
+        return output
+
+    def _mask_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        return mask_loss(self._params.loss, output.logits, batch.target, batch.valid, self._params.lambda_)
+
+    def _named(self, weights: Tensor, prompt: Tensor) -> Named:
+        return {**self._lower.unflatten(weights), **self._upper.unflatten(prompt)}
+
+    def _batch(self, stream: Stream) -> Batch:
+        return self._pictures.batch(parallel.my_share(stream.next()))
+
+    def _draw_tokens(self, batch: Batch) -> Tensor | None:
+        if self._params.adaptors not in ("tc", "mc"):
+            return None
+        grid = batch.inputs.features.shape[1:3]
+        return draw_tokens(grid.numel(), self._params.contrast_tokens, self._token_draws)
+
+    def _rate(self, base: float) -> float:
+        return poly_rate(base, self._iteration, self._iterations, self._params.warmup)
+
+
+@dataclass
+class Outcome:
+    """How a run of the loop ended.
+
+    Attributes:
+        curve: see ``TrialResult``.
+        best_epoch: the epoch whose score was best, from 1; 0 if none was scored.
+        best: the values of what trains at that epoch, by name.
+        epochs_run: epochs completed.
+        end: ``completed``, ``pruned`` by the report, or ``diverged``.
+    """
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: Named = field(default_factory=dict)
+    epochs_run: int = 0
+    end: str = "completed"
+
+
+def run(
+    trainer: Trainer,
+    train: TrainConfig,
+    *,
+    score: Callable[[Named], float],
+    metric: str,
+    maximise: bool,
+    rungs: Collection[int] = (),
+    report: Report | None = None,
+) -> Outcome:
+    """Train for ``train.epochs`` epochs and keep the best-scored weights.
+
+    Args:
+        trainer: at its start.
+        train: length, and how often to score. The first rung and the last epoch are scored in any case.
+        score: the objective on the selection images for given values.
+        metric: its name, for the curve.
+        maximise: whether larger is better.
+        rungs: epochs (from 1) at which ``report`` is asked.
+        report: called with the epoch and the best score so far; True ends the run. In a data-parallel run every
+            worker asks, and must get the same answer.
+    """
+    outcome, best = Outcome(), math.nan
+    for epoch in range(1, train.epochs + 1):
+        due = epoch % train.eval_every == 0 or epoch == train.epochs
+        due = due or (epoch in rungs and outcome.best_epoch == 0)
+        try:
+            outcome.curve.append({"epoch": epoch, **trainer.epoch()})
+            value = score(trainer.named()) if due else math.nan
+        except Diverged:
+            outcome.end = "diverged"
+            return outcome
+        outcome.epochs_run = epoch
+        if due:
+            outcome.curve[-1][f"val_{metric}"] = value
+            if outcome.best_epoch == 0 or (value > best if maximise else value < best):
+                best, outcome.best_epoch, outcome.best = value, epoch, trainer.named()
+        if report is not None and epoch in rungs and report(epoch, best) and epoch < train.epochs:
+            outcome.end = "pruned"
+            return outcome
+    return outcome
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

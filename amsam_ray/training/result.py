@@ -1,0 +1,81 @@
+"""What a trial leaves behind. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["completed", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A small picture of one test image with the true and the predicted outline.
+
+    Attributes:
+        rank: ``best``, ``median`` or ``worst`` by the objective metric.
+        name: the image's name in its dataset.
+        score: its objective metric.
+        path: a PNG inside the trial's work folder.
+    """
+
+    rank: Literal["best", "median", "worst"]
+    name: str
+    score: float
+    path: Path
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The outcome of one trial.
+
+    Attributes:
+        status: ``completed``; ``pruned`` if the report at a rung said stop; ``failed`` if the loss diverged.
+        reason: why it failed, for instance ``diverged at epoch 7``.
+        val: scores on the selection images at the best epoch, means over images; metrics as named in
+            ``amsam_ray.data.metric_names``, as fractions or pixels, never per cent. Empty if no epoch was scored.
+        best_epoch: the epoch (from 1) whose weights were kept; 0 if nothing was trained or no epoch was scored.
+        epochs_run: epochs completed.
+        curve: one entry per epoch: ``epoch``, ``loss`` (lower level, mean over the epoch's steps), ``upper_loss``
+            with two levels, ``contrast`` (its share of ``loss``) with contrastive adaptors, ``lr`` and
+            ``lr_prompt`` (of the epoch's last step), and ``val_<metric>`` where the epoch was scored.
+        test: means over the test split, None unless the trial is a final.
+        test_images: per test image ``name`` and its scores.
+        overlays: the best, median and worst test image.
+        shots_sha256: which images were the shots, as in their manifest.
+        backbone_fingerprint, detector_fingerprint: which frozen weights it stood on; None without a detector.
+        prompt_coverage: share of the images, of the test split for a final and of the selection images otherwise,
+            on which the detector found something; None where no detector is used.
+        trained_params: how many numbers both levels trained.
+        timings: seconds per phase: ``load``, ``prepare``, ``train``, ``select`` and, for a final, ``test``.
+        peak_memory_bytes: of the device during the trial (process peak on a CPU).
+        adapter: the trained tensors as safetensors in the work folder; None if nothing was trained or kept.
+    """
+
+    status: Status
+    reason: str | None = None
+    val: dict[str, float] = field(default_factory=dict)
+    best_epoch: int = 0
+    epochs_run: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    test: dict[str, float] | None = None
+    test_images: list[dict[str, Any]] = field(default_factory=list)
+    overlays: list[Overlay] = field(default_factory=list)
+    shots_sha256: str = ""
+    backbone_fingerprint: str = ""
+    detector_fingerprint: str | None = None
+    prompt_coverage: float | None = None
+    trained_params: int = 0
+    timings: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    adapter: Path | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; paths become strings."""
+        plain = asdict(self)
+        plain["adapter"] = None if self.adapter is None else str(self.adapter)
+        for overlay in plain["overlays"]:
+            overlay["path"] = str(overlay["path"])
+        return plain
