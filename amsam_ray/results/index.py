@@ -1,0 +1,197 @@
+"""A local index of a storage's records, so that each record is read once on this machine and never again.
+
+The index is a cache: everything in it comes from the records, and it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.results.brief import Brief, CellSummary
+from amsam_ray.results.record import Record
+from amsam_ray.results.records import list_records, load
+from amsam_ray.results.storage import Entry, Storage
+
+_BATCH = 500
+_Cell = tuple[str, str, int, str]  # sweep, dataset, shots, label
+_LAYOUT = 1  # raise it whenever the tables or Brief change: older files are then made anew
+_TABLES = """
+CREATE TABLE files (
+    key TEXT PRIMARY KEY, stamp TEXT NOT NULL, sweep TEXT NOT NULL, problem TEXT,
+    dataset TEXT, shots INTEGER, label TEXT, number INTEGER, trial TEXT, role TEXT, status TEXT,
+    rank REAL, seconds REAL, gpu_seconds REAL, brief TEXT, scores BLOB
+) WITHOUT ROWID;
+CREATE INDEX cells ON files (sweep, dataset, shots, label, role, status, rank DESC, number);
+CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_INSERT = f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 16)})"  # noqa: S608 - question marks only
+
+
+def cache_dir() -> Path:
+    """Where indexes lie: ``$AMSAM_INDEX_DIR``, or ``amsam_ray/index`` in the user's cache folder."""
+    if chosen := os.environ.get("AMSAM_INDEX_DIR"):
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "index"
+
+
+class Index:
+    """The records of one storage, summarised.
+
+    Args:
+        storage: whose records.
+        folder: where the index file lies, by default ``cache_dir()``. Processes may share it.
+    """
+
+    def __init__(self, storage: Storage, folder: Path | None = None):
+        self._storage = storage
+        folder = cache_dir() if folder is None else folder
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        name = hashlib.sha256(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}".encode()).hexdigest()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = _open(folder / f"{name[:32]}.sqlite")
+        except (OSError, sqlite3.Error) as error:
+            raise AmsamError(f"{folder}: no index can be kept here ({error}); set AMSAM_INDEX_DIR.") from error
+
+    def update(self, sweep: str | None = None) -> list[Problem]:
+        """Read the records that are new or changed, of one sweep or of all, and forget those that are gone.
+
+        Returns:
+            One problem for each file that is not a record, those found earlier included.
+        """
+        where, values = ("WHERE sweep = ?", (sweep,)) if sweep is not None else ("", ())
+        known = dict(self._db.execute(f"SELECT key, stamp FROM files {where}", values))  # noqa: S608
+        fresh = []
+        for entry in list_records(self._storage, sweep):
+            if known.pop(entry.key, None) != entry.stamp:
+                fresh.append(entry)
+        if known:
+            with self._transaction():
+                self._db.executemany("DELETE FROM files WHERE key = ?", ((key,) for key in known))
+        rows = (_row(entry, item) for entry, item in load(self._storage, fresh))
+        while batch := list(islice(rows, _BATCH)):  # other processes wait for one batch at most
+            with self._transaction():
+                self._db.executemany(_INSERT, batch)
+        condition = where or "WHERE 1"
+        faults = self._db.execute(f"SELECT key, problem FROM files {condition} AND problem NOT NULL", values)  # noqa: S608
+        return [Problem(key, problem) for key, problem in faults]
+
+    def cells(self, sweep: str | None = None) -> list[CellSummary]:
+        """Every cell of one sweep or of all, sorted by sweep, dataset, shots and label."""
+        where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
+        finals: dict[_Cell, list[Brief]] = {}
+        best: dict[_Cell, Brief] = {}
+        chosen = f"""
+            SELECT role, brief, scores FROM (
+                SELECT *, ROW_NUMBER() OVER (
+                    PARTITION BY sweep, dataset, shots, label, role
+                    ORDER BY status = 'completed' DESC, status = 'pruned' DESC, rank DESC NULLS LAST, number, trial
+                ) AS place FROM files WHERE problem IS NULL {where}
+            ) WHERE place = 1 OR (role = 'final' AND status = 'completed') ORDER BY number, trial"""  # noqa: S608
+        for role, text, scores in self._db.execute(chosen, values):
+            brief = Brief.load(text, scores)
+            if role == "final" and brief.status == "completed":
+                finals.setdefault(_cell(brief), []).append(brief)
+            if role == "search" or _cell(brief) not in best:
+                best[_cell(brief)] = brief
+        counts = f"""
+            SELECT sweep, dataset, shots, label, SUM(role = 'search'),
+                SUM(role = 'search' AND status = 'pruned'), SUM(role = 'search' AND status = 'failed'),
+                SUM(seconds), SUM(gpu_seconds)
+            FROM files WHERE problem IS NULL {where} GROUP BY sweep, dataset, shots, label"""  # noqa: S608
+        rows = self._db.execute(counts, values)
+        names = ("sweep", "dataset", "shots", "label", "trials", "pruned", "failed", "seconds", "gpu_seconds")
+        return [
+            CellSummary(**dict(zip(names, row, strict=True)), best=best[row[:4]], finals=tuple(finals.get(row[:4], ())))
+            for row in rows
+        ]
+
+    def find(self, name: str) -> list[str]:
+        """Keys of the records of trial ``name``, or of ``sweep/trial``, sorted."""
+        sweep, _, trial = name.rpartition("/")
+        rows = self._db.execute(
+            "SELECT key FROM files WHERE trial = ? AND (? = '' OR sweep = ?) ORDER BY key", (trial, sweep, sweep)
+        )
+        return [key for (key,) in rows]
+
+    def remember(self, key: str, compute: Callable[[], list[float | None]]) -> list[float | None]:
+        """The value that ``compute`` gave for ``key`` once; ``key`` must name everything that it depends on."""
+        row = self._db.execute("SELECT value FROM memos WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            value = compute()
+            self._db.execute("INSERT OR REPLACE INTO memos VALUES (?, ?)", (key, json.dumps(value)))
+            return value
+        found: list[float | None] = json.loads(row[0])
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database at ``path``, made anew if it is damaged or of another layout."""
+    for _ in range(2):
+        db = sqlite3.connect(path, timeout=60, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("BEGIN IMMEDIATE")
+            (layout,) = db.execute("PRAGMA user_version").fetchone()
+            if layout == 0:
+                for statement in _TABLES.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {_LAYOUT}")
+            db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                raise
+        else:
+            if layout in (0, _LAYOUT):
+                return db
+        db.close()
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    raise sqlite3.DatabaseError(f"{path} cannot be made")
+
+
+def _cell(brief: Brief) -> _Cell:
+    return brief.sweep, brief.dataset, brief.shots, brief.label
+
+
+def _row(entry: Entry, item: Record | Problem) -> tuple[object, ...]:
+    if isinstance(item, Problem):
+        return (entry.key, entry.stamp, entry.key.split("/")[1], item.what, *[None] * 12)
+    brief = Brief.of(item)
+    rank = None if brief.score is None else brief.score if brief.maximise else -brief.score
+    cell = (item.dataset, item.shots, item.label, item.number, item.trial, item.role, item.status)
+    return (
+        entry.key,
+        entry.stamp,
+        item.sweep,
+        None,
+        *cell,
+        rank,
+        item.seconds,
+        item.gpu_seconds,
+        *brief.dump(),
+    )

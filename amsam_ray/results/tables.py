@@ -1,0 +1,136 @@
+"""Leaderboard rows as CSV, Markdown, JSON and a table for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from amsam_ray.data.metric_names import METRICS
+from amsam_ray.models.params import PARAMS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = dict[str, Any]
+
+_HEAD = ("dataset", "shots", "method", "source")
+_STATISTICS = ("mean", "std", "ci_low", "ci_high")
+_TAIL = (
+    "backbone",
+    "trained_params",
+    "gpu_seconds",
+    "prompt_coverage",
+    "trials",
+    "pruned",
+    "failed",
+    "seconds",
+    "sweep",
+    "p_vs_next",
+    "vs_sam_adapter",
+    "reference",
+    "trial",
+    "adapter",
+)
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The CSV's columns: fixed ones always, those of metrics and hyperparameters that some row has."""
+    present = {name for row in rows for name, value in row.items() if value is not None}
+    metrics = [name for name in METRICS if f"{name}_mean" in present] or ["dice"]
+    scores = [f"{metric}_{statistic}" for metric in metrics for statistic in _STATISTICS]
+    validation = [name for metric in METRICS if (name := f"val_{metric}") in present] or [f"val_{metrics[0]}"]
+    known = {*_HEAD, *_TAIL, *scores, *validation, "seeds"}
+    parameters = [name for name in PARAMS if name in present]
+    others = sorted(
+        name for name in present - known - set(parameters) if not name.endswith(tuple(f"_{s}" for s in _STATISTICS))
+    )
+    return [*_HEAD, *scores, "seeds", *validation, *parameters, *others, *_TAIL]
+
+
+def to_csv(rows: Sequence[Row]) -> bytes:
+    """Comma-separated values with a header; empty cells where a row has nothing; six significant digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = columns(rows)
+    writer.writerow(names)
+    writer.writerows([plain(row.get(name)) for name in names] for row in rows)
+    return text.getvalue().encode()
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """A list of objects with the CSV's columns and the numbers in full."""
+    names = columns(rows)
+    return json.dumps([{name: row.get(name) for name in names} for row in rows], indent=2)
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """The table for people, in Markdown."""
+    header, body = people_table(rows)
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def to_terminal(rows: Sequence[Row]) -> Table:
+    """The table for people, for rich to print."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, body = people_table(rows)
+    table = Table(header_style="bold")
+    for name in header:
+        table.add_column(Text(name), justify="left" if name in ("dataset", "method", "source", "sweep") else "right")
+    for line in body:
+        table.add_row(*(Text(cell) for cell in line))
+    return table
+
+
+def people_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """(header, lines) with what people compare: scores as usual in print, per cent where the metric is one."""
+    metrics = [name for name in METRICS if any(row.get(f"{name}_mean") is not None for row in rows)]
+    validation = [name for name in METRICS if any(row.get(f"val_{name}") is not None for row in rows)]
+    header = ["dataset", "shots", "method", "source"]
+    header += [_title(name) for name in metrics] + [f"val {_title(name)}" for name in validation]
+    header += ["seeds", "p(next)", "trials", "seconds", "sweep"]
+    lines = []
+    for row in rows:
+        line = [str(row["dataset"]), plain(row["shots"]) or "all", str(row["method"]), str(row["source"])]
+        line += [_score(row, name) for name in metrics]
+        line += [show_score(name, row.get(f"val_{name}")) for name in validation]
+        p = row.get("p_vs_next")
+        line += [plain(row.get("seeds")), "" if p is None else f"{p:.2g}", plain(row.get("trials"))]
+        line += ["" if row.get("seconds") is None else f"{row['seconds']:.0f}"]
+        line += [str(row.get("sweep") or row.get("reference") or "")]
+        lines.append(line)
+    return header, lines
+
+
+def show_score(metric: str, value: float | None) -> str:
+    """A score as usual in print: per cent with one digit where the metric is one, else four digits."""
+    if value is None:
+        return ""
+    if metric in METRICS and METRICS[metric].percent:
+        return f"{100 * value:.1f}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def plain(value: Any) -> str:
+    """A value as the CSV has it."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return format(value, ".6g")
+    return str(value)
+
+
+def _title(metric: str) -> str:
+    info = METRICS[metric]
+    return f"{info.label} %" if info.percent else info.label
+
+
+def _score(row: Row, metric: str) -> str:
+    mean, std = row.get(f"{metric}_mean"), row.get(f"{metric}_std")
+    text = show_score(metric, mean)
+    return f"{text} ± {show_score(metric, std)}" if std is not None else text
