@@ -125,7 +125,7 @@ register(
         name="blo_sam",
         title="BLO-SAM",
         paper="Zhang et al. 2024, arXiv 2402.16338",
-        trains="LoRA on q, v of the decoder's attentions, upscaling, hypernetworks, mask tokens, IoU head",
+        trains="LoRA on q, v of the decoder's attentions, upscaling, hypernetworks, output tokens",
         prompt="learned dense prompt, upper level",
         keys=frozenset({"rank"}) | _OPTIMISER | _MASK_LOSS | _BILEVEL,
         defaults={"head": "cold"},
