@@ -167,7 +167,7 @@ def _download(url: str, part: Path, size: int, progress: Callable[[int], None]) 
         resumed = answer.status_code == HTTPStatus.PARTIAL_CONTENT
         done = have if resumed else 0
         with part.open("ab" if resumed else "wb") as file:
-            for chunk in answer.iter_content(1 << 20):
+            for chunk in answer.iter_content(1 << 16):
                 file.write(chunk)
                 done += len(chunk)
                 progress(done)
