@@ -32,9 +32,9 @@ def test_more_blocks_than_there_are_is_refused():
 @pytest.mark.parametrize(("kind", "tokens", "pooled"), [("tc", 2, 0), ("sc", 0, 2), ("mc", 2, 2)])
 def test_contrast_is_of_the_adapted_blocks(kind, tokens, pooled):
     model = build("mca_sam", adaptors=kind, adaptor_blocks="last_2")
-    for module in model.modules():
-        if isinstance(module, Bottleneck):
-            nn.init.normal_(module[2].weight, std=0.1)
+    for name, parameter in model.named_parameters():
+        if "_adaptors" in name:
+            nn.init.normal_(parameter, std=0.1)
     assert model.cache_point == f"tokens@{DEPTH - 2}" and model.needs_views == (kind != "tc")
     inputs = toy_inputs(model)
     out = model(inputs)
