@@ -1,0 +1,86 @@
+"""Every parameter that a model reads changes what the model computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from amsam_ray.models.adapted import AdaptedSam, build_method
+from amsam_ray.models.methods import METHODS, resolve_params
+from amsam_ray.models.params import PARAMS
+from amsam_ray.models.sam_adapter import high_pass
+from tests.models.test_conformance import train
+from tests.models.toy import toy_backbone, toy_images, toy_inputs
+
+BACKBONE = toy_backbone()
+
+# Read by the training loop, not by the model; their tests are beside it.
+OF_TRAINING = {"lambda", "tau_token", "tau_sample", "w_token", "w_sample", "contrast_tokens", "lr", "lr_prompt"} | {
+    "weight_decay",
+    "warmup",
+    "loss",
+    "hypergradient",
+}
+KNOBS = {
+    "alpha": ("am_sam", 0.7, 0.2),
+    "rank": ("am_sam", 1, 4),
+    "adaptor_ratio": ("mca_sam", 2, 8),
+    "freq_ratio": ("sam_adapter", 0.1, 0.6),
+    "detector": ("am_sam", "on", "off"),
+    "calibration": ("am_sam", "off", "sample"),
+    "head": ("am_sam", "cold", "warm"),
+    "adaptors": ("mca_sam", "tc", "sc"),
+    "adaptor_blocks": ("mca_sam", "all", "last_1"),
+    "levels": ("am_sam", 1, 2),
+}
+
+
+def trained(method: str, key: str, value: object) -> tuple[AdaptedSam, torch.Tensor]:
+    model = build_method(method, resolve_params(method, {key: value}), BACKBONE, seed=0)
+    inputs = toy_inputs(model)
+    inputs.highpass = high_pass(toy_images(2), model.params.freq_ratio)
+    return model, train(model, inputs)
+
+
+def test_every_parameter_is_read_by_the_model_or_by_training():
+    assert set(KNOBS) | OF_TRAINING == set(PARAMS) and not set(KNOBS) & OF_TRAINING
+
+
+@pytest.mark.parametrize("key", [key for key in KNOBS if key != "levels"])
+def test_the_logits_change_with(key):
+    method, one, two = KNOBS[key]
+    assert not torch.equal(trained(method, key, one)[1], trained(method, key, two)[1])
+
+
+@pytest.mark.parametrize("mode", ["batch", "sample", "learned"])
+def test_alpha_is_live_in_every_calibration(mode):
+    inputs_of = []
+    for alpha in (0.2, 0.7):
+        params = resolve_params("am_sam", {"calibration": mode, "alpha": alpha})
+        model = build_method("am_sam", params, BACKBONE, seed=0)
+        inputs_of.append(model(toy_inputs(model)).logits)
+    assert not torch.allclose(*inputs_of)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_the_rank_is_that_of_every_update(rank):
+    model, _ = trained("am_sam", "rank", rank)
+    updates = [name for name in model.lower if name.endswith(".up")]
+    shapes = {dict(model.named_parameters())[name].shape[-1] for name in updates}
+    assert len(updates) == 14 and shapes == {rank}
+
+
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if "adaptor_ratio" in spec.keys])
+def test_the_ratio_sets_the_trained_parameters(method):
+    def count(ratio):
+        model = build_method(method, resolve_params(method, {"adaptor_ratio": ratio}), BACKBONE, seed=0)
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    assert count(2) > count(6) > count(24)
+
+
+def test_levels_move_the_prompt_between_the_levels():
+    one, two = (trained("am_sam", "levels", levels)[0] for levels in (1, 2))
+    prompts = {"prompt.no_mask_embed", "prompt.corners"}
+    assert set(two.upper) == prompts and not one.upper
+    assert set(one.lower) == set(two.lower) | prompts
