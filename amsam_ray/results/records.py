@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -12,11 +13,12 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from amsam_ray.errors import Problem
+from amsam_ray.errors import InputError, Problem
 from amsam_ray.results.record import SCHEMA_VERSION, Record
 from amsam_ray.results.storage import Entry, NotFoundError, Storage
 from amsam_ray.training.result import TrialResult
 
+_SWEEP = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _AT_ONCE = 512
 _THREADS = 16
 
@@ -63,8 +65,13 @@ def read_records(storage: Storage, sweep: str | None = None) -> tuple[list[Recor
 
 def list_records(storage: Storage, sweep: str | None = None) -> Iterator[Entry]:
     """Every file under ``records/`` of one sweep or of all, sorted by key."""
-    for name in (sweep,) if sweep is not None else storage.folders("sweeps/"):
+    for name in (sweep,) if sweep is not None else list_sweeps(storage):
         yield from storage.list(f"sweeps/{name}/records/")
+
+
+def list_sweeps(storage: Storage) -> list[str]:
+    """Ids of the sweeps that left anything; folders with names that no sweep has are passed over."""
+    return [name for name in storage.folders("sweeps/") if _SWEEP.fullmatch(name)]
 
 
 def load(storage: Storage, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Record | Problem]]:
@@ -100,6 +107,8 @@ def _load(storage: Storage, entry: Entry) -> Record | Problem | None:
         return parse_record(entry.key, storage.get(entry.key))
     except NotFoundError:
         return None
+    except InputError:
+        return Problem(entry.key, "skipped, not a record (no trial has such a name); delete it")
 
 
 def _curve_csv(record: Record) -> bytes:
