@@ -109,7 +109,7 @@ class Counts(_Part):
 class Archive(_Part):
     """A file that the publisher offers at a plain URL."""
 
-    url: str = Field(pattern=r"^(https?|file)://")
+    url: str = Field(pattern=r"^https?://")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     strip: int = Field(0, ge=0, le=4, description="leading folders of the archive's paths to drop")
 

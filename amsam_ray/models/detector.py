@@ -59,6 +59,7 @@ class Detector:
         weights_sha256: of the weights' file.
 
     Attributes:
+        image_size, weights_sha256: as given.
         fingerprint: SHA-256 of weights, size and filters: all that boxes depend on besides the image.
 
     Raises:
@@ -74,7 +75,7 @@ class Detector:
         image_size: int,
         weights_sha256: str,
     ):
-        self.model, self.image_size = model, image_size
+        self.model, self.image_size, self.weights_sha256 = model, image_size, weights_sha256
         self.names: dict[int, str] = dict(model.names)
         self._classes = _class_numbers(config, self.names)
         facts = [weights_sha256, image_size, config.confidence, self._classes]
@@ -179,7 +180,7 @@ def build_network(network: str | dict[str, Any], names: Sequence[str]) -> Any:
     with process_unchanged():
         from ultralytics.nn.tasks import DetectionModel
 
-        model = DetectionModel(network, ch=3, nc=len(names), verbose=False)
+        model: Any = DetectionModel(network, ch=3, nc=len(names), verbose=False)
     model.names = dict(enumerate(names))
     model.task = "detect"
     return model.eval()

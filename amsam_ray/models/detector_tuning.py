@@ -89,7 +89,14 @@ def tune_detector(
         raise InputError(problems)
     start = load_detector(config.model_copy(update={"classes": None}), device, state_dir=state_dir)
     assert start is not None
-    facts = [_VERSION, start.fingerprint, config.finetune_epochs, seed, sorted(shot.key for shot in shots)]
+    facts = [
+        _VERSION,
+        start.weights_sha256,
+        start.image_size,
+        config.finetune_epochs,
+        seed,
+        sorted(shot.key for shot in shots),
+    ]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     path = cache_dir / f"detector-{key[:32]}.safetensors"
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -111,7 +118,7 @@ def _fresh_head(start: Any, device: torch.device) -> Any:
     generator_state = torch.get_rng_state()
     torch.manual_seed(0)  # of the head's layers where the number of classes differs
     try:
-        model = build_network({k: v for k, v in start.yaml.items() if k != "nc"}, ["object"])
+        model = build_network(dict(start.yaml), ["object"])
     finally:
         torch.set_rng_state(generator_state)
     ours = model.state_dict()

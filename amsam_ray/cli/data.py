@@ -1,0 +1,297 @@
+"""``amsam-ray data``: what datasets are known, whether one is sound, what it looks like, and getting it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from amsam_ray.data.config import DatasetConfig
+from amsam_ray.data.definition import (
+    DATA_ROOT_VARIABLE,
+    check_options,
+    definitions,
+    get_definition,
+    open_tree,
+    resolve_root,
+)
+from amsam_ray.data.layout import scan
+from amsam_ray.data.schema import DatasetDefinition
+from amsam_ray.errors import AmsamError, InputError, Problem
+
+if TYPE_CHECKING:
+    from amsam_ray.data.check import Report
+
+_LISTED = 25
+_COLOURS = {"fault": "red", "converted": "yellow", "note": "dim"}
+
+FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+ROOT = click.option("--root", help=f"The dataset's folder or s3://bucket/prefix; default ${DATA_ROOT_VARIABLE}/NAME.")
+OPTION = click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the dataset.")
+MIRROR = click.option(
+    "--mirror", type=click.Path(path_type=Path), help="Where this node keeps copies of datasets in buckets."
+)
+
+
+@click.group()
+def data() -> None:
+    """List, check, show and fetch datasets."""
+
+
+def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> DatasetConfig:
+    """A dataset's configuration from command-line words; the values of options are read as YAML.
+
+    Raises:
+        InputError: a pair is not KEY=VALUE, or the name gives no usable label.
+    """
+    problems, options = [], {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        try:
+            options[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            sign = ""
+        if not sign:
+            problems.append(Problem(f"--option {pair}", "is not of the form KEY=VALUE"))
+    if problems:
+        raise InputError(problems)
+    return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
+
+
+def mirror_dir(given: Path | None) -> Path:
+    """The folder for mirrors of buckets: as given, or ``amsam_ray/mirrors`` in the user's cache folder."""
+    if given is not None:
+        return given
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "mirrors"
+
+
+@data.command("list")
+@FORMAT
+@click.option("--data-root", help=f"Where datasets lie under their names; default ${DATA_ROOT_VARIABLE}.")
+def list_data(form: str, data_root: str | None) -> None:
+    """Print every known dataset: where to get it, and what of it is found under the data root."""
+    base = data_root or os.environ.get(DATA_ROOT_VARIABLE)
+    entries = [_entry(definition, base) for definition in definitions().values()]
+    if form == "json":
+        click.echo(json.dumps(entries, indent=2))
+        return
+    table = Table(title=f"datasets; data root: {base or f'none (set {DATA_ROOT_VARIABLE})'}", show_lines=True)
+    for column in ("name", "what", "train/test", "primary metric", "found", "how to get it"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        counts = "yours" if entry["expected"] is None else "{train}/{test}".format(**entry["expected"])
+        what = f"{entry['title']}: {entry['task']}"
+        table.add_row(entry["name"], what, counts, entry["primary_metric"], entry["found"], entry["obtain"])
+    Console(width=_width()).print(table)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; wide enough for whole lines where the output goes to a file or a pipe."""
+    return None if Console().is_terminal else 160
+
+
+def _entry(definition: DatasetDefinition, base: str | None) -> dict[str, Any]:
+    entry = definition.model_dump(
+        include={"name", "title", "task", "primary_metric", "metrics", "citation", "obtain", "homepage", "licence"}
+    )
+    entry["expected"] = definition.expected.model_dump() if definition.expected else None
+    entry["fetch"] = [archive.url for archive in definition.fetch]
+    entry["options"] = {name: rule.about for name, rule in definition.options.items()}
+    entry["found"] = _found(definition, base)
+    return entry
+
+
+def _found(definition: DatasetDefinition, base: str | None) -> str:
+    if definition.source == "procedural":
+        return "always"
+    if base is None:
+        return "-"
+    root = f"{base.rstrip('/')}/{definition.name}"
+    try:
+        tree = open_tree(root)
+    except InputError:
+        return f"not at {root}"
+    options, _ = check_options(definition, {})
+    found = scan(tree, definition, options)
+    return f"{len(found.train)}/{len(found.test)} at {root}"
+
+
+@data.command("check")
+@click.argument("name")
+@ROOT
+@OPTION
+@MIRROR
+@FORMAT
+@click.option("--all", "everything", is_flag=True, help="List every finding, not the first of each kind.")
+@click.pass_context
+def check_data(
+    context: click.Context,
+    name: str,
+    root: str | None,
+    pairs: tuple[str, ...],
+    mirror: Path | None,
+    form: str,
+    everything: bool,
+) -> None:
+    """Read all of dataset NAME and list everything that is amiss.
+
+    Exit status 0: sound; 1: faults; 2: the dataset cannot be looked at.
+    """
+    from rich.progress import Progress
+
+    from amsam_ray.data.check import check_dataset
+
+    config = _rooted(dataset_config(name, root, pairs))
+    with Progress(console=Console(stderr=True), transient=True, disable=form == "json") as bar:
+        task = bar.add_task("reading images", total=None)
+        report = check_dataset(
+            config,
+            mirror_dir=mirror_dir(mirror),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if form == "json":
+        click.echo(json.dumps(_report_json(report), indent=2))
+    else:
+        _print_report(report, None if everything else _LISTED)
+    context.exit(1 if report.faults else 0)
+
+
+def _rooted(config: DatasetConfig) -> DatasetConfig:
+    """The configuration with its root filled in from the environment. Raises InputError if there is none."""
+    definition = get_definition(config.name)
+    if definition.source == "procedural":
+        return config
+    root = resolve_root(config)
+    if root is None:
+        what = f"has no root; give --root, or set {DATA_ROOT_VARIABLE}. To get the files: {definition.obtain}"
+        raise InputError(Problem(config.name, what))
+    return config.model_copy(update={"root": root})
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "root": report.root,
+        "train": report.train,
+        "test": report.test,
+        "expected": report.expected.model_dump() if report.expected else None,
+        "sizes": [list(size) for size in report.sizes],
+        "object_share": list(report.object_share),
+        "faults": len(report.faults),
+        "findings": [asdict(finding) for finding in report.findings],
+    }
+
+
+def _print_report(report: Report, limit: int | None) -> None:
+    console = Console(width=_width())
+    summary = Table(title=f"{report.name} {report.root}".strip(), show_header=False)
+    expected = f" (published {report.expected.train}, {report.expected.test})" if report.expected else ""
+    summary.add_row("usable images", f"{report.train} train, {report.test} test{expected}")
+    if report.sizes:
+        small, middle, large = (f"{width}x{height}" for width, height in report.sizes)
+        summary.add_row("photographs", f"{small} to {large}, median {middle}")
+    if report.object_share:
+        low, median, high = report.object_share
+        summary.add_row("object share", f"{low:.1%} to {high:.1%}, median {median:.1%}")
+    by_severity = {s: sum(f.severity == s for f in report.findings) for s in _COLOURS}
+    words = {"fault": "faults", "converted": "read by a rule", "note": "notes"}
+    summary.add_row("findings", ", ".join(f"{count} {words[s]}" for s, count in by_severity.items()))
+    console.print(summary)
+    if not report.findings:
+        return
+    table = Table(show_lines=False)
+    for column in ("severity", "kind", "file", "what"):
+        table.add_column(column, overflow="fold")
+    for severity, kind, group in report.grouped():
+        for finding in group[:limit]:
+            table.add_row(f"[{_COLOURS[severity]}]{severity}", kind, finding.where, finding.what)
+        if limit is not None and len(group) > limit:
+            table.add_row(severity, kind, f"... and {len(group) - limit} more", "(--all lists them)")
+    console.print(table)
+
+
+@data.command("show")
+@click.argument("name")
+@ROOT
+@OPTION
+@MIRROR
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write; default NAME.png.")
+@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
+@click.option("--images", "count", type=click.IntRange(1, 400), default=24, show_default=True)
+@click.option("--detector", default="nano", show_default=True, help="Weights whose boxes are drawn, or none.")
+@click.option("--confidence", type=click.FloatRange(0, 1), default=0.25, show_default=True)
+@click.option("--trust", is_flag=True, help="Load a .pt detector of unknown origin, which can run code.")
+def show_data(
+    name: str,
+    root: str | None,
+    pairs: tuple[str, ...],
+    mirror: Path | None,
+    out: Path | None,
+    split: str,
+    count: int,
+    detector: str,
+    confidence: float,
+    trust: bool,
+) -> None:
+    """Write a contact sheet of dataset NAME: images, mask outlines (green), detector boxes (red)."""
+    from amsam_ray.data.contact_sheet import Cell, contact_sheet, spread
+    from amsam_ray.data.dataset import open_dataset
+    from amsam_ray.data.images import ImageError
+    from amsam_ray.data.splits import natural_key
+    from amsam_ray.models.config import DetectorConfig
+    from amsam_ray.models.detector import load_detector
+
+    config = _rooted(dataset_config(name, root, pairs))
+    eyes = load_detector(DetectorConfig(weights=detector, confidence=confidence, trust=trust))
+    dataset = open_dataset(config, split="all", mirror_dir=mirror_dir(mirror))
+    names = sorted(dataset.train if split == "train" else dataset.test, key=natural_key)
+    chosen = spread(names, count)
+    cells, found = [], 0
+    for one in chosen:
+        try:
+            image, mask = dataset.image(one), dataset.mask(one)
+        except ImageError as error:
+            click.echo(f"left out: {error}", err=True)
+            continue
+        hit = eyes.detect([image])[0] if eyes else None
+        found += hit is not None
+        cells.append(Cell(one, image, mask, hit.box if hit else None, hit.confidence if hit else None))
+    if not cells:
+        raise AmsamError(f"none of the {split} images can be read; see `amsam-ray data check {name}`")
+    legend = f"{config.label}, {split}: {len(cells)} of {len(names)} images"
+    if eyes:
+        legend += f"; boxes by {Path(detector).name} on {found} of {len(cells)}"
+    out = out or Path(f"{config.label}.png")
+    contact_sheet(cells, legend=legend).save(out)
+    click.echo(f"{out}: {legend}")
+
+
+@data.command("fetch")
+@click.argument("name")
+@click.option("--root", help=f"Folder to fill; default ${DATA_ROOT_VARIABLE}/NAME.")
+def fetch_data(name: str, root: str | None) -> None:
+    """Download dataset NAME where its publisher offers a plain URL."""
+    from amsam_ray.data.fetch import fetch_dataset
+
+    definition = get_definition(name)
+    target = root or resolve_root(DatasetConfig.model_validate({"name": name}))
+    if target is None or target.startswith("s3://"):
+        raise InputError(Problem(name, f"needs a local folder; give --root, or set {DATA_ROOT_VARIABLE}"))
+    found = fetch_dataset(definition, Path(target).expanduser(), say=click.echo)
+    click.echo(f"{target}: {len(found.train)} train and {len(found.test)} test images")
+    if definition.expected and (len(found.train), len(found.test)) != (
+        definition.expected.train,
+        definition.expected.test,
+    ):
+        raise AmsamError(
+            f"{definition.expected.train} and {definition.expected.test} are published; "
+            f"see `amsam-ray data check {name} --root {target}`"
+        )

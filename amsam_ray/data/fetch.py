@@ -1,0 +1,105 @@
+"""Downloading a dataset where its publisher offers a plain URL."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from amsam_ray.data.definition import check_options
+from amsam_ray.data.layout import Scan, scan
+from amsam_ray.data.schema import Archive, DatasetDefinition, unsafe_path
+from amsam_ray.data.tree import LocalTree
+from amsam_ray.errors import AmsamError, InputError, Problem
+
+
+def fetch_dataset(
+    definition: DatasetDefinition, target: Path, *, say: Callable[[str], None] = lambda text: None
+) -> Scan:
+    """Download and unpack a dataset.
+
+    Nothing is downloaded if ``target`` holds the dataset already. Archives are kept until they are unpacked, so an
+    interrupted run goes on where it was.
+
+    Args:
+        definition: with at least one archive in ``fetch``.
+        target: folder to fill; becomes the data root.
+        say: told each step in a sentence.
+
+    Returns:
+        What then lies in ``target``.
+
+    Raises:
+        InputError: the publisher offers no plain URL; the message says how to get the files.
+        AmsamError: a download fails, has another SHA-256 than stated, is no zip archive or holds unsafe paths, or the
+            dataset is not found in what was unpacked.
+    """
+    if not definition.fetch:
+        what = f"{definition.title} has no plain URL; {definition.obtain} ({definition.homepage or 'no page'})"
+        raise InputError(Problem(definition.name, what))
+    found = _look(definition, target)
+    if found.train and found.test:
+        say(f"{target} holds {definition.title} already")
+        return found
+    downloads = target / ".downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    for archive in definition.fetch:
+        say(f"downloading {archive.url}")
+        path = _download(archive, downloads)
+        say(f"unpacking {path.name}")
+        unpack(path, target, archive.strip)
+        path.unlink()
+    shutil.rmtree(downloads)
+    found = _look(definition, target)
+    if not (found.train and found.test):
+        faults = "; ".join(f"{f.where}: {f.what}" for f in found.findings if f.severity == "fault")
+        raise AmsamError(f"{target} was filled, but {definition.title} is not found in it: {faults}")
+    return found
+
+
+def unpack(path: Path, target: Path, strip: int = 0) -> None:
+    """Unpack a zip archive below ``target``, the first ``strip`` folders of its paths dropped.
+
+    Raises:
+        AmsamError: no zip archive, damaged, or a path in it would leave ``target``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                parts = PurePosixPath(member.filename).parts
+                if member.is_dir() or len(parts) <= strip or parts[0] == "__MACOSX":
+                    continue
+                inside = str(PurePosixPath(*parts[strip:]))
+                if reason := unsafe_path(inside) or unsafe_path(member.filename):
+                    raise AmsamError(f"{path.name} is refused: {reason}")
+                destination = target / inside
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                part = destination.with_name(f".{destination.name}.part")
+                with archive.open(member) as source, part.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                part.replace(destination)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        path.unlink(missing_ok=True)
+        raise AmsamError(f"{path.name} is not a usable zip archive ({error}); run again to download it anew") from None
+    except OSError as error:
+        raise AmsamError(f"{target} cannot be written: {error.strerror}") from None
+
+
+def _look(definition: DatasetDefinition, target: Path) -> Scan:
+    options, _ = check_options(definition, {})
+    return scan(LocalTree(target), definition, options)
+
+
+def _download(archive: Archive, folder: Path) -> Path:
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.WARNING)  # it would print its own lines between ours
+    known = f"sha256:{archive.sha256}" if archive.sha256 else None
+    try:
+        path = pooch.retrieve(archive.url, known, fname=archive.url.rsplit("/", 1)[1], path=folder)
+    except (requests.RequestException, OSError, ValueError) as error:
+        raise AmsamError(f"{archive.url} cannot be downloaded: {error}") from None
+    return Path(path)
