@@ -10,6 +10,7 @@ Suffixes: B batch, C channels c, N mask outputs n, H and W the decoder's output 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -32,6 +33,10 @@ class MaskCalibration(nn.Module):
         mode: one of the above.
         alpha: weight of the original masks, in [0, 1].
         channels: c.
+
+    Attributes:
+        over_workers: applied to the mean over the batch; a data-parallel run puts the mean over its workers here,
+            so that ``batch`` mixes the joint batch.
     """
 
     def __init__(self, mode: Literal["off", "batch", "sample", "learned"], alpha: float, channels: int):
@@ -39,6 +44,7 @@ class MaskCalibration(nn.Module):
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], not {alpha}")
         self.mode, self.alpha, self.channels = mode, alpha, channels
+        self.over_workers: Callable[[Tensor], Tensor] = _one_worker
         if mode == "learned":
             self.weight = nn.Parameter(torch.full((channels,), 1 / channels))
 
@@ -59,6 +65,10 @@ class MaskCalibration(nn.Module):
             if self.mode == "sample":
                 masks = masks * self.channel_factor()
             elif self.mode == "batch":
-                new = masks.mean(dim=0, keepdim=True) / self.channels
+                new = self.over_workers(masks.mean(dim=0, keepdim=True)) / self.channels
                 masks = self.alpha * masks + (1 - self.alpha) * new
         return masks.unflatten(2, upscaled_BCHW.shape[-2:])
+
+
+def _one_worker(mean: Tensor) -> Tensor:
+    return mean
