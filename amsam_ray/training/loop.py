@@ -56,10 +56,12 @@ class Trainer:
     def __init__(self, model: AdaptedSam, pictures: PreparedSet, roles: Roles, train: TrainConfig, seed: int):
         self._model, self._pictures, self._train = model.eval(), pictures, train
         self._params: MethodParams = model.params
+        model.calibration.over_workers = parallel.mean
         parameters = dict(model.named_parameters())
         self._lower = FlatParams({name: parameters[name] for name in model.lower})
         self._upper = FlatParams({name: parameters[name] for name in model.upper})
-        self.weights, self.prompt = self._lower.flatten(parameters), self._upper.flatten(parameters)
+        self.weights = self._lower.flatten(parameters)
+        self.prompt = self._upper.flatten(parameters) if model.upper else self.weights.new_zeros(0)
         self._optimiser = AdamW(weight_decay=self._params.weight_decay)
         self._weights_state = self._optimiser.start(self.weights)
         self._prompt_state = self._optimiser.start(self.prompt)

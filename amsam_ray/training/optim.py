@@ -21,7 +21,8 @@ class FlatParams:
     """The bijection between named tensors and one vector.
 
     Args:
-        named: the tensors that give names, order and shapes; all of one dtype and device.
+        named: the tensors that give names, order and shapes; all of one dtype and device. None at all stand for
+            a level that trains nothing, an empty vector.
     """
 
     def __init__(self, named: Mapping[str, Tensor]):
