@@ -1,0 +1,158 @@
+"""A lane's mailbox: the one place where the lane, its training workers and the sweep's driver meet.
+
+Calls go one way only (everybody calls the mailbox, the mailbox calls nobody), so none of the three can block another,
+and each may die at any moment without leaving a lock behind. Trials are numbered by ``ticket``; a message that carries
+an old ticket, say from a worker that was given up for dead, is ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from amsam_ray.search.assignment import Assignment, Outcome
+
+Decision = Literal["go", "stop", "abandon"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a lane's workers report.
+
+    Attributes:
+        kind: ``rung``: an epoch that the ladder decides on was reached; ``end``: the trial is over.
+        ticket: which trial of this lane.
+        epoch, score: of a rung; the score is the best so far.
+        outcome: of an end.
+    """
+
+    kind: Literal["rung", "end"]
+    ticket: int
+    epoch: int = 0
+    score: float = float("nan")
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """Answer to a lane that waits: an event if there is one, and how its workers are.
+
+    Attributes:
+        event: the next event of the lane's present trial.
+        ready: whether all workers have come up.
+        silent_s: seconds since the last sign of life from the workers (or since the trial was posted).
+    """
+
+    event: Event | None
+    ready: bool
+    silent_s: float
+
+
+class Mailbox:
+    """An asyncio Ray actor; every method returns at once or waits without blocking the others.
+
+    Args:
+        workers: how many training workers serve this lane.
+    """
+
+    def __init__(self, workers: int):
+        self._workers = workers
+        self._present: set[int] = set()
+        self._changed = asyncio.Condition()
+        self._ticket = 0
+        self._assignment: Assignment | None = None
+        self._closed = False
+        self._events: list[Event] = []
+        self._decisions: dict[tuple[int, int], Decision] = {}
+        self._last_sign = time.monotonic()
+
+    # The lane's side.
+
+    async def post(self, assignment: Assignment) -> int:
+        """Hand out the next trial; returns its ticket."""
+        async with self._changed:
+            self._ticket += 1
+            self._assignment = assignment
+            self._events.clear()
+            self._decisions.clear()
+            self._last_sign = time.monotonic()
+            self._changed.notify_all()
+            return self._ticket
+
+    async def news(self, ticket: int, timeout_s: float) -> News:
+        """Wait up to ``timeout_s`` for an event of the trial ``ticket``."""
+        await self._until(lambda: bool(self._events) or self._ticket != ticket, timeout_s)
+        event = self._events.pop(0) if self._events and self._ticket == ticket else None
+        return News(event, len(self._present) == self._workers, time.monotonic() - self._last_sign)
+
+    async def close(self) -> None:
+        """Tell the workers to go home; a trial that runs is stopped at its next epoch."""
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # The driver's side.
+
+    async def decide(self, ticket: int, epoch: int, stop: bool) -> None:
+        """The ladder's answer to a rung."""
+        async with self._changed:
+            self._decisions[ticket, epoch] = "stop" if stop else "go"
+            self._changed.notify_all()
+
+    # The workers' side.
+
+    async def arrive(self, rank: int) -> None:
+        """A worker is up, with all that it needs imported."""
+        async with self._changed:
+            self._present.add(rank)
+            self._last_sign = time.monotonic()
+            self._changed.notify_all()
+
+    async def take(self, after: int) -> tuple[int, Assignment] | None:
+        """Wait for a trial with a ticket above ``after``; None: the lane closes.
+
+        Every worker of a lane asks for itself, so a lane that idles holds no collective operation open.
+        """
+        await self._until(lambda: self._closed or self._ticket > after)
+        if self._closed or self._assignment is None:
+            return None
+        return self._ticket, self._assignment
+
+    async def beat(self, ticket: int) -> bool:
+        """A sign of life; answers False where the trial is to be abandoned: the lane closes or has moved on."""
+        self._last_sign = time.monotonic()
+        return not self._closed and ticket == self._ticket
+
+    async def rung(self, ticket: int, epoch: int, score: float) -> None:
+        """The trial has reached a rung."""
+        await self._put(Event("rung", ticket, epoch=epoch, score=score))
+
+    async def decision(self, ticket: int, epoch: int) -> Decision:
+        """Wait for the ladder's answer to a rung; ``abandon``: the lane closes, nobody waits for this trial."""
+        await self._until(lambda: self._closed or ticket != self._ticket or (ticket, epoch) in self._decisions)
+        self._last_sign = time.monotonic()
+        return self._decisions.get((ticket, epoch), "abandon")
+
+    async def end(self, ticket: int, outcome: Outcome) -> None:
+        """The trial is over."""
+        await self._put(Event("end", ticket, outcome=outcome))
+
+    async def _put(self, event: Event) -> None:
+        async with self._changed:
+            self._last_sign = time.monotonic()
+            if event.ticket == self._ticket:
+                self._events.append(event)
+                self._changed.notify_all()
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> None:
+        async def wait() -> Any:
+            async with self._changed:
+                return await self._changed.wait_for(condition)
+
+        try:
+            await asyncio.wait_for(wait(), timeout_s)
+        except TimeoutError:
+            return
