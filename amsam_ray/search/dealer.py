@@ -1,0 +1,66 @@
+"""Deals trials to lanes: fairly over cells, again where a lane died, and until nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.progress import CellProgress
+
+GiveUp = Callable[[Assignment, Outcome], Outcome]
+
+
+class Dealer:
+    """Round robin over unfinished cells; knows nothing of Ray.
+
+    Args:
+        cells: in the order in which they are dealt to, shots ascending.
+        retries: how often a trial is tried again after its lane died or it raised.
+        give_up: records a trial as failed and returns what is recorded.
+    """
+
+    def __init__(self, cells: Sequence[CellProgress], retries: int, give_up: GiveUp):
+        self.cells = list(cells)
+        self._by_id = {progress.cell.id: progress for progress in self.cells}
+        self._retries = retries
+        self._give_up = give_up
+        self._turn = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell has all its records."""
+        return all(cell.finished for cell in self.cells)
+
+    @property
+    def running(self) -> int:
+        """Trials that are in a lane."""
+        return sum(len(cell.running) for cell in self.cells)
+
+    def cell(self, cell_id: str) -> CellProgress:
+        """The progress of one cell."""
+        return self._by_id[cell_id]
+
+    def next_assignment(self) -> Assignment | None:
+        """A trial of the next cell in turn that has one to give; None: nothing now."""
+        for step in range(len(self.cells)):
+            index = (self._turn + step) % len(self.cells)
+            assignment = self.cells[index].next_assignment()
+            if assignment is not None:
+                self._turn = index + 1
+                return assignment
+        return None
+
+    def settle(self, assignment: Assignment, outcome: Outcome) -> Outcome | None:
+        """Take in how an attempt ended; returns the recorded outcome, None if the trial will be tried again."""
+        progress = self._by_id[assignment.cell]
+        if outcome.status == "error":
+            spent = outcome.blame in ("trial", "lane")
+            if not spent or assignment.attempt <= self._retries:
+                progress.put_back(assignment, attempt=assignment.attempt + spent)
+                return None
+            tries = f" ({assignment.attempt} attempts)" if assignment.attempt > 1 else ""
+            reason = f"{outcome.reason or 'unknown reason'}{tries}"
+            outcome = self._give_up(assignment, replace(outcome, status="failed", reason=reason))
+        progress.settle(assignment, outcome)
+        return outcome
