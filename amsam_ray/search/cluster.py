@@ -1,0 +1,94 @@
+"""Ray, on this machine or on a cluster: started or joined, and left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from amsam_ray.errors import AmsamError
+
+# Read by Ray when it is imported, by its workers, or by Tune when it starts.
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Lanes have no placement group of the trial's size, so Tune's guess of how many trials may wait is of no use: with
+    # a search algorithm it is one, which starts lanes one after the other (ray-project/ray pull 63770).
+    "TUNE_MAX_PENDING_TRIALS_PG": "4096",
+    # Curves and records are ours; Tune's snapshots are not used to continue a sweep.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "15",
+    "TUNE_WARN_THRESHOLD_S": "5",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # How soon a dead training worker is noticed.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Each of these is a process or a thread per lane that watches what the lane watches itself.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+
+_OBJECT_STORE_BYTES = 256 << 20  # nothing large goes through it
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads from the environment; call before the first import of ray. What the user set stays."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
+    """A connection to Ray, and a throw-away folder for what it writes.
+
+    Args:
+        address: of a running cluster; None starts one on this machine that ends with this process.
+        cpus: how many CPU cores a cluster on this machine is to offer; None: as many as there are.
+
+    Raises:
+        AmsamError: there is no cluster at ``address``.
+    """
+    prepare_environment()
+    import ray
+
+    # Sockets lie in Ray's folder and the kernel allows 107 characters for their paths.
+    base = "/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir()  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="amsam-", dir=base))
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=None if cpus is None else int(cpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                _node_ip_address="127.0.0.1",
+            )
+        else:
+            _join(address)
+        yield folder
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise AmsamError(
+            f"There is no Ray cluster at {address} ({first}) Start one with `ray up` or `ray start --head`, "
+            "or leave --address out to run on this machine."
+        ) from error

@@ -1,0 +1,109 @@
+"""The dealer, as Tune's search algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import ray
+from ray.tune.search import Searcher
+
+from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.dealer import Dealer
+from amsam_ray.search.lane import LaneError, LaneSettings
+from amsam_ray.search.unsaved import NotSaved
+
+
+class Watcher(Protocol):
+    """Is told of every trial that begins, is put back or is recorded."""
+
+    def began(self, assignment: Assignment) -> None:
+        """A lane got this trial."""
+
+    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
+        """An attempt ended; ``recorded`` is None where the trial will be tried again."""
+
+
+class CellSearcher(NotSaved, Searcher):
+    """Deals trials to as many lanes as there is room for, and takes in what came of them.
+
+    Tune's own retries are off: a Tune trial is one attempt, so that retries are counted in one place and a trial may
+    go on in another lane.
+
+    Args:
+        dealer: which trial is next.
+        settings: how a lane is built.
+        lanes: how many lanes there may be now.
+        may_start: whether another trial may begin (budgets, an interrupt).
+        error_of: what ended a Tune trial that failed.
+        watchers: told of all that happens.
+    """
+
+    def __init__(
+        self,
+        dealer: Dealer,
+        settings: LaneSettings,
+        *,
+        lanes: Callable[[], int],
+        may_start: Callable[[], bool],
+        error_of: Callable[[str], BaseException | None],
+        watchers: Sequence[Watcher],
+    ):
+        super().__init__()
+        self._dealer = dealer
+        self._settings = settings
+        self._lanes = lanes
+        self._may_start = may_start
+        self._error_of = error_of
+        self._watchers = list(watchers)
+        self._running: dict[str, Assignment] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        if not self._may_start():
+            return None if self._running else Searcher.FINISHED
+        if len(self._running) >= self._lanes():
+            return None
+        assignment = self._dealer.next_assignment()
+        if assignment is None:
+            return Searcher.FINISHED if self._dealer.finished else None
+        self._running[trial_id] = assignment
+        for watcher in self._watchers:
+            watcher.began(assignment)
+        return {"assignment": assignment, "lane": self._settings}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Rungs are the scheduler's business."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        assignment = self._running.pop(trial_id, None)
+        if assignment is None:
+            return
+        outcome = (result or {}).get("outcome")
+        if outcome is None:
+            outcome = _from_error(assignment, self._error_of(trial_id))
+        recorded = self._dealer.settle(assignment, outcome)
+        for watcher in self._watchers:
+            watcher.ended(assignment, outcome, recorded)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Save nothing."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+
+def _from_error(assignment: Assignment, error: BaseException | None) -> Outcome:
+    reason, blame = "the lane died", "lane"
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, LaneError):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(cause, LaneError):
+        reason, blame = cause.reason, cause.blame
+    elif isinstance(error, ray.exceptions.RayActorError):
+        reason = "the lane's process or node died"
+    elif error is not None:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return Outcome(assignment.trial_id, "error", reason=reason, blame=blame)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""One Ray Tune run over all cells of a sweep. Import only after ``cluster.prepare_environment``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.capacity import Capacity
+from amsam_ray.search.dealer import Dealer
+from amsam_ray.search.gate import Gate
+from amsam_ray.search.ladders import CellLadders, Ladder
+from amsam_ray.search.lane import Lane, LaneSettings
+from amsam_ray.search.searcher import CellSearcher, Watcher
+from amsam_ray.search.unsaved import NotSaved
+
+# A lane that comes up imports torch and more; on a busy machine with many lanes that takes its time.
+_START_TIMEOUT_S = 300.0
+_NAME = "lanes"
+
+
+class _GateStopper(NotSaved, tune.Stopper):
+    """Lets the gate end a Tune run."""
+
+    def __init__(self, gate: Gate):
+        self._gate = gate
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._gate.stop_now
+
+
+class LaneWatch:
+    """Ends a sweep whose lanes do not come up, and backs off where others use the cluster.
+
+    Args:
+        gate: closed when lanes fail to start again and again.
+        capacity: told when there was no room.
+        dealer: knows how many trials are in lanes.
+    """
+
+    def __init__(self, gate: Gate, capacity: Capacity, dealer: Dealer):
+        self._gate, self._capacity, self._dealer = gate, capacity, dealer
+        self._failed_starts = 0
+
+    def began(self, assignment: Assignment) -> None:
+        """Nothing to note."""
+
+    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
+        """Look at why an attempt came to nothing."""
+        if attempt.status == "error" and attempt.blame == "room":
+            self._capacity.no_room(self._dealer.running)
+        if attempt.status == "error" and attempt.blame == "start":
+            self._failed_starts += 1
+            if self._failed_starts > 2 + self._capacity.wanted:
+                self._gate.fail(f"lanes do not start: {attempt.reason}")
+        else:
+            self._failed_starts = 0
+
+
+def tune_cells(
+    dealer: Dealer,
+    *,
+    ladders: dict[str, Ladder],
+    gate: Gate,
+    capacity: Capacity,
+    settings: LaneSettings,
+    watchers: Sequence[Watcher],
+    folder: Path,
+) -> None:
+    """Run until every cell has all its records or the gate closes.
+
+    Args:
+        dealer: gives out the trials.
+        ladders: by cell id.
+        gate: closed by budgets, interrupts and faults.
+        capacity: how many lanes there may be.
+        settings: how a lane is built.
+        watchers: told of every trial.
+        folder: throw-away; Tune's own notes go there.
+    """
+    scheduler = CellLadders(ladders)
+    searcher = CellSearcher(
+        dealer,
+        settings,
+        lanes=capacity.lanes,
+        may_start=gate.may_start,
+        error_of=scheduler.error_of,
+        watchers=[gate, LaneWatch(gate, capacity, dealer), *watchers],
+    )
+    # One byte of memory: a lane itself takes nothing to speak of. Its workers take the resources, through the placement
+    # group of its Train run.
+    trainable = tune.with_resources(Lane, tune.PlacementGroupFactory([{"memory": 1}]))
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=_short_name,
+            trial_dirname_creator=_short_name,
+        ),
+        run_config=tune.RunConfig(
+            name=_NAME,
+            storage_path=str(folder / "tune"),
+            stop=_GateStopper(gate),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+        ),
+    ).fit()
+
+
+def lane_settings(capacity: Capacity, worker: Any, *, timeout_s: float, folder: Path) -> LaneSettings:
+    """How the lanes of a sweep are built.
+
+    Args:
+        capacity: knows their size.
+        worker: WorkerSettings.
+        timeout_s: without a sign of life from a trial.
+        folder: throw-away.
+    """
+    size = capacity.size
+    return LaneSettings(
+        worker=worker,
+        workers=size.workers,
+        cpus=size.cpus,
+        gpus=size.gpus,
+        timeout_s=timeout_s,
+        start_timeout_s=_START_TIMEOUT_S,
+        run_dir=folder,
+    )
+
+
+def _short_name(trial: Any) -> str:
+    return str(trial.trial_id)
