@@ -78,7 +78,7 @@ class Cell:
                 augment=space.train.augment,
             ),
             seed=seed,
-            role=role,  # type: ignore[arg-type]  # pydantic checks the word
+            role=role,
             metric=self.metric,
             maximise=self.maximise,
         )

@@ -1,0 +1,170 @@
+"""One driver per sweep: a lease in the sweep's folder, renewed while the driver lives."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from amsam_ray.errors import InputError, Problem
+from amsam_ray.results.storage import ConflictError, NotFoundError, Storage, StorageError
+
+RENEW_EVERY_S = 5.0
+STALE_AFTER_S = 60.0
+
+
+def lease_key(sweep: str) -> str:
+    """Where the lease of a sweep is stored."""
+    return f"sweeps/{sweep}/lease.json"
+
+
+class Lease:
+    """Held from ``take`` to ``release``; a thread renews it and sends along how the sweep is doing.
+
+    A lease that was not renewed for ``STALE_AFTER_S`` seconds is anybody's; so is, at once, one whose process is gone
+    from this very machine, which is what a killed driver leaves behind.
+
+    Args:
+        storage: where the results are.
+        sweep: the sweep's id.
+        status: what to tell whoever asks for the sweep's status; called at every renewal.
+        on_loss: called once if another driver took the lease over, for instance after this machine slept.
+    """
+
+    def __init__(
+        self, storage: Storage, sweep: str, status: Callable[[], dict[str, Any]], on_loss: Callable[[str], None]
+    ):
+        self._storage = storage
+        self._key = lease_key(sweep)
+        self._status = status
+        self._on_loss = on_loss
+        self._version: str | None = None
+        self._started = time.time()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew_forever, name="amsam-lease", daemon=True)
+
+    def take(self) -> None:
+        """Take the lease. Raises InputError, naming holder and age, if another driver holds it."""
+        try:
+            data, self._version = self._storage.get_versioned(self._key)
+        except NotFoundError:
+            data, self._version = None, None
+        held = _parsed(data)
+        if held and not stale(held):
+            raise InputError(Problem(self._key, _held_by(held)))
+        try:
+            self._write()
+        except ConflictError:
+            raise InputError(Problem(self._key, "another driver took this sweep at the same moment")) from None
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lease back, so that the next driver need not wait."""
+        self._over.set()
+        self._thread.join(timeout=10)
+        with contextlib.suppress(StorageError):
+            self._write(released=True)
+
+    def _renew_forever(self) -> None:
+        while not self._over.wait(RENEW_EVERY_S):
+            try:
+                self._write()
+            except ConflictError:
+                self._lost()
+                return
+            except StorageError:
+                continue  # away for now; the lease stays ours until it is stale
+
+    def _lost(self) -> None:
+        with contextlib.suppress(StorageError):
+            held = _parsed(self._storage.get(self._key))
+            self._on_loss(f"another driver took over this sweep ({_name(held or {})})")
+            return
+        self._on_loss("another driver took over this sweep")
+
+    def _write(self, released: bool = False) -> None:
+        content = {
+            "host": platform.node(),
+            "user": _user(),
+            "pid": os.getpid(),
+            "process_started": _process_start(os.getpid()),
+            "boot": _boot_id(),
+            "started": self._started,
+            "renewed": time.time(),
+            "released": released,
+            "status": self._status(),
+        }
+        data = json.dumps(content, sort_keys=True).encode()
+        self._storage.replace(self._key, data, self._version)
+        stored, self._version = self._storage.get_versioned(self._key)
+        if stored != data:
+            raise ConflictError(f"{self._key} was taken over.")
+
+
+def read_lease(storage: Storage, sweep: str) -> dict[str, Any] | None:
+    """The lease as last written, None if there never was one."""
+    try:
+        return _parsed(storage.get(lease_key(sweep)))
+    except NotFoundError:
+        return None
+
+
+def stale(held: dict[str, Any]) -> bool:
+    """Whether nobody drives the sweep any more."""
+    if held.get("released") or time.time() - float(held.get("renewed", 0)) > STALE_AFTER_S:
+        return True
+    here = held.get("host") == platform.node() and held.get("boot") == _boot_id()
+    return here and _process_start(int(held.get("pid", 0))) != held.get("process_started")
+
+
+def _held_by(held: dict[str, Any]) -> str:
+    age = time.time() - float(held["renewed"])
+    return (
+        f"this sweep is being driven by {_name(held)} (sign of life {age:.0f} s ago); wait for it, stop it, "
+        f"or, if it is gone, try again in {max(1.0, STALE_AFTER_S - age):.0f} s"
+    )
+
+
+def _name(held: dict[str, Any]) -> str:
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(held.get("started", 0))))
+    return f"{held.get('user', '?')}@{held.get('host', '?')}, process {held.get('pid', '?')}, since {started}"
+
+
+def _parsed(data: bytes | None) -> dict[str, Any] | None:
+    try:
+        content = json.loads(data) if data else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process of this machine started, in clock ticks since boot: pids are used again, this is not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    # State is the first field behind the name; the start time is the 20th. A zombie drives nothing.
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,223 @@
+"""A sweep from its space file to its leaderboard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+
+from amsam_ray.data.definition import check_dataset_config
+from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.results.leaderboard import update_leaderboards
+from amsam_ray.results.spool import Spool
+from amsam_ray.results.storage import Storage, check_storage, open_storage
+from amsam_ray.search.board import Board, Snapshot
+from amsam_ray.search.cells import make_cells
+from amsam_ray.search.cluster import connected
+from amsam_ray.search.dealer import Dealer
+from amsam_ray.search.folder import choose_folder, write_folder
+from amsam_ray.search.gate import Budget, Gate, interruptible
+from amsam_ray.search.history import read_history
+from amsam_ray.search.lease import Lease
+from amsam_ray.search.places import spool_dir
+from amsam_ray.search.progress import CellProgress, ladder_epochs
+from amsam_ray.search.recording import Recorder
+from amsam_ray.search.samplers import check_sampler
+from amsam_ray.search.scribe import Scribe
+from amsam_ray.search.space_model import SpaceFile
+
+if TYPE_CHECKING:
+    from amsam_ray.search.capacity import Capacity
+
+TRIAL_FUNCTION = "amsam_ray.training.trial:train_trial"
+# How long results that the storage would not take are offered once more when a run ends.
+_LAST_TRY_S = 20.0
+
+View = Callable[[Callable[[], Snapshot]], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How one run of a sweep goes about it.
+
+    Attributes:
+        address: of a running Ray cluster; None: this machine.
+        extend: go on with the newest sweep of this name although the space file has changed.
+        fresh: begin a new folder; deletes nothing.
+        budget: limits of this run.
+        trial_function: ``module:function`` with the signature of ``amsam_ray.training.trial.train_trial``.
+    """
+
+    address: str | None = None
+    extend: bool = False
+    fresh: bool = False
+    budget: Budget = field(default_factory=Budget)
+    trial_function: str = TRIAL_FUNCTION
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a run of a sweep ended.
+
+    Attributes:
+        sweep: its id.
+        finished: whether every cell has all its records; otherwise running it again continues.
+        why: why it ended before it was finished.
+        snapshot: the last state.
+        problems: files among the records that could not be read.
+        waiting: results that the storage has not taken yet; they are brought by the next run on this machine.
+    """
+
+    sweep: str
+    finished: bool
+    why: str | None
+    snapshot: Snapshot
+    problems: Sequence[Problem] = ()
+    waiting: Sequence[str] = ()
+
+
+def check_sweep(space: SpaceFile, storage_uri: str) -> list[Problem]:
+    """Everything that would keep a sweep from running and can be known before it starts. Leaves nothing behind."""
+    problems = [
+        problem
+        for index, dataset in enumerate(space.datasets)
+        for problem in check_dataset_config(dataset, max(space.shots), f"datasets[{index}]")
+    ]
+    seen: set[Problem] = set()
+    for cell in make_cells(space) if not problems else ():
+        seen.update(check_sampler(cell))
+    return [*problems, *sorted(seen, key=str), *check_storage(storage_uri)]
+
+
+def run_sweep(
+    space: SpaceFile, storage_uri: str, options: RunOptions | None = None, view: View | None = None
+) -> SweepOutcome:
+    """Run a sweep, or continue it: what is recorded is not run again.
+
+    Args:
+        space: what to search.
+        storage_uri: where records and leaderboards go, a folder or ``s3://bucket/prefix``.
+        options: see there.
+        view: shows progress; a context manager that is given a function which returns the present state.
+
+    Raises:
+        InputError: the space, its data or the storage will not do; nothing was started.
+        AmsamError: the sweep could not go on. What is recorded stays, and running it again continues.
+
+    Example:
+        >>> from amsam_ray.search.space_file import load_space
+        >>> run_sweep(load_space("search_spaces/demo.yaml"), "./results").finished  # doctest: +SKIP
+        True
+    """
+    options = options or RunOptions()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if problems := check_sweep(space, storage_uri):
+        raise InputError(problems)
+    run = _Run(space, open_storage(storage_uri), options)
+    return run.report() if run.complete() else run.drive(view)
+
+
+class _Run:
+    """One run of a sweep."""
+
+    def __init__(self, space: SpaceFile, storage: Storage, options: RunOptions):
+        self._space, self._storage, self._options = space, storage, options
+        self._folder = choose_folder(storage, space, extend=options.extend, fresh=options.fresh)
+        self._sweep = self._folder.sweep
+        self._cells = make_cells(space)
+        self._gate = Gate(options.budget)
+        self._problems: list[Problem] = []
+        self._waiting: list[str] = []
+        self._bring_waiting()
+        self._load()
+
+    def _bring_waiting(self) -> None:
+        """Bring what an earlier run on this machine could not: it counts as recorded."""
+        folder = spool_dir(self._storage.uri)
+        if folder.exists():
+            self._waiting = Spool(folder, self._storage).close()
+
+    def _load(self) -> None:
+        history, self._problems = (
+            read_history(self._storage, self._sweep, self._cells) if self._folder.exists else ({}, [])
+        )
+        rungs = ladder_epochs(self._space)
+        self._progress = [CellProgress(cell, rungs, history.get(cell.id, ())) for cell in self._cells]
+        self._board = Board(self._progress, lambda: self._gate.gpu_hours, lambda: self._gate.why_closed)
+
+    def complete(self) -> bool:
+        """Whether everything is recorded already."""
+        return all(cell.finished for cell in self._progress)
+
+    def drive(self, view: View | None) -> SweepOutcome:
+        """Run what is missing."""
+        with connected(self._options.address) as scratch:
+            from amsam_ray.search.capacity import Capacity
+
+            with contextlib.closing(Capacity(self._space.resources)) as capacity:
+                lease = Lease(self._storage, self._sweep, lambda: self._board.snapshot().as_dict(), self._gate.fail)
+                lease.take()
+                try:
+                    self._load()  # another driver may have recorded more until it gave the lease back
+                    write_folder(self._storage, self._folder, self._space)
+                    self._search(capacity, view, scratch)
+                    return self.report()
+                finally:
+                    lease.release()
+
+    def _search(self, capacity: Capacity, view: View | None, scratch: Path) -> None:
+        from amsam_ray.search.ladders import Ladder
+        from amsam_ray.search.tuning import lane_settings, tune_cells
+        from amsam_ray.search.worker import WorkerSettings
+
+        gpus = capacity.size.total_gpus
+        self._gate.gpus = gpus
+        self._board.lanes_now, self._board.wanted_lanes = capacity.lanes, capacity.wanted
+        worker = WorkerSettings(self._sweep, self._storage.uri, self._options.trial_function, gpus)
+        recorder = Recorder(self._storage.uri, self._sweep, gpus)
+        dealer = Dealer(self._progress, self._space.search.retries, recorder.write_failure)
+        ladders = {p.cell.id: Ladder(p.cell, p.rungs) for p in self._progress}
+        for progress in self._progress:
+            for _, outcome in sorted(progress.searched.items()):
+                ladders[progress.cell.id].remember(outcome)
+        scribe = Scribe(self._storage, self._sweep, self._progress)
+        try:
+            with interruptible(self._gate), (view or _no_view)(self._board.snapshot):
+                tune_cells(
+                    dealer,
+                    ladders=ladders,
+                    gate=self._gate,
+                    capacity=capacity,
+                    settings=lane_settings(capacity, worker, timeout_s=self._space.search.timeout_s, folder=scratch),
+                    watchers=[self._board, scribe],
+                    folder=scratch,
+                )
+        finally:
+            scribe.close()
+            self._waiting = recorder.close(_LAST_TRY_S)
+        if self._gate.fault:
+            raise AmsamError(f"{self._gate.fault}. Run the same command again to continue.")
+
+    def report(self) -> SweepOutcome:
+        """Write the leaderboards and say how it went."""
+        datasets = [dataset.label for dataset in self._space.datasets]
+        skipped = update_leaderboards(self._storage, datasets)
+        finished = self.complete()
+        return SweepOutcome(
+            sweep=self._sweep,
+            finished=finished,
+            why=None if finished else self._gate.why_closed,
+            snapshot=self._board.snapshot(),
+            problems=tuple(dict.fromkeys([*self._problems, *skipped])),
+            waiting=self._waiting,
+        )
+
+
+@contextlib.contextmanager
+def _no_view(snapshot: Callable[[], Snapshot]) -> Iterator[None]:
+    yield
