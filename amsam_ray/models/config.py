@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Arch = Literal["nano", "vit_b", "vit_l", "vit_h"]
 _NATIVE_SIZE = {"nano": 256, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
-_DEPTH = {"nano": 8, "vit_b": 12, "vit_l": 24, "vit_h": 32}
+_DEPTH = {"nano": 6, "vit_b": 12, "vit_l": 24, "vit_h": 32}
 _ENCODER_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 # Cross-attention in SAM's two-way transformer works at half of the prompt width.
 _DECODER_ATTENTION_WIDTH = {"nano": 64, "vit_b": 128, "vit_l": 128, "vit_h": 128}
