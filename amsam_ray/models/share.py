@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 from torch import nn
@@ -13,16 +12,23 @@ Module = TypeVar("Module", bound=nn.Module)
 def share(module: Module) -> Module:
     """A copy of ``module`` whose parameters and buffers use the same memory, all frozen.
 
-    The copy has parameter objects of its own, so that replacing, parametrising or training one of them leaves
-    ``module`` as it was; only the storage of what stays frozen is common. Nothing may write into it.
+    The copy has modules and parameter objects of its own, so that replacing, parametrising or training one of them
+    leaves ``module`` as it was; only the storage of what stays frozen is common. Nothing may write into it. Plain
+    attributes are shared, dictionaries and sets (hooks among them) are copied one level deep. ``copy.deepcopy``
+    does the same some five times slower.
     """
-    memo: dict[int, object] = {}
-    for parameter in module.parameters():
-        # .data and not .detach(): the alias needs a version counter of its own.
-        memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)
-    for buffer in module.buffers():
-        memo[id(buffer)] = buffer.data
-    return copy.deepcopy(module, memo)
+    clone = module.__new__(type(module))
+    clone.__dict__ = {
+        name: value.copy() if isinstance(value, dict | set) else value for name, value in vars(module).items()
+    }
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            # .data and not .detach(): the alias needs a version counter of its own.
+            clone._parameters[name] = nn.Parameter(parameter.data, requires_grad=False)
+    for name, child in module._modules.items():
+        if child is not None:
+            clone._modules[name] = share(child)
+    return clone
 
 
 def make_trainable(module: Module) -> Module:
