@@ -1,8 +1,9 @@
 """Adapters on disk: the trained tensors, what they were trained with, and the backbone they belong to.
 
-One safetensors file. Its metadata holds ``format``, ``config`` (the trial's canonical JSON), ``backbone`` (the
-fingerprint of the frozen SAM), ``detector`` (of the frozen detector; absent without one) and ``version``. Nothing
-is pickled, so a file from elsewhere is safe to open.
+One safetensors file, with the detector's file inside if that was tuned on the trial's shots. Its metadata holds
+``format``, ``config`` (the trial's canonical JSON), ``backbone`` (the fingerprint of the frozen SAM), ``detector``
+(of the frozen detector; absent without one) and ``version``. Nothing is pickled, so a file from elsewhere is safe
+to open.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
@@ -25,6 +27,7 @@ from amsam_ray.models.backbone import Backbone
 from amsam_ray.training.config import TrialConfig
 
 FORMAT = "amsam_ray.adapter/1"
+_DETECTOR = "detector.file"  # no parameter of a model has this name
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,13 @@ class AdapterInfo:
 
 
 def save_adapter(
-    path: Path, state: Mapping[str, Tensor], config: TrialConfig, backbone: Backbone, detector: str | None = None
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: TrialConfig,
+    backbone: Backbone,
+    *,
+    detector: str | None = None,
+    tuned_detector: Path | None = None,
 ) -> None:
     """Write what a trial trained.
 
@@ -53,7 +62,12 @@ def save_adapter(
         config: the trial's.
         backbone: the frozen SAM it was trained on.
         detector: the detector's fingerprint, if one was used.
+        tuned_detector: the file of a detector that was tuned on the trial's shots. It goes into the adapter, since
+            it is nowhere else to be had.
     """
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    if tuned_detector is not None:
+        tensors[_DETECTOR] = torch.frombuffer(bytearray(tuned_detector.read_bytes()), dtype=torch.uint8)
     metadata = {
         "format": FORMAT,
         "config": config.canonical(),
@@ -62,7 +76,7 @@ def save_adapter(
     }
     if detector is not None:
         metadata["detector"] = detector
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, path, metadata)
+    save_file(tensors, path, metadata)
 
 
 def read_adapter_info(adapter: Path | bytes) -> AdapterInfo:
@@ -109,11 +123,23 @@ def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
             "load the backbone that it names"
         )
     model = build_method(info.config.method, info.config.params, backbone, seed=info.config.seed)
-    try:
-        model.load_trainable_state(load(_bytes(adapter)))
-    except SafetensorError as error:
-        raise InputError(Problem(where, f"is damaged: {error}")) from None
+    state = _tensors(adapter)
+    state.pop(_DETECTOR, None)
+    model.load_trainable_state(state)
     return model.eval()
+
+
+def read_tuned_detector(adapter: Path | bytes) -> bytes | None:
+    """The file of the detector that was tuned on the trial's shots, None if the detector is not one of those."""
+    found = _tensors(adapter).get(_DETECTOR)
+    return None if found is None else found.numpy().tobytes()
+
+
+def _tensors(adapter: Path | bytes) -> dict[str, Tensor]:
+    try:
+        return load(_bytes(adapter))
+    except SafetensorError as error:
+        raise InputError(Problem(_where(adapter), f"is damaged: {error}")) from None
 
 
 def _where(adapter: Path | bytes) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from amsam_ray.data.dataset import Dataset
 from amsam_ray.models.adapted import AdaptedSam
@@ -15,7 +16,7 @@ from amsam_ray.training.inputs import Needs, PreparedSet, Preparer
 from amsam_ray.training.metrics import THRESHOLD, mean_scores
 from amsam_ray.training.overlays import overlay, save_png
 from amsam_ray.training.pictures import originals
-from amsam_ray.training.result import Overlay
+from amsam_ray.training.result import Overlay, Rank
 from amsam_ray.training.warm import Warm
 
 # Small test splits stay in memory between the finals of a cell; of large ones, the last pieces.
@@ -104,19 +105,26 @@ def _pieces(
             detector and detector.fingerprint,
             str(preparer.backbone.device),
         )
-        yield _PIECES.get(key, lambda part=part: preparer.prepare(originals(dataset, part, 0), needs))
+        yield _PIECES.get(key, partial(_prepare, dataset, part, preparer, needs))
 
 
-def _telling(
-    rows: Sequence[dict[str, Any]], objective: str, maximise: bool
-) -> list[tuple[Literal["best", "median", "worst"], str, float]]:
-    ranked = sorted(rows, key=lambda row: row["scores"][objective], reverse=maximise)
-    chosen = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+def _prepare(dataset: Dataset, names: Sequence[str], preparer: Preparer, needs: Needs) -> PreparedSet:
+    return preparer.prepare(originals(dataset, names, 0), needs)
+
+
+def _telling(rows: Sequence[dict[str, Any]], objective: str, maximise: bool) -> list[tuple[Rank, str, float]]:
+    """The best, the median and the worst row: rank, name and score."""
+    ranked = sorted(rows, key=lambda row: float(row["scores"][objective]), reverse=maximise)
+    chosen: dict[Rank, dict[str, Any]] = {
+        "best": ranked[0],
+        "median": ranked[len(ranked) // 2],
+        "worst": ranked[-1],
+    }
     return [(rank, row["name"], row["scores"][objective]) for rank, row in chosen.items()]
 
 
 def _draw(model: AdaptedSam, dataset: Dataset, preparer: Preparer, needs: Needs, name: str, path: Path) -> None:
-    pictures = preparer.prepare(originals(dataset, [name], 0), needs).for_model(model)
+    pictures = _prepare(dataset, [name], preparer, needs).for_model(model)
     ((_, logits),) = foreground_logits(model, pictures, [0], precision=needs.precision)
     image, truth = dataset.image(name), pictures.truths[0]
     prob = probability(logits, (truth.shape[0], truth.shape[1]), preparer.backbone.image_size)

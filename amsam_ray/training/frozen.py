@@ -27,7 +27,7 @@ def warm_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
 
 def warm_detector(
     config: DetectorConfig, device: torch.device, cache_dir: Path, dataset: Dataset, manifest: Manifest
-) -> Detector | None:
+) -> tuple[Detector | None, Path | None]:
     """The detector of a trial, once per process; tuned on the shots first if the configuration says so.
 
     Args:
@@ -35,13 +35,16 @@ def warm_detector(
         device: where it runs.
         cache_dir: this node's cache: ultralytics' settings and tuned detectors.
         dataset, manifest: the shots (D1 and D2; held-out images teach nothing).
+
+    Returns:
+        The detector, None where the configuration says ``none``; and the tuned file, None if it was not tuned.
     """
     from amsam_ray.models.detector import load_detector  # brings ultralytics, seconds
 
     state_dir = cache_dir / "ultralytics"
     tuned_on = manifest.sha256 if config.finetune_epochs and config.weights != "none" else None
 
-    def load() -> Detector | None:
+    def load() -> tuple[Detector | None, Path | None]:
         chosen = config
         if tuned_on is not None:
             from amsam_ray.models.detector_tuning import TuningShot, tune_detector
@@ -60,6 +63,6 @@ def warm_detector(
                 device=device,
                 state_dir=state_dir,
             )
-        return load_detector(chosen, device, state_dir=state_dir)
+        return load_detector(chosen, device, state_dir=state_dir), (Path(chosen.weights) if tuned_on else None)
 
     return _DETECTORS.get((config, tuned_on, str(device)), load)

@@ -19,7 +19,7 @@ from amsam_ray.models.adapted import AdaptedSam, ModelInputs
 from amsam_ray.models.backbone import Backbone, encode_to
 from amsam_ray.models.preprocess import box_to_input, resized_shape, to_input
 from amsam_ray.models.sam_adapter import high_pass
-from amsam_ray.training.prepared import PreparedCache, entry_key
+from amsam_ray.training.prepared import NoCache, PreparedCache, entry_key
 
 if TYPE_CHECKING:
     from amsam_ray.models.detector import Detector
@@ -35,6 +35,7 @@ class Picture:
         image: reads HxWx3 uint8, RGB.
         mask: reads HxW bool.
         view: reads an augmented view of the image (HxWx3 uint8), for the sample-level contrast.
+        view_key: as ``key``, of that view.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Picture:
     image: Callable[[], np.ndarray]
     mask: Callable[[], np.ndarray]
     view: Callable[[], np.ndarray]
+    view_key: str
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Preparer:
 
     backbone: Backbone
     detector: Detector | None
-    cache: PreparedCache
+    cache: PreparedCache | NoCache
 
     def prepare(self, pictures: Sequence[Picture], needs: Needs) -> PreparedSet:
         """Read or compute everything that ``needs`` names for ``pictures``."""
@@ -174,11 +176,10 @@ class Preparer:
         truths = tuple(picture.mask() for picture in pictures)
         boxes, has_box, detected = self._boxes(pictures, truths, needs)
         masks = [low_res_target(truth, 4 * self.backbone.grid) for truth in truths]
-        features = self._features(pictures, [p.key for p in pictures], [p.image for p in pictures], needs)
+        features = self._features([p.key for p in pictures], [p.image for p in pictures], needs)
         views = pixels = None
         if needs.views:
-            keys = [f"{picture.key}/view" for picture in pictures]
-            views = self._features(pictures, keys, [p.view for p in pictures], needs).to(device)
+            views = self._features([p.view_key for p in pictures], [p.view for p in pictures], needs).to(device)
         if needs.pixels:
             pixels = torch.stack([to_input(picture.image(), size) for picture in pictures]).to(device)
         return PreparedSet(
@@ -194,13 +195,7 @@ class Preparer:
             view_features=views,
         )
 
-    def _features(
-        self,
-        pictures: Sequence[Picture],
-        keys: Sequence[str],
-        read: Sequence[Callable[[], np.ndarray]],
-        needs: Needs,
-    ) -> Tensor:
+    def _features(self, keys: Sequence[str], read: Sequence[Callable[[], np.ndarray]], needs: Needs) -> Tensor:
         backbone = self.backbone
         dtype = torch.bfloat16 if needs.precision == "bf16" else torch.float32
 

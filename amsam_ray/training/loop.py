@@ -26,6 +26,7 @@ from amsam_ray.training.evaluate import Diverged
 from amsam_ray.training.inputs import Batch, PreparedSet
 from amsam_ray.training.losses import mask_loss
 from amsam_ray.training.optim import AdamW, FlatParams, poly_rate
+from amsam_ray.training.result import Status
 
 Named = dict[str, Tensor]
 Report = Callable[[int, float], bool]
@@ -188,14 +189,14 @@ class Outcome:
         best_epoch: the epoch whose score was best, from 1; 0 if none was scored.
         best: the values of what trains at that epoch, by name.
         epochs_run: epochs completed.
-        end: ``completed``, ``pruned`` by the report, or ``diverged``.
+        status: ``completed``, ``pruned`` by the report, or ``failed`` because a loss or a logit was NaN or Inf.
     """
 
     curve: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: Named = field(default_factory=dict)
     epochs_run: int = 0
-    end: str = "completed"
+    status: Status = "completed"
 
 
 def run(
@@ -228,7 +229,7 @@ def run(
             outcome.curve.append({"epoch": epoch, **trainer.epoch()})
             value = score(trainer.named()) if due else math.nan
         except Diverged:
-            outcome.end = "diverged"
+            outcome.status = "failed"
             return outcome
         outcome.epochs_run = epoch
         if due:
@@ -236,7 +237,7 @@ def run(
             if outcome.best_epoch == 0 or (value > best if maximise else value < best):
                 best, outcome.best_epoch, outcome.best = value, epoch, trainer.named()
         if report is not None and epoch in rungs and report(epoch, best) and epoch < train.epochs:
-            outcome.end = "pruned"
+            outcome.status = "pruned"
             return outcome
     return outcome
 

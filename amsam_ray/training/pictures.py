@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
@@ -14,8 +13,9 @@ from amsam_ray.data.dataset import Dataset
 from amsam_ray.training.inputs import Picture
 
 CONTRAST_VIEW = AugmentConfig(views=1, flip=False, scale=0.0, jitter=0.4, greyscale=0.2, blur=0.5)
-"""The view that the sample-level loss contrasts: colours, grey and blur as in MCA-SAM (arXiv 2408.05936), with
-SimCLR's strengths halved for photographs whose colour carries meaning. Nothing moves, so pooled tokens compare."""
+"""The view that the sample-level loss contrasts: colours, grey and blur as in MCA-SAM (arXiv 2408.05936), at
+about half of SimCLR's strength (arXiv 2002.05709), because colour carries meaning in lesions and shadows. Nothing
+moves, so that the pooled tokens of both show the same scene."""
 
 
 def originals(dataset: Dataset, names: Sequence[str], seed: int) -> list[Picture]:
@@ -28,19 +28,23 @@ def fixed_views(dataset: Dataset, name: str, seed: int, augment: AugmentConfig) 
 
     @lru_cache(maxsize=1)
     def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
-        return views(dataset.image(name), dataset.mask(name), augment.views, _own_seed(name, seed), augment)
+        return views(dataset.image(name), dataset.mask(name), augment.views, seed, augment)
 
-    told = hashlib.sha256(f"{augment.model_dump_json()}/{_own_seed(name, seed)}".encode()).hexdigest()
-    return [
-        Picture(
+    # a view depends on the mask too: a zoom that would lose the object is left out
+    content = f"{dataset.content_key(name)}/{dataset.mask_key(name)}" if augment.views else ""
+    told = f"{content}/{seed}/{augment.model_dump_json(exclude={'views'})}"
+
+    def view(number: int) -> Picture:
+        return Picture(
             name=f"{name}#{number}",
-            key=f"{dataset.content_key(name)}/{told}/{number}",
-            image=lambda number=number: drawn()[number][0],
-            mask=lambda number=number: drawn()[number][1],
-            view=lambda number=number: _contrast_view(drawn()[number][0], f"{name}#{number}", seed),
+            key=f"{told}/{number}",
+            image=lambda: drawn()[number][0],
+            mask=lambda: drawn()[number][1],
+            view=lambda: _contrast_view(drawn()[number][0], seed),
+            view_key=_contrast_key(f"{told}/{number}", seed),
         )
-        for number in range(augment.views)
-    ]
+
+    return [view(number) for number in range(augment.views)]
 
 
 def _original(dataset: Dataset, name: str, seed: int) -> Picture:
@@ -49,15 +53,15 @@ def _original(dataset: Dataset, name: str, seed: int) -> Picture:
         key=dataset.content_key(name),
         image=partial(dataset.image, name),
         mask=partial(dataset.mask, name),
-        view=lambda: _contrast_view(dataset.image(name), name, seed),
+        view=lambda: _contrast_view(dataset.image(name), seed),
+        view_key=_contrast_key(dataset.content_key(name), seed),
     )
 
 
-def _contrast_view(image: np.ndarray, name: str, seed: int) -> np.ndarray:
+def _contrast_view(image: np.ndarray, seed: int) -> np.ndarray:
     nothing = np.zeros(image.shape[:2], dtype=bool)
-    return views(image, nothing, 1, _own_seed(name, seed), CONTRAST_VIEW)[0][0]
+    return views(image, nothing, 1, seed, CONTRAST_VIEW)[0][0]
 
 
-def _own_seed(name: str, seed: int) -> int:
-    """A seed for each image, so that two images are not flipped and jittered alike."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4])
+def _contrast_key(key: str, seed: int) -> str:
+    return f"{key}/contrast/{seed}/{CONTRAST_VIEW.model_dump_json()}"

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Entry = dict[str, Tensor]
+Compute = Callable[[list[int]], Iterable[Mapping[str, Tensor]]]
 
 _VERSION = 1  # part of every key: raise it when the same inputs would be prepared differently
 
@@ -37,6 +38,17 @@ def entry_key(kind: str, **depends_on: Any) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
+class NoCache:
+    """Computes every time: for images that are seen once."""
+
+    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
+        """As ``PreparedCache.get``."""
+        entries: list[Entry] = []
+        for start in range(0, len(keys), batch):
+            entries += [dict(entry) for entry in compute(list(range(len(keys)))[start : start + batch])]
+        return entries
+
+
 class PreparedCache:
     """Entries under ``root``.
 
@@ -49,12 +61,7 @@ class PreparedCache:
         self.hits = 0
         self.computed = 0
 
-    def get(
-        self,
-        keys: Sequence[str],
-        compute: Callable[[list[int]], Iterable[Mapping[str, Tensor]]],
-        batch: int = 1,
-    ) -> list[Entry]:
+    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
         """The entries called ``keys``, read or computed, in their order.
 
         Safe when several threads and processes want overlapping keys at once: each missing entry is computed by
@@ -105,7 +112,7 @@ class PreparedCache:
         self,
         keys: Sequence[str],
         taken: dict[int, FileLock],
-        compute: Callable[[list[int]], Iterable[Mapping[str, Tensor]]],
+        compute: Compute,
         found: dict[int, Entry],
     ) -> None:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["completed", "pruned", "failed"]
+Rank = Literal["best", "median", "worst"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Overlay:
         path: a PNG inside the trial's work folder.
     """
 
-    rank: Literal["best", "median", "worst"]
+    rank: Rank
     name: str
     score: float
     path: Path

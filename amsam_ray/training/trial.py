@@ -88,9 +88,11 @@ class _Trial:
             self.manifest = warm_manifest(config, self.dataset)
             backbone = warm_backbone(config.backbone, self.device)
             self.model = build_method(config.method, config.params, backbone, seed=config.seed)
-            detector = None
+            detector, self.tuned_detector = None, None
             if self.model.uses_boxes:
-                detector = warm_detector(config.detector, self.device, cache_dir, self.dataset, self.manifest)
+                detector, self.tuned_detector = warm_detector(
+                    config.detector, self.device, cache_dir, self.dataset, self.manifest
+                )
             self.preparer = Preparer(backbone, detector, PreparedCache(cache_dir / "prepared"))
 
     def run(self, rungs: Sequence[int], report: Report | None) -> TrialResult:
@@ -176,11 +178,11 @@ class _Trial:
         )
         if outcome.best_epoch:
             self.model.load_trainable_state(outcome.best)
-        failed = outcome.end == "diverged"
+        diverged = outcome.status == "failed"
         return replace(
             result,
-            status="failed" if failed else outcome.end,
-            reason=f"diverged at epoch {outcome.epochs_run + 1}" if failed else None,
+            status=outcome.status,
+            reason=f"diverged at epoch {outcome.epochs_run + 1}" if diverged else None,
             best_epoch=outcome.best_epoch,
             epochs_run=outcome.epochs_run,
             curve=outcome.curve,
@@ -205,8 +207,14 @@ class _Trial:
         adapter = None
         if self.model.lower and parallel.rank() == 0:
             adapter = self.work_dir / "adapter.safetensors"
-            state, backbone = self.model.trainable_state(), self.preparer.backbone
-            save_adapter(adapter, state, config, backbone, result.detector_fingerprint)
+            save_adapter(
+                adapter,
+                self.model.trainable_state(),
+                config,
+                self.preparer.backbone,
+                detector=result.detector_fingerprint,
+                tuned_detector=self.tuned_detector,
+            )
         return replace(
             result,
             test=scores.means,
