@@ -1,0 +1,178 @@
+"""What a sweep shows while it runs: a live table in a terminal, plain lines elsewhere, the rest in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from amsam_ray.results.tables import show_score
+from amsam_ray.search.board import CellRow, Snapshot
+
+_LIVE_EVERY_S = 0.5
+_LINE_EVERY_S = 30.0
+_LINES_AROUND = 9  # the live view's lines that are not cells
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """Send everything that this process and its children print to ``log``; yields the terminal's output and error.
+
+    Ray, its C++ core and ultralytics print from threads and processes of their own, past Python's ``sys.stdout``. So
+    it is the file descriptors that are exchanged.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    handler = logging.FileHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        with (
+            log.open("a") as file,
+            os.fdopen(saved[0], "w", closefd=False) as out,
+            os.fdopen(saved[1], "w", closefd=False) as err,
+        ):
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield out, err
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in enumerate(saved, start=1):
+            os.dup2(copy, number)
+            os.close(copy)
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+class SweepView:
+    """Shows a sweep's state from a thread of its own.
+
+    Args:
+        console: where; a live table if it is a terminal, else a line every half a minute and when something changes.
+        sweep: the sweep's name.
+        log: shown, so that people know where the rest of the output is.
+    """
+
+    def __init__(self, console: Console, sweep: str, log: Path):
+        self._console, self._sweep, self._log = console, sweep, log
+
+    @contextlib.contextmanager
+    def __call__(self, snapshot: Callable[[], Snapshot]) -> Iterator[None]:
+        over = threading.Event()
+        show = self._live if self._console.is_terminal else self._lines
+        thread = threading.Thread(target=show, args=(snapshot, over), name="amsam-view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _live(self, snapshot: Callable[[], Snapshot], over: threading.Event) -> None:
+        with Live(console=self._console, auto_refresh=False, vertical_overflow="visible") as live:
+            while True:
+                last = over.wait(_LIVE_EVERY_S)
+                room = None if last else self._console.height - _LINES_AROUND
+                live.update(self._picture(snapshot(), room), refresh=True)
+                if last:
+                    return
+
+    def _picture(self, state: Snapshot, room: int | None) -> Group:
+        """Everything; ``room``: how many cells there is space for, the running and unfinished ones first."""
+        title = Text.assemble(("amsam-ray ", "bold"), (self._sweep, "bold cyan"), f"   {totals(state)}")
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("cell", "done", "running", "pruned", "failed", "finals", "best"):
+            table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
+        shown = state.rows
+        if room is not None and len(shown) > room:
+            urgent = sorted(shown, key=lambda row: (row.done >= row.planned, row.running == 0))
+            keep = {row.cell for row in urgent[: max(1, room - 1)]}
+            shown = [row for row in shown if row.cell in keep]
+        for row in shown:
+            table.add_row(*cell_line(row), style="dim" if row.done >= row.planned else "")
+        lines: list[Text | Table] = [title, Text(speed(state)), table]
+        if len(shown) < len(state.rows):
+            lines.append(Text(f"... and {len(state.rows) - len(shown)} more cells", style="dim"))
+        if state.closing:
+            lines.append(Text(f"{state.closing}: finishing what runs (Ctrl-C again stops it)", style="yellow"))
+        if state.message:
+            lines.append(Text(state.message, style="yellow", overflow="ellipsis", no_wrap=True))
+        lines.append(Text(f"log: {self._log}", style="dim"))
+        return Group(*lines)
+
+    def _lines(self, snapshot: Callable[[], Snapshot], over: threading.Event) -> None:
+        said, message, closing = 0.0, "", ""
+        while True:
+            last = over.wait(1.0)
+            state = snapshot()
+            changed = False
+            if state.message != message:
+                message, changed = state.message, True
+                self._say(message)
+            if (state.closing or "") != closing:
+                closing, changed = state.closing or "", True
+                self._say(f"{closing}: finishing what runs")
+            if last or changed or time.monotonic() - said >= _LINE_EVERY_S:
+                said = time.monotonic()
+                best = max((r for r in state.rows if r.best is not None), key=lambda r: r.done, default=None)
+                shown = f"; {best.cell} {best.metric} {show_score(best.metric, best.best)}" if best else ""
+                self._say(f"{totals(state)}; {speed(state)}{shown}")
+            if last:
+                return
+
+    def _say(self, text: str) -> None:
+        self._console.print(Text(f"[{time.strftime('%H:%M:%S')}] {text}"), soft_wrap=True)
+
+
+def totals(state: Snapshot) -> str:
+    """Trials done of all, and how they ended."""
+    pruned, failed = sum(r.pruned for r in state.rows), sum(r.failed for r in state.rows)
+    parts = [f"{state.done}/{state.planned} trials", f"{state.busy} running", f"{pruned} pruned", f"{failed} failed"]
+    if state.retried:
+        parts.append(f"{state.retried} tried again")
+    return ", ".join(parts)
+
+
+def speed(state: Snapshot) -> str:
+    """Lanes, trials per hour, GPU hours and the time left."""
+    if state.trials_per_hour is None:
+        begun = "starting lanes and preparing inputs" if state.lanes else "waiting for nodes"
+    else:
+        begun = f"{state.trials_per_hour:,.0f} trials/h"
+    parts = [f"lanes {min(state.busy, state.lanes)}/{state.wanted_lanes} busy", begun]
+    if state.gpu_hours:
+        parts.append(f"{state.gpu_hours:.2f} GPU h")
+    parts.append(f"elapsed {duration(state.elapsed_s)}")
+    if state.eta_s is not None and state.done < state.planned:
+        parts.append(f"about {duration(state.eta_s)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Like ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {s:02d} s" if minutes else f"{s} s"
+
+
+def cell_line(row: CellRow) -> list[str]:
+    """One cell as the columns of a table."""
+    best = f"{row.metric} {show_score(row.metric, row.best)}" if row.best is not None else ""
+    counts = [str(n) if n else "" for n in (row.running, row.pruned, row.failed, row.finals)]
+    return [row.cell, f"{row.done}/{row.planned}", *counts, best]

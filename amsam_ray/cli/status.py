@@ -1,0 +1,96 @@
+"""``amsam-ray status``: how far a sweep is, from its storage alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from amsam_ray.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from amsam_ray.results.storage import Storage
+
+
+@click.command()
+@click.option("--storage", default="./results", show_default=True, metavar="URI", help="Where the results are.")
+@click.option("--sweep", metavar="ID", help="Which sweep [default: all of them].")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def status(storage: str, sweep: str | None, form: str) -> None:
+    """Show how far a sweep is, from its storage alone: from any machine, whether or not it is running."""
+    from amsam_ray.results.storage import open_storage
+
+    opened = open_storage(storage)
+    names = [sweep] if sweep else opened.folders("sweeps/")
+    states = [state for name in names if (state := _state(opened, name)) is not None]
+    if not states:
+        what = f"holds no sweep{f' {sweep}' if sweep else ''}; give --storage where one was run"
+        raise InputError(Problem(storage, what))
+    if form == "json":
+        click.echo(json.dumps(states, indent=2))
+        return
+    for state in states:
+        _print(state)
+
+
+def _state(storage: Storage, name: str) -> dict[str, Any] | None:
+    from amsam_ray.search.board import Board
+    from amsam_ray.search.cells import make_cells
+    from amsam_ray.search.folder import read_folder, stored_space
+    from amsam_ray.search.history import read_history
+    from amsam_ray.search.lease import read_lease, stale
+    from amsam_ray.search.progress import CellProgress, ladder_epochs
+
+    folder = read_folder(storage, name)
+    if folder is None:
+        return None
+    space = stored_space(folder)
+    cells = make_cells(space)
+    history, problems = read_history(storage, name, cells)
+    progress = [CellProgress(cell, ladder_epochs(space), history.get(cell.id, ())) for cell in cells]
+    board = Board(progress, gpu_hours=lambda: 0.0, closing=lambda: None)
+    lease = read_lease(storage, name)
+    driven = lease is not None and not stale(lease)
+    return {
+        "sweep": name,
+        "finished": all(cell.finished for cell in progress),
+        "running": driven,
+        "driver": {k: lease[k] for k in ("user", "host", "pid", "started", "renewed")} if lease else None,
+        "last": lease["status"] if lease else None,
+        "cells": board.snapshot().as_dict()["rows"],
+        "problems": [str(problem) for problem in problems],
+    }
+
+
+def _print(state: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from amsam_ray.cli.progress import cell_line, speed
+    from amsam_ray.search.board import CellRow, Snapshot
+
+    console = Console()
+    rows = [CellRow(**row) for row in state["cells"]]
+    word = "finished" if state["finished"] else "running" if state["running"] else "not running"
+    done, planned = sum(row.done for row in rows), sum(row.planned for row in rows)
+    console.print(f"{state['sweep']}: {word}, {done}/{planned} trials", highlight=False)
+    if state["running"]:
+        driver, last = state["driver"], state["last"]
+        age = time.time() - driver["renewed"]
+        console.print(
+            f"  driven by {driver['user']}@{driver['host']}, process {driver['pid']}, sign of life {age:.0f} s ago",
+            highlight=False,
+        )
+        busy = {row["cell"]: row["running"] for row in last["rows"]}
+        rows = [CellRow(**{**vars(row), "running": busy.get(row.cell, 0)}) for row in rows]
+        console.print(f"  {speed(Snapshot(**{**last, 'rows': rows}))}", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("cell", "done", "running", "pruned", "failed", "finals", "best"):
+        table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*cell_line(row))
+    console.print(table)
+    for problem in state["problems"]:
+        console.print(f"warning: {problem}", style="yellow", highlight=False, soft_wrap=True)

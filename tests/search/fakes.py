@@ -1,0 +1,87 @@
+"""Trial functions that stand in for training where the training itself does not matter.
+
+Each has the signature of ``amsam_ray.training.trial.train_trial``. Scores are smooth functions of the hyperparameters, so
+that searches have something to find. What a trial does beside scoring comes from ``AMSAM_FAKE``, a JSON object that the
+lanes inherit: ``seconds`` per trial, ``log`` (a file that gets one line per start), and ``faults`` (trial
+number -> what befalls it, by its seed's place in the cell).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from amsam_ray.training.config import TrialConfig
+from amsam_ray.training.result import TrialResult
+
+Report = Callable[[int, float], bool]
+
+
+def settings() -> dict[str, Any]:
+    return json.loads(os.environ.get("AMSAM_FAKE", "{}"))
+
+
+def quality(config: TrialConfig) -> float:
+    """What the configuration is worth, in [0, 1]; the best is lr = 3e-3, lambda = 0.8, alpha = 0.7."""
+    params = config.params.as_dict()
+    off = math.log10(params.get("lr", 3e-3) / 3e-3) ** 2
+    off += 4 * (params.get("lambda", 0.8) - 0.8) ** 2 + 4 * (params.get("alpha", 0.7) - 0.7) ** 2
+    return math.exp(-off)
+
+
+def train(
+    config: TrialConfig,
+    *,
+    cache_dir: Path,
+    work_dir: Path,
+    rungs: Sequence[int] = (),
+    report: Report | None = None,
+    device: str | None = None,
+) -> TrialResult:
+    """A learning curve that rises to ``quality``; deterministic."""
+    fake = settings()
+    if log := fake.get("log"):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"pid": os.getpid(), "at": time.time(), "seed": config.seed}) + "\n")
+    befall(fake, config)
+    epochs, best, curve = config.train.epochs, 0.0, []
+    for epoch in range(1, epochs + 1):
+        time.sleep(fake.get("seconds", 0.0) / epochs)
+        best = quality(config) * (1 - math.exp(-4 * epoch / epochs))
+        curve.append({"epoch": float(epoch), "loss": 1 - best, f"val_{config.metric}": best})
+        if epoch in rungs and report is not None and report(epoch, best):
+            return TrialResult("pruned", val={config.metric: best}, best_epoch=epoch, epochs_run=epoch, curve=curve)
+    test = {config.metric: best} if config.role == "final" else None
+    images = [{"name": "a", config.metric: best}] if config.role == "final" else []
+    return TrialResult(
+        "completed",
+        val={config.metric: best},
+        best_epoch=epochs,
+        epochs_run=epochs,
+        curve=curve,
+        test=test,
+        test_images=images,
+    )
+
+
+def befall(fake: dict[str, Any], config: TrialConfig) -> None:
+    """What the settings' ``faults`` have in store for this seed: raise, memory, exit, segfault, hang, hang_in_c."""
+    kind = fake.get("faults", {}).get(str(config.seed))
+    if kind == "raise":
+        raise ValueError("the labels are upside down")
+    if kind == "memory":
+        raise MemoryError("cannot allocate 1 TiB")
+    if kind == "exit":
+        os._exit(137)
+    if kind == "segfault":
+        ctypes.string_at(0)
+    if kind == "hang":
+        time.sleep(3600)
+    if kind == "hang_in_c":  # never gives the interpreter lock back
+        ctypes.PyDLL(None).sleep(3600)
