@@ -59,7 +59,7 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.sam.pixel_mean.device
+        return self.sam.mask_decoder.iou_token.weight.device
 
 
 def build_sam(arch: str, image_size: int) -> Sam:
