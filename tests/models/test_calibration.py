@@ -76,3 +76,20 @@ def test_learned_starts_as_sample_and_leaves_the_line():
 def test_alpha_outside_its_range_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha"):
         MaskCalibration("sample", alpha, 16)
+
+
+def test_batch_over_workers_is_the_joint_batch():
+    upscaled, hyper = factors(4)
+    joint = MaskCalibration("batch", 0.7, 16)(upscaled, hyper)
+    halves = [(upscaled[:2], hyper[:2]), (upscaled[2:], hyper[2:])]
+    means = []
+
+    def collective(own):
+        """What the second worker and then the first get from a mean over both."""
+        means.append(own)
+        return sum(means) / len(means)
+
+    worker = MaskCalibration("batch", 0.7, 16)
+    worker.over_workers = collective
+    worker(*halves[1])
+    assert relative(worker(*halves[0]), joint[:2]) < 1e-12
