@@ -52,7 +52,7 @@ class PromptEmbedding(nn.Module):
             (B, 2, C), the embeddings of the top-left and bottom-right corners.
         """
         height, width = self.input_size
-        # Frequencies reach hundreds of cycles per image: bf16 would move a corner by many pixels.
+        # bf16 keeps 8 bits of a coordinate: at 1024 pixels a corner would move by pixels.
         with torch.autocast(boxes.device.type, enabled=False):
             corners = boxes.to(self.frequencies.dtype).reshape(-1, 2, 2) + 0.5  # centre of the pixel
             corners = 2 * corners / corners.new_tensor([width, height]) - 1
