@@ -8,7 +8,7 @@ from typing import Literal
 
 from amsam_ray.training.config import TrialConfig
 
-Blame = Literal["trial", "lane", "start", "room"]
+Blame = Literal["trial", "input", "lane", "start", "room"]
 Status = Literal["completed", "pruned", "failed", "error"]
 
 
@@ -53,8 +53,9 @@ class Outcome:
         params: the trial's hyperparameters as recorded.
         seconds: wall time of the attempt.
         reason: why it failed, one sentence.
-        blame: whose fault an ``error`` is: the ``trial`` raised, or its ``lane`` died under it. The lane may not even
-            have come up, because it failed to ``start`` or the cluster had no ``room``; that is not counted.
+        blame: whose fault an ``error`` is: the ``trial`` raised, refused its ``input`` (which it would again), or its
+            ``lane`` died under it. The lane may not even have come up, because it failed to ``start`` or the cluster
+            had no ``room``; that is not counted as an attempt.
     """
 
     trial_id: str

@@ -18,13 +18,15 @@ class Dealer:
         cells: in the order in which they are dealt to, shots ascending.
         retries: how often a trial is tried again after its lane died or it raised.
         give_up: records a trial as failed and returns what is recorded.
+        stop: ends the sweep, with a reason.
     """
 
-    def __init__(self, cells: Sequence[CellProgress], retries: int, give_up: GiveUp):
+    def __init__(self, cells: Sequence[CellProgress], retries: int, give_up: GiveUp, stop: Callable[[str], None]):
         self.cells = list(cells)
         self._by_id = {progress.cell.id: progress for progress in self.cells}
         self._retries = retries
         self._give_up = give_up
+        self._stop = stop
         self._turn = 0
 
     @property
@@ -51,12 +53,20 @@ class Dealer:
                 return assignment
         return None
 
+    def _any_success(self) -> bool:
+        return any(o.status != "failed" for c in self.cells for o in (*c.searched.values(), *c.finals.values()))
+
     def settle(self, assignment: Assignment, outcome: Outcome) -> Outcome | None:
         """Take in how an attempt ended; returns the recorded outcome, None if the trial will be tried again."""
         progress = self._by_id[assignment.cell]
         if outcome.status == "error":
-            spent = outcome.blame in ("trial", "lane")
-            if not spent or assignment.attempt <= self._retries:
+            spent = outcome.blame in ("trial", "input", "lane")
+            hopeless = outcome.blame == "input" and not self._any_success()
+            if hopeless:
+                # What no trial can be given is the sweep's fault, a missing file for instance: nothing to record.
+                self._stop(f"{assignment.trial_id} cannot be run: {outcome.reason}")
+            again = outcome.blame != "input" and assignment.attempt <= self._retries
+            if hopeless or not spent or again:
                 progress.put_back(assignment, attempt=assignment.attempt + spent)
                 return None
             tries = f" ({assignment.attempt} attempts)" if assignment.attempt > 1 else ""

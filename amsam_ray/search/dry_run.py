@@ -80,7 +80,7 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     Raises:
         InputError: as ``run_sweep``.
     """
-    if problems := check_sweep(space, storage_uri):
+    if problems := check_sweep(space, storage_uri, options):
         raise InputError(problems)
     storage = open_storage(storage_uri)
     folder = choose_folder(storage, space, extend=options.extend, fresh=options.fresh)

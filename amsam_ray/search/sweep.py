@@ -81,9 +81,10 @@ class SweepOutcome:
     waiting: Sequence[str] = ()
 
 
-def check_sweep(space: SpaceFile, storage_uri: str) -> list[Problem]:
+def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list[Problem]:
     """Everything that would keep a sweep from running and can be known before it starts. Leaves nothing behind."""
-    problems = [
+    problems = _check_weights(space) if options.address is None and options.trial_function == TRIAL_FUNCTION else []
+    problems += [
         problem
         for index, dataset in enumerate(space.datasets)
         for problem in check_dataset_config(dataset, max(space.shots), f"datasets[{index}]")
@@ -92,6 +93,14 @@ def check_sweep(space: SpaceFile, storage_uri: str) -> list[Problem]:
     for cell in make_cells(space) if not problems else ():
         seen.update(check_sampler(cell))
     return [*problems, *sorted(seen, key=str), *check_storage(storage_uri)]
+
+
+def _check_weights(space: SpaceFile) -> list[Problem]:
+    """The frozen models' files, where the trials run on this machine; a cluster's nodes may have their own."""
+    from amsam_ray.models.detector import check_detector
+    from amsam_ray.models.weights import check_backbone
+
+    return [*check_backbone(space.backbone), *check_detector(space.detector)]
 
 
 def run_sweep(
@@ -116,7 +125,7 @@ def run_sweep(
     """
     options = options or RunOptions()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if problems := check_sweep(space, storage_uri):
+    if problems := check_sweep(space, storage_uri, options):
         raise InputError(problems)
     run = _Run(space, open_storage(storage_uri), options)
     return run.report() if run.complete() else run.drive(view)
@@ -180,7 +189,7 @@ class _Run:
         self._board.lanes_now, self._board.wanted_lanes = capacity.lanes, capacity.wanted
         worker = WorkerSettings(self._sweep, self._storage.uri, self._options.trial_function, gpus)
         recorder = Recorder(self._storage.uri, self._sweep, gpus)
-        dealer = Dealer(self._progress, self._space.search.retries, recorder.write_failure)
+        dealer = Dealer(self._progress, self._space.search.retries, recorder.write_failure, self._gate.fail)
         ladders = {p.cell.id: Ladder(p.cell, p.rungs) for p in self._progress}
         for progress in self._progress:
             for _, outcome in sorted(progress.searched.items()):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amsam_ray.errors import AmsamError
-from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.errors import AmsamError, InputError
+from amsam_ray.search.assignment import Assignment, Blame, Outcome
 from amsam_ray.search.places import cache_dir
 from amsam_ray.search.recording import Recorder
 
@@ -101,7 +101,8 @@ class _Worker:
                 if self._world > 1 or _poisoned(error):
                     # The other ranks may wait for this one in a collective operation; or CUDA is gone for good.
                     raise LaneMustRestart(reason) from error
-                outcome = Outcome(assignment.trial_id, "error", reason=reason)
+                blame: Blame = "input" if isinstance(error, InputError) else "trial"
+                outcome = Outcome(assignment.trial_id, "error", reason=reason, blame=blame)
                 _free_memory()
         if outcome is not None and self._rank == 0:
             ray.get(self._mailbox.end.remote(ticket, outcome))
