@@ -187,4 +187,9 @@ def _client() -> Any:
 
     retries = {"max_attempts": 5, "mode": "standard"}
     config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=_WORKERS)
-    return boto3.client("s3", config=config)
+    session = boto3.session.Session()  # the default session would remember the first credentials it saw
+    client = session.client("s3", config=config)
+    if ".amazonaws.com" in client.meta.endpoint_url:
+        return client
+    # Other servers rarely resolve bucket names as host names.
+    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
