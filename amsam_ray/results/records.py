@@ -65,8 +65,10 @@ def read_records(storage: Storage, sweep: str | None = None) -> tuple[list[Recor
 
 def list_records(storage: Storage, sweep: str | None = None) -> Iterator[Entry]:
     """Every file under ``records/`` of one sweep or of all, sorted by key."""
-    for name in (sweep,) if sweep is not None else list_sweeps(storage):
-        yield from storage.list(f"sweeps/{name}/records/")
+    sweeps = [sweep] if sweep is not None else list_sweeps(storage)
+    with _pool(storage) as pool:
+        for entries in pool.map(lambda name: list(storage.list(f"sweeps/{name}/records/")), sweeps):
+            yield from entries
 
 
 def list_sweeps(storage: Storage) -> list[str]:
@@ -77,7 +79,7 @@ def list_sweeps(storage: Storage) -> list[str]:
 def load(storage: Storage, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Record | Problem]]:
     """Read and check files, several at a time, in the order given; files deleted meanwhile are left out."""
     rest = iter(entries)
-    with ThreadPoolExecutor(_THREADS if storage.uri.startswith("s3:") else 1) as pool:
+    with _pool(storage) as pool:
         while chunk := list(islice(rest, _AT_ONCE)):
             for entry, item in zip(chunk, pool.map(lambda e: _load(storage, e), chunk), strict=True):
                 if item is not None:
@@ -98,6 +100,11 @@ def parse_record(key: str, data: bytes) -> Record | Problem:
     if record.key != key:
         return Problem(key, f"skipped: the record of {record.key} does not belong here; delete it")
     return record
+
+
+def _pool(storage: Storage) -> ThreadPoolExecutor:
+    """Threads hide a bucket's latency; a disk's reads cost the interpreter's own time."""
+    return ThreadPoolExecutor(_THREADS if storage.uri.startswith("s3:") else 1)
 
 
 def _load(storage: Storage, entry: Entry) -> Record | Problem | None:

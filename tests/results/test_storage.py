@@ -7,9 +7,11 @@ import uuid
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from amsam_ray.errors import InputError
-from amsam_ray.results.storage import NotFoundError, StorageError, check_storage, open_storage
+from amsam_ray.results.s3_errors import explain
+from amsam_ray.results.storage import NotFoundError, StorageError, UnavailableError, check_storage, open_storage
 from tests.results.conformance import StorageConformance
 from tests.s3.moto import S3Server
 
@@ -106,6 +108,39 @@ def test_faults_of_s3_in_one_sentence(aws: S3Server, monkeypatch: pytest.MonkeyP
     assert "not a URL" in complaint(AWS_ENDPOINT_URL_S3="nonsense")
     assert "profile" in complaint(AWS_PROFILE="nobody")
     assert "not a valid bucket name" in complaint("UPPER_case!")
+
+
+def test_a_user_without_leave_is_told(aws: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    iam = aws.client("iam")
+    iam.create_user(UserName="guest")
+    key = iam.create_access_key(UserName="guest")["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    (problem,) = check_storage(f"s3://{aws.bucket}/x")
+    assert "access denied for ListObjectsV2" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "words"),
+    [
+        ("RequestTimeTooSkewed", 403, "set the clock"),
+        ("PermanentRedirect", 301, "another region; set AWS_REGION=eu-west-1"),
+        ("AuthorizationHeaderMalformed", 400, "another region"),
+        ("ExpiredToken", 400, "token has expired"),
+        ("AccessDenied", 403, "access denied for PutObject of a/b"),
+        ("QuotaExceeded", 403, "free some space"),
+        ("SlowDown", 503, "slow down"),
+        ("Weird", 418, "refused PutObject of a/b (Weird)"),
+    ],
+)
+def test_what_the_server_says_in_one_sentence(code: str, status: int, words: str) -> None:
+    answer = {
+        "Error": {"Code": code, "Message": "AKIASECRET said no", "Region": "eu-west-1"},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}},
+    }
+    error = explain(ClientError(answer, "PutObject"), "s3://bucket/x", "a/b")
+    assert words in str(error) and "AKIASECRET" not in str(error)
+    assert isinstance(error, UnavailableError) == (status == 503)
 
 
 def test_s3_reader_needs_no_leave_to_write(aws: S3Server) -> None:
