@@ -1,0 +1,45 @@
+"""How many parameters train: BLO-SAM's number, and the numbers in the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from amsam_ray.models.adapted import AdaptedSam, build_method
+from amsam_ray.models.backbone import Backbone, build_sam
+from amsam_ray.models.methods import METHODS, resolve_params
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+
+
+def build(method: str, arch: str) -> AdaptedSam:
+    """A model without memory behind it: only its shapes are wanted."""
+    with torch.device("meta"):
+        backbone = Backbone(build_sam(arch, 256), arch, 256, "0" * 64)
+    return build_method(method, resolve_params(method, {}), backbone, seed=0)
+
+
+def count(model: AdaptedSam) -> int:
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return sum(sizes[name] for name in model.lower + model.upper)
+
+
+def test_blo_sams_trained_parameters_with_vit_b():
+    """BLO-SAM's code with rank 4 marks 510,242; the IoU head is 132,098 of them, and no loss reaches it."""
+    model = build("blo_sam", "vit_b")
+    iou_head = 2 * (256 * 256 + 256) + (256 * 2 + 2)
+    assert count(model) + iou_head == 510_242
+    updates = [p.numel() for name, p in model.named_parameters() if "parametrizations.weight.0" in name]
+    assert sum(updates) == 23_552
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_page_counts_as_the_models_do(method):
+    row = next(line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{method}` |"))
+    told = re.findall(r"([\d,]+) / ([\d,]+) \|$", row)[0]
+    assert [int(number.replace(",", "")) for number in told] == [
+        count(build(method, arch)) for arch in ("vit_b", "nano")
+    ]
