@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -30,38 +29,33 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=20000, help="training images to draw")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and load images")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--side", type=int, default=256, help="longest side the images are trained at, in pixels")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or a CUDA device's number")
     return parser.parse_args()
 
 
-def quiet_ultralytics(folder: Path) -> None:
-    """Keep ultralytics off the network and inside `folder`. Call before its first import.
-
-    It looks for a font in its configuration folder and would fetch it: matplotlib's own font is put there.
-    """
+def provide_font(folder: Path) -> None:
+    """Put a font where ultralytics looks for one before it would fetch it: matplotlib's own."""
     import matplotlib
+    from ultralytics.utils import USER_CONFIG_DIR
 
-    settings = folder / "settings"
-    settings.mkdir(parents=True, exist_ok=True)
-    os.environ["YOLO_OFFLINE"] = "true"
-    os.environ["YOLO_CONFIG_DIR"] = str(settings.resolve())
-    from ultralytics.utils import SETTINGS, USER_CONFIG_DIR
-
-    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    shutil.copy(fonts / "DejaVuSans.ttf", USER_CONFIG_DIR / "Arial.ttf")
-    SETTINGS.update(sync=False)
+    assert USER_CONFIG_DIR.resolve().is_relative_to(folder.resolve())
+    shutil.copy(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", USER_CONFIG_DIR / "Arial.ttf")
 
 
 def main() -> None:
     """Draw the images, train, write the weights."""
     args = arguments()
-    quiet_ultralytics(args.run)
     import torch
-    from ultralytics import YOLO
 
-    from scripts.nano.detection import IMAGE_SIZE, write_dataset
+    from amsam_ray.models.detector import save_network
+    from amsam_ray.models.ultralytics_quiet import import_ultralytics
+    from scripts.nano.detection import write_dataset
+
+    yolo = import_ultralytics(args.run / "settings").YOLO
+    provide_font(args.run)
 
     start = time.monotonic()
     data = write_dataset(args.run / "data", args.images, max(args.images // 40, 50), args.seed, args.workers)
@@ -69,12 +63,12 @@ def main() -> None:
     device: Any = args.device
     if device == "auto":
         device = 0 if torch.cuda.is_available() else "cpu"
-    model = YOLO(CONFIG)
+    model = yolo(CONFIG)
     start = time.monotonic()
     results = model.train(
         data=str(data),
         time=args.minutes / 60,
-        imgsz=IMAGE_SIZE,
+        imgsz=args.side,
         batch=args.batch,
         workers=args.workers,
         device=device,
@@ -96,9 +90,6 @@ def main() -> None:
         verbose=False,
     )
     facts = {
-        "config": CONFIG,
-        "names": json.dumps({"0": "object"}),
-        "image_size": str(IMAGE_SIZE),
         "recipe": "scripts/train_nano_detector.py",
         "arguments": json.dumps({name: str(value) for name, value in vars(args).items()}),
         "seconds": str(round(time.monotonic() - start)),
@@ -106,20 +97,20 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
         "torch": torch.__version__,
     }
-    write_weights(args.out, model.model, facts)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_network(model.model.cpu(), args.out, args.side)
+    add_metadata(args.out, facts)
     print(f"wrote {args.out}: {facts}")
 
 
-def write_weights(path: Path, model: Any, facts: dict[str, str]) -> None:
-    """Write a DetectionModel's state as safetensors, floating tensors as fp16, with `facts` as metadata."""
-    from safetensors.torch import save_file
+def add_metadata(path: Path, facts: dict[str, str]) -> None:
+    """Add `facts` to the metadata of a safetensors file."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    save_file(state, path, metadata=facts)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    save_file(load_file(path), path, metadata={**metadata, **facts})
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def frame(batch: Batch, size: int, generator: torch.Generator | None = None) -> 
         [x * cosine - y * sine + slack_x[:, None, None], x * sine + y * cosine + slack_y[:, None, None]], dim=-1
     )
     image = batch.image.permute(0, 3, 1, 2).float().div_(255)
+    if 2 * size <= image.shape[-1]:
+        image = F.avg_pool2d(image, 2)
     image = F.grid_sample(image, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     parts = F.grid_sample(
         batch.parts[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False

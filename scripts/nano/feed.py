@@ -99,7 +99,8 @@ class SceneFeed:
     def __init__(
         self, *, workers: int, capacity: int, size: int, seed: int, device: torch.device, textures: int = 160
     ) -> None:
-        self.size, self.capacity, self.count, self.total = size, capacity, 0, 0
+        self.size, self.capacity = size, capacity
+        self.count, self.total, self.first = 0, 0, 0
         context = mp.get_context("fork")
         slots = 4 * workers
         self._memory = SharedMemory(create=True, size=slots * _slot_bytes(size))
@@ -148,6 +149,7 @@ class SceneFeed:
             self.total += CHUNK
             self.count = min(self.total, self.capacity)
             moved += CHUNK
+        self.first = self.first or self.total
         return moved
 
     def sample(self, batch: int) -> Batch:

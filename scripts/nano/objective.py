@@ -19,8 +19,30 @@ BOX, BOX_POINT, POINT, NOTHING = range(4)
 SHARES = {BOX_POINT: 0.12, POINT: 0.12, NOTHING: 0.06}
 """Share of the prompts of each kind; the rest are boxes."""
 
-TARGET = 128
-"""Side of the masks on which the loss is computed, in pixels."""
+FINENESS = 2
+"""The loss is computed on masks this many times finer than the decoder's, that is at half the image's resolution."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image smaller than the model's lies in the model's grid of tokens.
+
+    Attributes:
+        grid: side of the image in tokens.
+        left, top: the image's first token in the model's grid.
+    """
+
+    grid: int
+    left: int = 0
+    top: int = 0
+
+    def of(self, table: Tensor) -> Tensor:
+        """The image's part of a table over the model's grid, 1 x C x G x G."""
+        return table[:, :, self.top : self.top + self.grid, self.left : self.left + self.grid]
+
+    def shift(self, coordinates: Tensor, patch: int) -> Tensor:
+        """Pixels (..., X, Y) of the image as pixels of the model's whole input."""
+        return coordinates + coordinates.new_tensor([self.left, self.top]) * patch
 
 
 @dataclass(frozen=True)
@@ -98,7 +120,17 @@ def kinds_of(count: int, batch: int) -> Tensor:
     return kinds
 
 
-def decode(sam: Sam, features: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+def encode(sam: Sam, image: Tensor, place: Place) -> Tensor:
+    """`ImageEncoderViT.forward` for an image (B x 3 x S x S, normalised) that fills a part of the model's grid."""
+    encoder = sam.image_encoder
+    position = place.of(encoder.pos_embed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    tokens = encoder.patch_embed(image) + position
+    for block in encoder.blocks:
+        tokens = block(tokens)
+    return encoder.neck(tokens.permute(0, 3, 1, 2))
+
+
+def decode(sam: Sam, features: Tensor, sparse: Tensor, dense: Tensor, place: Place) -> tuple[Tensor, Tensor]:
     """`MaskDecoder.predict_masks` for N (image, prompt) pairs at once; segment-anything's takes one image a call.
 
     Args:
@@ -110,7 +142,7 @@ def decode(sam: Sam, features: Tensor, sparse: Tensor, dense: Tensor) -> tuple[T
     decoder = sam.mask_decoder
     tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([tokens[None].expand(len(features), -1, -1), sparse], dim=1)
-    position = sam.prompt_encoder.get_dense_pe().expand(len(features), -1, -1, -1)
+    position = place.of(sam.prompt_encoder.get_dense_pe()).expand(len(features), -1, -1, -1)
     tokens, source = decoder.transformer(features + dense, position, tokens)
     source = source.transpose(1, 2).reshape(features.shape)
     upscaled = decoder.output_upscaling(source)
@@ -119,14 +151,21 @@ def decode(sam: Sam, features: Tensor, sparse: Tensor, dense: Tensor) -> tuple[T
     return logits, decoder.iou_prediction_head(tokens[:, 0])
 
 
-def embed(sam: Sam, kind: int, targets: Targets, chosen: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def embed(
+    sam: Sam, kind: int, targets: Targets, chosen: Tensor, place: Place, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sparse and dense embeddings of the chosen targets' prompts, all of one kind."""
+    patch = sam.image_encoder.img_size // sam.prompt_encoder.image_embedding_size[0]
     points = None
     if kind in (BOX_POINT, POINT):
         labels = torch.ones(len(chosen), 1, device=chosen.device)
-        points = (targets.point[chosen][:, None], labels)
-    boxes = targets.box[chosen] if kind in (BOX, BOX_POINT) else None
+        points = (place.shift(targets.point[chosen], patch)[:, None], labels)
+    boxes = None
+    if kind in (BOX, BOX_POINT):
+        boxes = place.shift(targets.box[chosen].view(-1, 2, 2), patch).view(-1, 4)
     sparse, dense = sam.prompt_encoder(points, boxes, mask)
+    if mask is None:
+        dense = dense[:, :, : place.grid, : place.grid]  # one vector everywhere
     if kind == NOTHING:
         sparse, dense = sparse.expand(len(chosen), -1, -1), dense.expand(len(chosen), -1, -1, -1)
     return sparse, dense
@@ -138,9 +177,10 @@ def mask_loss(logits: Tensor, ious: Tensor, targets: Targets, chosen: Tensor, ki
     Cross-entropy, averaged over the box grown by a fifth (a tenth of the weight outside of it), plus soft Dice, for
     the single-mask output and for the best of the other three; plus the squared error of the predicted IoUs.
     """
-    truth = F.avg_pool2d(targets.mask[chosen][:, None].float(), targets.mask.shape[-1] // TARGET)
-    logits = F.interpolate(logits.float(), size=(TARGET, TARGET), mode="bilinear", align_corners=False)
-    weight = torch.ones_like(truth) if kind == NOTHING else _near(targets.box[chosen], targets.mask.shape[-1])
+    size = targets.mask.shape[-1]
+    logits = F.interpolate(logits.float(), scale_factor=FINENESS, mode="bilinear", align_corners=False)
+    truth = F.avg_pool2d(targets.mask[chosen][:, None].float(), size // logits.shape[-1])
+    weight = torch.ones_like(truth) if kind == NOTHING else _near(targets.box[chosen], size, logits.shape[-1])
     usable = targets.usable[chosen].float()
     entropy = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
     entropy = (entropy * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
@@ -158,11 +198,11 @@ def mask_loss(logits: Tensor, ious: Tensor, targets: Targets, chosen: Tensor, ki
     return (loss * usable).sum() / usable.sum().clamp(min=1), (score * usable).sum() / usable.sum().clamp(min=1)
 
 
-def _near(box: Tensor, size: int) -> Tensor:
-    """Weights N x 1 x TARGET x TARGET: 1 inside the box grown by 20 %, 0.1 outside."""
+def _near(box: Tensor, size: int, target: int) -> Tensor:
+    """Weights N x 1 x target x target for boxes in an image of `size` pixels: 1 in the box grown by 20 %, else 0.1."""
     grow = 0.1 * (box[:, 2:] - box[:, :2])
-    low, high = (box[:, :2] - grow) * (TARGET / size), (box[:, 2:] + grow) * (TARGET / size)
-    steps = torch.arange(TARGET, device=box.device) + 0.5
+    low, high = (box[:, :2] - grow) * (target / size), (box[:, 2:] + grow) * (target / size)
+    steps = torch.arange(target, device=box.device) + 0.5
     x = (steps > low[:, :1]) & (steps < high[:, :1])
     y = (steps > low[:, 1:]) & (steps < high[:, 1:])
     return 0.1 + 0.9 * (x[:, None, None, :] & y[:, None, :, None]).float()

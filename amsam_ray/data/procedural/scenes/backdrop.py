@@ -112,5 +112,5 @@ def light_field(canvas: Canvas, bank: Sequence[np.ndarray]) -> None:
     if rng.random() < 0.6:
         _shade_across(canvas, rng.uniform(0.03, 0.3))
     if rng.random() < 0.15:
-        dapple = cv2.GaussianBlur(crop(rng, bank[rng.integers(len(bank))], size, size, 0.5), (0, 0), 4.0)
+        dapple = cv2.GaussianBlur(crop(rng, bank[int(rng.integers(len(bank)))], size, size, 0.5), (0, 0), 4.0)
         canvas.image *= 1 + (rng.uniform(0.1, 0.5) * (dapple.astype(np.float32) - 128) / 128)[..., None]

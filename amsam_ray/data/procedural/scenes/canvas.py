@@ -27,7 +27,7 @@ class Canvas:
 
     def __init__(self, rng: np.random.Generator, size: int, aspect: float = 1.0) -> None:
         self.rng, self.size, self.aspect = rng, size, aspect
-        self.image = np.zeros((size, size, 3), np.float32)
+        self.image: np.ndarray = np.zeros((size, size, 3), np.float32)
         self.parts = np.zeros((size, size), np.uint8)
         self.light = rng.normal(0, 1, 2)
         self._next = 1

@@ -107,11 +107,11 @@ def surface(
         if rng.random() < 0.15:
             hue = 0.25
     return Material(
-        texture=bank[rng.integers(len(bank))] if contrast > 0.02 else None,
+        texture=bank[int(rng.integers(len(bank)))] if contrast > 0.02 else None,
         table=colour_table(rng, any_rgb(rng) if base is None else base, contrast, hue),
         zoom=float(np.exp(rng.uniform(np.log(0.4), np.log(1.7)))),
         folds=folds,
-        relief=bank[rng.integers(len(bank)) // 10 * 10] if folds else None,
+        relief=bank[int(rng.integers(len(bank))) // 10 * 10] if folds else None,
         round=float(rng.uniform(0.0, 0.7)) if round_ is None else round_,
         gloss=float(rng.uniform(0.0, 0.7)),
         soft=soft,

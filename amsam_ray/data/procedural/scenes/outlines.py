@@ -8,22 +8,24 @@ import numpy as np
 
 Polygon = np.ndarray
 Shape = list[np.ndarray]
+Pair = Sequence[float] | np.ndarray
+"""(x, y)."""
 
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 17)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 17)[:-1])], axis=1)
 
 
-def disc(centre: Sequence[float], radius: float) -> Polygon:
+def disc(centre: Pair, radius: float) -> Polygon:
     """A circle as a 16-gon."""
     return np.asarray(centre) + radius * _CIRCLE
 
 
-def oval(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> Polygon:
+def oval(centre: Pair, radii: Pair, angle: float = 0.0) -> Polygon:
     """An ellipse turned by `angle` radians."""
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return np.asarray(centre) + (_CIRCLE * np.asarray(radii)) @ turn
 
 
-def tube(points: Sequence[Sequence[float]], radii: Sequence[float], samples: int = 4) -> Shape:
+def tube(points: Sequence[Pair], radii: Pair, samples: int = 4) -> Shape:
     """A bent, tapered limb through `points`: trapezoids between discs, smoothed by a Catmull-Rom curve."""
     path = np.column_stack([np.asarray(points, float), np.asarray(radii, float)])
     if len(path) > 2:
@@ -43,7 +45,7 @@ def tube(points: Sequence[Sequence[float]], radii: Sequence[float], samples: int
     return [*(centre[:, None] + radius[:, None] * _CIRCLE), *sides]
 
 
-def blob(rng: np.random.Generator, centre: Sequence[float], radii: Sequence[float], rough: float) -> Polygon:
+def blob(rng: np.random.Generator, centre: Pair, radii: Pair, rough: float) -> Polygon:
     """A closed curve around `centre`: an ellipse whose radius varies by smooth random waves of size `rough`."""
     t = np.linspace(0, 2 * np.pi, 49)[:-1]
     radius = np.ones_like(t)
@@ -56,14 +58,14 @@ def blob(rng: np.random.Generator, centre: Sequence[float], radii: Sequence[floa
     return np.asarray(centre) + local @ rotation
 
 
-def corners(rng: np.random.Generator, centre: Sequence[float], radii: Sequence[float], count: int) -> Polygon:
+def corners(rng: np.random.Generator, centre: Pair, radii: Pair, count: int) -> Polygon:
     """A polygon of `count` corners at jittered angles."""
     t = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count + rng.uniform(0, 2 * np.pi)
     r = rng.uniform(0.7, 1.1, count)
     return np.asarray(centre) + np.stack([np.cos(t) * radii[0] * r, np.sin(t) * radii[1] * r], axis=1)
 
 
-def moved(shape: Shape, matrix: np.ndarray, offset: Sequence[float]) -> Shape:
+def moved(shape: Shape, matrix: np.ndarray, offset: Pair) -> Shape:
     """Every polygon through x -> matrix x + offset."""
     return _split(np.concatenate(shape) @ matrix.T + np.asarray(offset), shape)
 

@@ -44,7 +44,7 @@ class _Wardrobe:
 
 def _wardrobe(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> _Wardrobe:
     tone = np.asarray(SKIN[rng.integers(len(SKIN))]) * rng.uniform(0.85, 1.1)
-    skin_rgb = tuple(float(v) for v in np.clip(tone + rng.normal(0, 0.02, 3), 0, 1))
+    red, green, blue = (float(v) for v in np.clip(tone + rng.normal(0, 0.02, 3), 0, 1))
     hair_rgb = HAIR[rng.integers(len(HAIR))] if rng.random() < 0.93 else any_rgb(rng)
 
     def cloth(like: tuple[float, float, float] | None = None) -> Material:
@@ -59,7 +59,7 @@ def _wardrobe(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> _Wardrobe
     dark = (0.07, 0.07, 0.08) if rng.random() < 0.3 else denim
     bottom = top if dress else cloth(top_rgb if rng.random() < 0.12 else dark)
     return _Wardrobe(
-        skin=surface(rng, bank, skin_rgb, contrast=float(rng.uniform(0.02, 0.10)), hue=0.01, folds=0.05),
+        skin=surface(rng, bank, (red, green, blue), contrast=float(rng.uniform(0.02, 0.10)), hue=0.01, folds=0.05),
         hair=surface(rng, bank, hair_rgb, contrast=float(rng.uniform(0.08, 0.5)), soft=float(rng.uniform(0, 1.6))),
         top=top,
         bottom=bottom,
@@ -295,8 +295,8 @@ def _head(
         shape: Shape = [fringe]
         for sign in (-1, 1):
             if rng.random() < 0.6:
-                temple = crown + [sign * wide * 0.95, -0.02 * size]
-                below = temple + [sign * rng.uniform(-0.002, 0.01), rng.uniform(0.03, 0.11) * size]
+                temple = crown + np.array([sign * wide * 0.95, -0.02 * size])
+                below = temple + np.array([sign * rng.uniform(-0.002, 0.01), rng.uniform(0.03, 0.11) * size])
                 shape += outlines.tube([temple, below], [0.013 * size, 0.009 * size])
         pieces.append(Piece(shape, wear.hair, "hair"))
     if rng.random() < 0.15:  # hat, cap or scarf

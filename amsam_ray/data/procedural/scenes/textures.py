@@ -88,7 +88,7 @@ def leaves(rng: np.random.Generator) -> np.ndarray:
 
 def strands(rng: np.random.Generator) -> np.ndarray:
     """Noise smeared along curving lines: hair, fur, grass, wood grain."""
-    field = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
+    field: np.ndarray = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
     length = int(rng.integers(9, 41))
     kernel = np.zeros((length, length), np.float32)
     slope = rng.uniform(-0.5, 0.5) * length

@@ -53,7 +53,7 @@ def animal(rng: np.random.Generator, bank: Bank) -> list[Piece]:
     body += outlines.tube([head, muzzle], [skull, skull * 0.5])
     for sign in (-1, 1):
         tip = head + np.array([sign * 0.05, -skull - rng.uniform(0.0, 0.15)])
-        body += outlines.tube([head + [sign * skull * 0.5, -skull * 0.5], tip], [skull * 0.4, skull * 0.1])
+        body += outlines.tube([head + np.array([sign * skull * 0.5, -skull * 0.5]), tip], [skull * 0.4, skull * 0.1])
     tail = back + np.array([-rng.uniform(0.05, 0.3), rng.uniform(-0.3, 0.2)])
     body += outlines.tube([back, (back + tail) / 2 + rng.normal(0, 0.05, 2), tail], [thick * 0.4, thick * 0.25, 0.02])
     if rng.random() < 0.8:
@@ -68,7 +68,7 @@ def animal(rng: np.random.Generator, bank: Bank) -> list[Piece]:
         pieces.append(
             Piece([outlines.blob(rng, at, (thick * 0.5, thick * 0.35), 0.2)], surface(rng, bank), "body", True)
         )
-    eye = outlines.disc(head + [skull * 0.3, -skull * 0.2], skull * 0.13)
+    eye = outlines.disc(head + np.array([skull * 0.3, -skull * 0.2]), skull * 0.13)
     pieces.append(Piece([eye], surface(rng, bank, (0.05, 0.05, 0.05), contrast=0.05), "body", True))
     return pieces
 
@@ -92,7 +92,7 @@ def box(rng: np.random.Generator, bank: Bank) -> list[Piece]:
     if rng.random() < 0.4:
         legs: Shape = []
         for corner in (c, d, near + depth + [0, 2 * tall]):
-            end = corner + [0, rng.uniform(0.1, 0.4)]
+            end = corner + np.array([0, rng.uniform(0.1, 0.4)])
             legs += outlines.tube([corner - [0.02 * np.sign(corner[0]), 0], end], [0.02, 0.015])
         pieces.append(Piece(legs, face(0.7), "legs"))
     pieces += [
@@ -131,7 +131,7 @@ def vessel(rng: np.random.Generator, bank: Bank) -> list[Piece]:
     heights = np.sort(rng.uniform(0, 1, 5))
     heights[0], heights[-1] = 0.0, 1.0
     y = np.linspace(0, 1, 24)
-    half = np.interp(y, heights, rng.uniform(0.04, 0.3, 5))
+    half: np.ndarray = np.interp(y, heights, rng.uniform(0.04, 0.3, 5))
     half = np.convolve(np.pad(half, 2, mode="edge"), np.ones(5) / 5, mode="valid")
     outline = np.column_stack([np.concatenate([half, -half[::-1]]), np.concatenate([y, y[::-1]])])
     pieces = [Piece([outline], surface(rng, bank, contrast=float(rng.uniform(0.02, 0.3))), "body")]
