@@ -170,14 +170,14 @@ def detector_path(config: DetectorConfig) -> Path:
 
 
 def build_network(network: str | dict[str, Any], names: Sequence[str]) -> Any:
-    """A detection network of ultralytics with random weights, eval mode.
+    """A detection network of ultralytics with random weights, eval mode; the random state is left as it was.
 
     Args:
         network: an ultralytics model file name as ``yolov8n.yaml``, or the dict that such a file holds.
         names: of its classes.
     """
     import_ultralytics()
-    with process_unchanged():
+    with process_unchanged(), torch.random.fork_rng(devices=[]):
         from ultralytics.nn.tasks import DetectionModel
 
         model: Any = DetectionModel(network, ch=3, nc=len(names), verbose=False)

@@ -115,12 +115,9 @@ def tune_detector(
 
 def _fresh_head(start: Any, device: torch.device) -> Any:
     """A one-class network with every weight of ``start`` that fits."""
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(0)  # of the head's layers where the number of classes differs
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the head's layers where the number of classes differs
         model = build_network(dict(start.yaml), ["object"])
-    finally:
-        torch.set_rng_state(generator_state)
     ours = model.state_dict()
     fitting = {
         name: tensor.float()
