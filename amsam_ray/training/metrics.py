@@ -49,7 +49,7 @@ def score_image(prob_HW: np.ndarray, truth_HW: np.ndarray, metrics: Sequence[str
         if name in _BINARY:
             scores[name] = _BINARY[name](pred_HW, truth_HW)
         elif name in _E_MEASURES:
-            scores.update(_e_measures(prob_HW, truth_HW))
+            scores.update(_e_measures(prob_HW, pred_HW, truth_HW))
         elif name in _CURVES:
             scores.update(_threshold_means(prob_HW, pred_HW, truth_HW))
         else:
@@ -177,9 +177,12 @@ def _s_measure(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
     return float(measure.get_results()["sm"])
 
 
-def _e_measures(prob_HW: np.ndarray, truth_HW: np.ndarray) -> dict[str, float]:
+def _e_measures(prob_HW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) -> dict[str, float]:
     from py_sod_metrics import Emeasure
 
+    if not truth_HW.any():
+        # Thresholds at 0 and at twice the mean would call every pixel of a blank prediction object.
+        return dict.fromkeys(_E_MEASURES, 1 - _count(pred_HW) / pred_HW.size)
     measure = Emeasure()
     measure.step(_stretched(prob_HW, truth_HW), truth_HW, normalize=False)
     result = measure.get_results()["em"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_a_yaml_file_is_enough_for_a_new_dataset(tmp_path: Path) -> None:
     assert config.label == "birds"
     dataset = open_dataset(config, split="all")
     assert (len(dataset.train), len(dataset.test), dataset.definition.primary_metric) == (2, 2, "iou")
+
+
+def test_the_example_of_the_docs_is_a_definition(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    (example,) = re.findall(r"```yaml\n(name: birds.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "birds.yaml").write_text(example)
+    for index in range(102):
+        for name in (f"photos/2025/{index}.jpg", f"labels/2025/{index}.label.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+    config = DatasetConfig(name=str(tmp_path / "birds.yaml"), root=str(tmp_path), options={"year": "2025"})
+    assert not check_dataset_config(config, 2, "datasets[0]")
+    assert "train pool holds 2" in _problems(config)
 
 
 def test_an_entry_point_brings_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
