@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,7 @@ class Brief:
 
     def dump(self) -> tuple[str, bytes]:
         """This brief as a text and the bytes of its scores, for ``load``."""
-        plain = asdict(self)
-        plain.pop("image_scores")
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "image_scores"}
         return json.dumps(plain), self.image_scores.tobytes()
 
     @classmethod

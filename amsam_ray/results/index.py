@@ -35,10 +35,10 @@ CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 _INSERT = f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 16)})"  # noqa: S608 - question marks only
 
 
-def cache_dir() -> Path:
-    """Where indexes lie: ``$AMSAM_INDEX_DIR``, or ``amsam_ray/index`` in the user's cache folder."""
-    if chosen := os.environ.get("AMSAM_INDEX_DIR"):
-        return Path(chosen).expanduser()
+def index_dir() -> Path:
+    """Where indexes lie: ``index`` in ``$AMSAM_CACHE_DIR``, or in ``amsam_ray`` of the user's cache folder."""
+    if chosen := os.environ.get("AMSAM_CACHE_DIR"):
+        return Path(chosen).expanduser() / "index"
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "index"
 
@@ -48,19 +48,19 @@ class Index:
 
     Args:
         storage: whose records.
-        folder: where the index file lies, by default ``cache_dir()``. Processes may share it.
+        folder: where the index file lies, by default ``index_dir()``. Processes may share it.
     """
 
     def __init__(self, storage: Storage, folder: Path | None = None):
         self._storage = storage
-        folder = cache_dir() if folder is None else folder
+        folder = index_dir() if folder is None else folder
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         name = hashlib.sha256(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}".encode()).hexdigest()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = _open(folder / f"{name[:32]}.sqlite")
         except (OSError, sqlite3.Error) as error:
-            raise AmsamError(f"{folder}: no index can be kept here ({error}); set AMSAM_INDEX_DIR.") from error
+            raise AmsamError(f"{folder}: no index can be kept here ({error}); set AMSAM_CACHE_DIR.") from error
 
     def update(self, sweep: str | None = None) -> list[Problem]:
         """Read the records that are new or changed, of one sweep or of all, and forget those that are gone.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -66,8 +67,8 @@ def read_records(storage: Storage, sweep: str | None = None) -> tuple[list[Recor
 def list_records(storage: Storage, sweep: str | None = None) -> Iterator[Entry]:
     """Every file under ``records/`` of one sweep or of all, sorted by key."""
     sweeps = [sweep] if sweep is not None else list_sweeps(storage)
-    with _pool(storage) as pool:
-        for entries in pool.map(lambda name: list(storage.list(f"sweeps/{name}/records/")), sweeps):
+    with _mapper(storage) as each:
+        for entries in each(lambda name: list(storage.list(f"sweeps/{name}/records/")), sweeps):
             yield from entries
 
 
@@ -79,9 +80,9 @@ def list_sweeps(storage: Storage) -> list[str]:
 def load(storage: Storage, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Record | Problem]]:
     """Read and check files, several at a time, in the order given; files deleted meanwhile are left out."""
     rest = iter(entries)
-    with _pool(storage) as pool:
+    with _mapper(storage) as each:
         while chunk := list(islice(rest, _AT_ONCE)):
-            for entry, item in zip(chunk, pool.map(lambda e: _load(storage, e), chunk), strict=True):
+            for entry, item in zip(chunk, each(lambda e: _load(storage, e), chunk), strict=True):
                 if item is not None:
                     yield entry, item
 
@@ -102,9 +103,14 @@ def parse_record(key: str, data: bytes) -> Record | Problem:
     return record
 
 
-def _pool(storage: Storage) -> ThreadPoolExecutor:
-    """Threads hide a bucket's latency; a disk's reads cost the interpreter's own time."""
-    return ThreadPoolExecutor(_THREADS if storage.uri.startswith("s3:") else 1)
+@contextlib.contextmanager
+def _mapper(storage: Storage) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A ``map`` with threads for a bucket, whose latency they hide; reading a disk costs the interpreter's own time."""
+    if not storage.uri.startswith("s3:"):
+        yield map
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield pool.map
 
 
 def _load(storage: Storage, entry: Entry) -> Record | Problem | None:

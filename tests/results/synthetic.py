@@ -146,9 +146,12 @@ def _cell(random, work_dir, sweep, dataset, k, method, trials, seeds, epochs, im
     for number in range(trials if trainable else 1):
         params: dict[str, Any] = {}
         if trainable:
-            params = {"lr": float(10 ** random.uniform(-4, -2)), "rank": int(random.integers(2, 17))}
-            if "alpha" in METHODS[method].keys:
-                params["alpha"] = float(random.uniform(0.4, 1.0))
+            drawn = {
+                "lr": float(10 ** random.uniform(-4, -2)),
+                "rank": int(random.integers(2, 17)),
+                "alpha": float(random.uniform(0.4, 1.0)),
+            }
+            params = {name: value for name, value in drawn.items() if name in METHODS[method].keys}
         level = _level(method, k, params) + random.normal(0, 0.01)
         status = "failed" if number == 7 else "pruned" if trainable and number % 3 == 2 else "completed"
         result = _result(random, status, level, epochs, trained=2000 * params.get("rank", 0))

@@ -124,7 +124,7 @@ def test_a_damaged_index_is_made_anew(storage: CountingStorage, tmp_path: Path) 
 
 
 def test_a_folder_that_cannot_hold_an_index(storage: CountingStorage) -> None:
-    with pytest.raises(AmsamError, match="AMSAM_INDEX_DIR"):
+    with pytest.raises(AmsamError, match="AMSAM_CACHE_DIR"):
         Index(storage, Path("/proc/1/index"))
 
 
