@@ -1,0 +1,117 @@
+"""Every searchable parameter acts on training, over the whole run and not on its first step alone."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from amsam_ray.models.methods import METHODS, live_params
+from amsam_ray.training.loop import Roles
+from tests.training.toys import toy_trainer
+
+EPOCHS = 4
+
+
+@cache
+def _entries(**given):
+    trainer = toy_trainer("am_sam", epochs=EPOCHS, hypergradient="first_order", **given)
+    return [trainer.epoch() for _ in range(EPOCHS)]
+
+
+def _trace(name, **given):
+    return [entry[name] for entry in _entries(**given)]
+
+
+def _end(method="am_mca_sam", **given):
+    """Where two epochs of training lead."""
+    trainer = toy_trainer(method, epochs=2, **given)
+    for _ in range(2):
+        trainer.epoch()
+    return torch.cat([trainer.weights, trainer.prompt])
+
+
+@pytest.mark.parametrize("rate", ["lr", "lr_prompt"])
+def test_a_rates_whole_trace_scales_with_it_and_with_it_alone(rate):
+    other = "lr_prompt" if rate == "lr" else "lr"
+    assert _trace(rate, **{rate: 2e-3}) == pytest.approx([2 * r for r in _trace(rate, **{rate: 1e-3})])
+    assert _trace(other, **{rate: 2e-3}) == _trace(other, **{rate: 1e-3})
+
+
+@pytest.mark.parametrize("rate", ["lr", "lr_prompt"])
+def test_a_rate_sets_the_size_of_every_step_of_its_level_alone(rate):
+    def steps(value):
+        trainer = toy_trainer("am_sam", epochs=EPOCHS, weight_decay=0.0, hypergradient="first_order", **{rate: value})
+        sizes = []
+        for _ in range(EPOCHS):
+            before = trainer.weights, trainer.prompt
+            trainer.epoch()
+            sizes.append([float((trainer.weights - before[0]).norm()), float((trainer.prompt - before[1]).norm())])
+        return torch.tensor(sizes)
+
+    ratio = steps(2e-5) / steps(1e-5)  # small, so that both runs see nearly the same gradients
+    mine, others = (0, 1) if rate == "lr" else (1, 0)
+    assert torch.allclose(ratio[:, mine], torch.full((EPOCHS,), 2.0), rtol=0.1)
+    assert torch.allclose(ratio[:, others], torch.ones(EPOCHS), rtol=0.1)
+
+
+def test_warm_up_changes_both_traces():
+    for rate in ("lr", "lr_prompt"):
+        cold, warm = _trace(rate, warmup=0.0), _trace(rate, warmup=0.6)
+        assert cold[0] > cold[1] and warm[0] < warm[1]
+
+
+CHANGES = {
+    "lambda": (0.8, 0.2),
+    "weight_decay": (0.1, 0.5),
+    "alpha": (0.7, 0.1),
+    "rank": (4, 2),
+    "tau_token": (0.1, 0.5),
+    "tau_sample": (0.1, 0.5),
+    "w_token": (0.1, 1.0),
+    "w_sample": (0.1, 1.0),
+    "contrast_tokens": (16, 4),
+    "adaptor_ratio": (4, 2),
+    "freq_ratio": (0.25, 0.05),
+    "lr": (5e-3, 1e-3),
+    "lr_prompt": (1e-3, 1e-2),
+    "warmup": (0.0, 0.5),
+    "loss": ("ce_dice", "bce_iou"),
+    "calibration": ("off", "learned"),
+    "detector": ("on", "off"),
+    "head": ("warm", "cold"),
+    "adaptors": ("mc", "tc"),
+    "adaptor_blocks": ("all", "last_1"),
+    "levels": (2, 1),
+}
+MODES = ("first_order", "unrolled", "exact")
+
+
+def test_every_parameter_of_every_method_is_held_to_be_live():
+    assert {key for method in METHODS for key in METHODS[method].keys} == {*CHANGES, "hypergradient"}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_change_of_the_parameter_changes_where_training_leads(key):
+    method = next(m for m in ("am_mca_sam", "sam_adapter") if key in METHODS[m].keys)
+    assert key in live_params(method, {"calibration": ["sample"]})
+    first, second = (_end(method, **{key: value}) for value in CHANGES[key])
+    assert first.shape != second.shape or not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_the_three_hypergradients_lead_to_different_prompts_but_unrolled_is_close_to_exact():
+    ends = {}
+    for mode in MODES:
+        trainer = toy_trainer("am_sam", epochs=2, hypergradient=mode, roles=Roles([0, 1], [2, 3]))
+        start = trainer.prompt.clone()
+        for _ in range(2):
+            trainer.epoch()
+        ends[mode] = trainer.prompt - start
+    gap = (ends["unrolled"] - ends["exact"]).norm()
+    assert (ends["first_order"] - ends["exact"]).norm() > 5 * gap
+    assert not torch.equal(ends["unrolled"], ends["exact"])
+
+
+def test_the_sample_loss_is_live_at_batch_size_one_and_dead_without_a_second_image():
+    assert not torch.equal(_end(w_sample=0.1, adaptors="sc"), _end(w_sample=1.0, adaptors="sc"))
+    alone = Roles([0], [2])
+    assert torch.equal(_end(w_sample=0.1, adaptors="sc", roles=alone), _end(w_sample=1.0, adaptors="sc", roles=alone))
