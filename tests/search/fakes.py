@@ -1,9 +1,9 @@
 """Trial functions that stand in for training where the training itself does not matter.
 
-Each has the signature of ``amsam_ray.training.trial.train_trial``. Scores are smooth functions of the hyperparameters, so
-that searches have something to find. What a trial does beside scoring comes from ``AMSAM_FAKE``, a JSON object that the
-lanes inherit: ``seconds`` per trial, ``log`` (a file that gets one line per start), and ``faults`` (trial
-number -> what befalls it, by its seed's place in the cell).
+They have the signature of ``amsam_ray.training.trial.train_trial``. Scores are smooth functions of the
+hyperparameters, so that searches have something to find. What a trial does beside scoring comes from ``AMSAM_FAKE``, a
+JSON object that the lanes inherit: ``seconds`` per trial, ``log`` (a file that gets one line per start), and ``faults``
+(a trial's seed -> what befalls it).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from amsam_ray.errors import InputError
 from amsam_ray.training.config import TrialConfig
 from amsam_ray.training.result import TrialResult
 
@@ -49,7 +50,10 @@ def train(
     if log := fake.get("log"):
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps({"pid": os.getpid(), "at": time.time(), "seed": config.seed}) + "\n")
-    befall(fake, config)
+    fault = fake.get("faults", {}).get(str(config.seed))
+    if fault == "diverge":
+        return TrialResult("failed", reason="diverged at epoch 2", epochs_run=2)
+    befall(fault)
     epochs, best, curve = config.train.epochs, 0.0, []
     for epoch in range(1, epochs + 1):
         time.sleep(fake.get("seconds", 0.0) / epochs)
@@ -70,18 +74,19 @@ def train(
     )
 
 
-def befall(fake: dict[str, Any], config: TrialConfig) -> None:
-    """What the settings' ``faults`` have in store for this seed: raise, memory, exit, segfault, hang, hang_in_c."""
-    kind = fake.get("faults", {}).get(str(config.seed))
-    if kind == "raise":
+def befall(fault: str | None) -> None:
+    """Let one of the faults happen: raise, memory, input, exit, segfault, hang, hang_in_c."""
+    if fault == "raise":
         raise ValueError("the labels are upside down")
-    if kind == "memory":
+    if fault == "memory":
         raise MemoryError("cannot allocate 1 TiB")
-    if kind == "exit":
+    if fault == "input":
+        raise InputError("the image is no image")
+    if fault == "exit":
         os._exit(137)
-    if kind == "segfault":
+    if fault == "segfault":
         ctypes.string_at(0)
-    if kind == "hang":
+    if fault == "hang":
         time.sleep(3600)
-    if kind == "hang_in_c":  # never gives the interpreter lock back
+    if fault == "hang_in_c":  # never gives the interpreter lock back
         ctypes.PyDLL(None).sleep(3600)

@@ -1,0 +1,217 @@
+"""The parts of a driver that need no Ray: lease, folder, budgets, interrupts, recording."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amsam_ray.errors import InputError
+from amsam_ray.results.storage import Storage, open_storage
+from amsam_ray.search import lease as lease_module
+from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.cells import make_cells
+from amsam_ray.search.dry_run import expected_epochs
+from amsam_ray.search.folder import choose_folder, read_folder, stored_space, write_folder
+from amsam_ray.search.gate import Budget, Gate, interruptible
+from amsam_ray.search.history import read_history
+from amsam_ray.search.lease import Lease, lease_key, read_lease
+from amsam_ray.search.progress import CellProgress
+from amsam_ray.search.recording import Recorder
+from amsam_ray.search.space_file import sweep_id
+from amsam_ray.training.result import TrialResult
+from tests.search.spaces import space
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setenv("AMSAM_CACHE_DIR", str(tmp_path / "cache"))
+    return open_storage(tmp_path / "results")
+
+
+def held(storage: Storage, sweep: str = "s", **status: Any) -> Lease:
+    lost: list[str] = []
+    lease = Lease(storage, sweep, lambda: status, lost.append)
+    lease.lost = lost  # type: ignore[attr-defined]
+    return lease
+
+
+def other_driver(storage: Storage, sweep: str) -> subprocess.Popen[str]:
+    """Another process that holds the lease until it is killed."""
+    code = f"""
+import time
+from amsam_ray.results.storage import open_storage
+from amsam_ray.search.lease import Lease
+Lease(open_storage({storage.uri!r}), {sweep!r}, dict, print).take()
+print("held", flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_driver_is_refused_with_the_holders_name_until_it_is_gone(storage: Storage) -> None:
+    process = other_driver(storage, "s")
+    try:
+        with pytest.raises(InputError, match=rf"driven by .*process {process.pid}.*sign of life \d+ s ago"):
+            held(storage).take()
+    finally:
+        process.kill()
+        process.wait()
+    mine = held(storage)
+    mine.take()  # killed on this machine: no need to wait until the lease is stale
+    mine.release()
+
+
+def test_a_lease_from_elsewhere_is_free_once_it_is_stale(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module.platform, "node", lambda: "elsewhere")
+    held(storage).take()
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="elsewhere"):
+        held(storage).take()
+    later = time.time() + 61
+    monkeypatch.setattr(lease_module.time, "time", lambda: later)
+    held(storage).take()
+
+
+def test_whoever_lost_the_lease_is_told(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "RENEW_EVERY_S", 0.05)
+    mine = held(storage)
+    mine.take()
+    storage.put(lease_key("s"), b'{"user": "eve", "host": "h", "pid": 1}')
+    deadline = time.monotonic() + 10
+    while not mine.lost and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        time.sleep(0.02)
+    assert "eve@h" in mine.lost[0]  # type: ignore[attr-defined]
+
+
+def test_the_lease_tells_how_the_sweep_is_doing(storage: Storage) -> None:
+    mine = held(storage, done=3)
+    mine.take()
+    lease = read_lease(storage, "s")
+    assert lease and lease["status"] == {"done": 3} and not lease_module.stale(lease)
+    mine.release()
+    lease = read_lease(storage, "s")
+    assert lease and lease_module.stale(lease)
+    held(storage).take()
+
+
+def test_the_same_file_continues_and_a_changed_one_begins_anew(storage: Storage) -> None:
+    first = space()
+    folder = choose_folder(storage, first, extend=False, fresh=False)
+    assert folder.sweep == sweep_id(first) and not folder.exists
+    write_folder(storage, folder, first)
+    again = choose_folder(storage, first, extend=False, fresh=False)
+    assert again.sweep == folder.sweep and again.exists and stored_space(again) == first
+    changed = space(trials=7)
+    assert not choose_folder(storage, changed, extend=False, fresh=False).exists
+
+
+def test_extend_goes_on_in_the_newest_folder_and_is_remembered(storage: Storage) -> None:
+    first, changed = space(), space(trials=7)
+    with pytest.raises(InputError, match="no sweep tiny"):
+        choose_folder(storage, changed, extend=True, fresh=False)
+    write_folder(storage, choose_folder(storage, first, extend=False, fresh=False), first)
+    folder = choose_folder(storage, changed, extend=True, fresh=False)
+    assert folder.sweep == sweep_id(first)
+    write_folder(storage, folder, changed)
+    for either in (first, changed):  # both files now mean this sweep
+        assert choose_folder(storage, either, extend=False, fresh=False).sweep == sweep_id(first)
+
+
+def test_fresh_makes_a_folder_beside_the_others(storage: Storage) -> None:
+    source = space()
+    names = []
+    for _ in range(3):
+        folder = choose_folder(storage, source, extend=False, fresh=True)
+        write_folder(storage, folder, source)
+        names.append(folder.sweep)
+        time.sleep(0.01)
+    assert names == [sweep_id(source), f"{sweep_id(source)}-2", f"{sweep_id(source)}-3"]
+    assert choose_folder(storage, source, extend=False, fresh=False).sweep == names[-1]
+    assert read_folder(storage, names[0]) is not None
+
+
+def assignment(number: int = 0) -> Assignment:
+    source = space()
+    progress = CellProgress(make_cells(source)[0], ())
+    for _ in range(number):
+        progress.next_assignment()
+    found = progress.next_assignment()
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [(Budget(trials=2), "trials"), (Budget(seconds=0.5), "time"), (Budget(gpu_hours=1e-5), "GPU hours")],
+)
+def test_a_spent_budget_closes_the_gate_without_stopping_what_runs(budget: Budget, why: str) -> None:
+    gate = Gate(budget)
+    gate.gpus = 1.0
+    one, two = assignment(), assignment(1)
+    assert gate.may_start()
+    gate.began(one)
+    gate.began(two)
+    deadline = time.monotonic() + 20
+    while gate.may_start() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert gate.why_closed and why in gate.why_closed
+    assert not gate.stop_now
+
+
+def test_a_trial_that_is_put_back_does_not_use_up_the_budget() -> None:
+    gate, one = Gate(Budget(trials=1)), assignment()
+    gate.began(one)
+    assert not gate.may_start()
+    gate.ended(one, Outcome(one.trial_id, "error"), None)
+    assert gate.may_start()
+
+
+def test_ctrl_c_once_finishes_and_twice_stops() -> None:
+    gate = Gate(Budget())
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible(gate):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not gate.may_start() and not gate.stop_now
+        os.kill(os.getpid(), signal.SIGINT)
+        assert gate.stop_now
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_record_is_written_once_and_read_back(storage: Storage) -> None:
+    recorder = Recorder(storage.uri, "tiny-00000000", gpus=0.5)
+    one = assignment()
+    assert recorder.recorded(one) is None
+    result = TrialResult("completed", val={"dice": 0.5}, best_epoch=1, epochs_run=2)
+    first = recorder.write(one, result, {5: 0.4}, time.time() - 10, {})
+    assert (first.score, first.rung_scores, first.params) == (0.5, {5: 0.4}, {"lr": 5e-3, "lambda": 0.8})
+    # A second attempt that comes late learns what is recorded, and changes nothing.
+    late = recorder.write(one, TrialResult("completed", val={"dice": 0.9}), {}, time.time(), {})
+    assert late.score == 0.5
+    recorder.close(0)
+    history, problems = read_history(storage, "tiny-00000000", make_cells(space()))
+    (remembered,) = history[one.cell]
+    assert not problems and remembered.counts and remembered.outcome == first
+    changed, _ = read_history(storage, "tiny-00000000", make_cells(space(epochs=21)))
+    assert not changed[one.cell][0].counts
+
+
+def test_a_trial_given_up_is_recorded_with_its_reason(storage: Storage) -> None:
+    recorder = Recorder(storage.uri, "tiny-00000000")
+    one = assignment()
+    failed = recorder.write_failure(one, Outcome(one.trial_id, "failed", reason="hung (3 attempts)", seconds=2.0))
+    assert (failed.status, failed.reason) == ("failed", "hung (3 attempts)")
+    recorder.close(0)
+
+
+def test_the_estimate_counts_what_the_ladder_lets_pass() -> None:
+    assert expected_epochs((), 3, 100) == 100
+    assert expected_epochs((10, 30), 3, 90) == pytest.approx(10 + 20 / 3 + 60 / 9)

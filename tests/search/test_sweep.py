@@ -1,0 +1,109 @@
+"""Whole sweeps through real Ray on this machine, with a fake trial: faults in trials, a killed driver, an interrupt."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.search.driving import Driver, until
+from tests.search.spaces import space
+
+CELL = "lesions.k4.am_sam"
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """One sweep in which trial after trial meets another fault."""
+    asha = {"name": "asha", "grace_epochs": 5, "reduction": 2}
+    source = space(methods=("am_sam", "sam"), trials=8, retries=1, timeout_s=6, scheduler=asha)
+    driver = Driver(tmp_path_factory.mktemp("faulty"), source)
+    faults = {1: "raise", 2: "memory", 3: "diverge", 4: "exit", 5: "hang"}
+    driver.fake = {"seconds": 0.3, "faults": {driver.seed(CELL, n): fault for n, fault in faults.items()}}
+    assert driver.run() == 0, driver.terminal()
+    return driver
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (1, "ValueError (fakes.py:"),
+        (2, "out of memory (fakes.py:"),
+        (3, "diverged at epoch 2"),
+        (4, "the lane's training worker died"),
+        (5, "hung: no sign of life for 6 s"),
+    ],
+)
+def test_a_fault_is_recorded_with_its_reason(faulty: Driver, number: int, reason: str) -> None:
+    record = next(r for r in faulty.records() if r.trial == f"{CELL}.t{number:04d}")
+    assert record.status == "failed" and record.reason and record.reason.startswith(reason)
+    diverged = number == 3
+    assert record.attempt == (1 if diverged else 2)
+    starts = [s for s in faulty.starts() if str(s["seed"]) == faulty.seed(CELL, number)]
+    assert len(starts) == record.attempt
+
+
+def test_the_sweep_finishes_all_the_same(faulty: Driver) -> None:
+    records = faulty.assert_complete()
+    finals = [r for r in records if r.role == "final"]
+    assert {r.trial for r in records if r.role == "search"} == {
+        *(f"{CELL}.t{n:04d}" for n in range(8)),
+        "lesions.k4.sam.t0000",
+    }
+    assert {r.label for r in finals} == {"am_sam", "sam"} and len(finals) == 3
+    assert {r.status for r in finals} == {"completed"}
+    assert any(CELL.rpartition(".")[2] in row for row in faulty.leaderboard())
+
+
+def test_two_lanes_worked_at_once_and_stayed_warm(faulty: Driver) -> None:
+    starts = faulty.starts()
+    assert len({s["pid"] for s in starts[:2]}) == 2
+    # Two lanes, and one more for each fault that took a lane along, twice each.
+    assert len({s["pid"] for s in starts}) <= 2 + 4
+
+
+def test_the_terminal_is_quiet_and_the_log_knows_of_no_dead_actors(faulty: Driver) -> None:
+    shown = faulty.terminal()
+    assert "Traceback" not in shown and "ray::" not in shown
+    assert "trials" in shown and "log in" in shown
+    after_end = faulty.logs()
+    assert "ActorDiedError" not in after_end
+
+
+def test_dashboards_find_their_files(faulty: Driver) -> None:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    (journal,) = faulty.results.glob("sweeps/*/optuna.journal")
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.load_study(study_name=CELL, storage=storage)
+    assert len(study.trials) == 8 and study.best_value > 0
+    curves = {path.name for path in faulty.results.glob("sweeps/*/tensorboard/*")}
+    assert {r.trial for r in faulty.records() if r.curve} == curves
+
+
+def test_a_killed_sweep_continues_and_equals_an_undisturbed_one(tmp_path: Path) -> None:
+    source = space(datasets=2, trials=10)
+    disturbed = Driver(tmp_path / "disturbed", source, {"seconds": 0.4})
+    with disturbed.start() as process:
+        until(lambda: disturbed.recorded() >= 8)
+        process.kill()
+    before = {r.trial: r.to_bytes() for r in disturbed.records()}
+    with disturbed.start() as process:
+        until(lambda: disturbed.recorded() > len(before) + 2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert "interrupted: finishing what runs" in disturbed.terminal()
+    assert disturbed.run() == 0
+    after = {r.trial: r.to_bytes() for r in disturbed.assert_complete()}
+    assert before.items() <= after.items() and len(after) == 2 * (10 + 2)
+    # A trial that was running when the driver died ran again; none that was recorded did.
+    seeds = [s["seed"] for s in disturbed.starts()]
+    assert len(seeds) <= len(after) + 2
+
+    undisturbed = Driver(tmp_path / "undisturbed", source)
+    assert undisturbed.run() == 0
+    assert undisturbed.leaderboard() == disturbed.leaderboard()
+    assert disturbed.run(timeout=60) == 0  # nothing is left to do, and Ray is not even started
+    assert [s["seed"] for s in disturbed.starts()] == seeds
