@@ -6,9 +6,10 @@ import contextlib
 import random
 import statistics
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from amsam_ray.data.metric_names import METRICS
 from amsam_ray.errors import InputError, Problem
@@ -41,6 +42,7 @@ def build_leaderboard(
     *,
     datasets: Collection[str] | None = None,
     shots: Collection[int] | None = None,
+    published: bool = True,
     remember: Remember = compute_now,
 ) -> list[Row]:
     """One row per (dataset, shots, method): datasets by name, the rows of each by its primary metric, best first.
@@ -52,6 +54,7 @@ def build_leaderboard(
     Args:
         cells: what was recorded.
         datasets, shots: keep only these.
+        published: with the papers' rows of these datasets.
         remember: keeps the results of costly statistics between calls.
 
     Returns:
@@ -66,7 +69,11 @@ def build_leaderboard(
                 kept[place] = cell
     rows: list[Row] = []
     for dataset in sorted({place[0] for place in kept}):
-        rows += _dataset_rows([cell for place, cell in kept.items() if place[0] == dataset], shots, remember)
+        ours = [cell for place, cell in kept.items() if place[0] == dataset]
+        first = ours[0].chosen
+        papers = published_rows(first.definition, dataset) if published else []
+        wanted = [row for row in papers if shots is None or row["shots"] in {None, *shots}]
+        rows += _dataset_rows(ours, wanted, remember)
     return rows
 
 
@@ -150,7 +157,7 @@ class _Cell:
         row["seeds"] = len(finals)
         if finals or chosen.status == "completed":
             row[f"val_{chosen.metric}"] = _mean([brief.score for brief in finals or [chosen]])
-        row |= _hyperparameters(chosen)
+        row |= acting_params(chosen.method, chosen.params)
         return row | {
             "backbone": chosen.backbone,
             "trained_params": chosen.trained_params,
@@ -166,15 +173,13 @@ class _Cell:
         }
 
 
-def _dataset_rows(cells: list[_Cell], shots: Collection[int] | None, remember: Remember) -> list[Row]:
+def _dataset_rows(cells: list[_Cell], papers: list[Row], remember: Remember) -> list[Row]:
     first = cells[0].chosen
     primary, mean = first.primary, f"{first.primary}_mean"
     maximise = METRICS[primary].maximise if primary in METRICS else first.maximise
     pairs: list[tuple[Row, _Cell | None]] = [(cell.row(remember), cell) for cell in cells]
     _add_gains([row for row, _ in pairs], mean)
-    for row in published_rows(first.definition, first.dataset):
-        if shots is None or row["shots"] is None or row["shots"] in shots:
-            pairs.append((row, None))
+    pairs += [(row, None) for row in papers]
     sign = -1.0 if maximise else 1.0
 
     def order(pair: tuple[Row, _Cell | None]) -> tuple[bool, float, bool, float, str, int]:
@@ -199,12 +204,12 @@ def _add_gains(rows: list[Row], mean: str) -> None:
             row["vs_sam_adapter"] = score / reference - 1
 
 
-def _hyperparameters(brief: Brief) -> Row:
-    """The values that acted in this trial, in the parameters' own order."""
-    if brief.method not in METHODS:  # recorded by a version with other methods
-        return dict(brief.params)
-    live = live_params(brief.method, {key: {value} for key, value in brief.params.items() if key in SWITCHES})
-    return {name: brief.params[name] for name in PARAMS if name in live and name in brief.params}
+def acting_params(method: str, params: Mapping[str, Any]) -> Row:
+    """Of a trial's hyperparameters and switches those that its method used, in the parameters' own order."""
+    if method not in METHODS:  # recorded by a version with other methods
+        return dict(params)
+    live = live_params(method, {key: {value} for key, value in params.items() if key in SWITCHES})
+    return {name: params[name] for name in PARAMS if name in live and name in params}
 
 
 def _rank(briefs: Iterable[Brief]) -> float:

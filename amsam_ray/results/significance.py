@@ -100,17 +100,26 @@ def probability_of_no_gain(
     Small values say that ``better`` really beats ``other``. None if they share fewer than two images; 1 if no score
     differs.
     """
-    shared = sorted(better.keys() & other.keys())
-    if len(shared) < 2:
+    difference = _differences(better, other) * (1 if maximise else -1)
+    if len(difference) < 2:
         return None
-    difference = np.array([better[name] - other[name] for name in shared]) * (1 if maximise else -1)
     digest = hashlib.sha256(difference.tobytes()).hexdigest()
-    return remember(f"wilcoxon {digest}", lambda: [_wilcoxon(difference)])[0]
+    return remember(f"wilcoxon {digest}", lambda: [_wilcoxon(difference, "greater")])[0]
 
 
-def _wilcoxon(difference: np.ndarray) -> float:
+def paired_test(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
+    """Two-sided p-value of the same test; small values say that the two differ."""
+    difference = _differences(first, second)
+    return _wilcoxon(difference, "two-sided") if len(difference) > 1 else None
+
+
+def _differences(first: Mapping[str, float], second: Mapping[str, float]) -> np.ndarray:
+    return np.array([first[name] - second[name] for name in sorted(first.keys() & second.keys())], dtype=float)
+
+
+def _wilcoxon(difference: np.ndarray, alternative: str) -> float:
     if not difference.any():
         return 1.0
     from scipy.stats import wilcoxon  # most of a second to import, and needed for new results only
 
-    return float(wilcoxon(difference, alternative="greater").pvalue)
+    return float(wilcoxon(difference, alternative=alternative).pvalue)

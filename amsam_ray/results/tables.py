@@ -12,7 +12,7 @@ from amsam_ray.data.metric_names import METRICS
 from amsam_ray.models.params import PARAMS
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 Row = dict[str, Any]
 
@@ -73,36 +73,43 @@ def to_markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def to_terminal(rows: Sequence[Row]) -> Table:
-    """The table for people, for rich to print."""
+def to_terminal(rows: Sequence[Row]) -> Group:
+    """One table for people per dataset, for rich to print."""
+    from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    header, body = people_table(rows)
-    table = Table(header_style="bold")
-    for name in header:
-        table.add_column(Text(name), justify="left" if name in ("dataset", "method", "source", "sweep") else "right")
-    for line in body:
-        table.add_row(*(Text(cell) for cell in line))
-    return table
+    made = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        header, body = people_table([row for row in rows if row["dataset"] == dataset])
+        table = Table(title=Text(dataset, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+        for name in header[1:]:
+            table.add_column(Text(name), justify="left" if name in ("method", "source") else "right", no_wrap=True)
+        for line in body:
+            table.add_row(*(Text(cell) for cell in line[1:]))
+        made.append(table)
+    return Group(*made)
 
 
 def people_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """(header, lines) with what people compare: scores as usual in print, per cent where the metric is one."""
     metrics = [name for name in METRICS if any(row.get(f"{name}_mean") is not None for row in rows)]
     validation = [name for name in METRICS if any(row.get(f"val_{name}") is not None for row in rows)]
+    gains = any(row.get("vs_sam_adapter") is not None for row in rows)
     header = ["dataset", "shots", "method", "source"]
     header += [_title(name) for name in metrics] + [f"val {_title(name)}" for name in validation]
-    header += ["seeds", "p(next)", "trials", "seconds", "sweep"]
+    header += [*(["vs SAM-Adapter"] if gains else []), "seeds", "p(next)", "trials", "seconds"]
     lines = []
     for row in rows:
         line = [str(row["dataset"]), plain(row["shots"]) or "all", str(row["method"]), str(row["source"])]
         line += [_score(row, name) for name in metrics]
         line += [show_score(name, row.get(f"val_{name}")) for name in validation]
-        p = row.get("p_vs_next")
+        if gains:
+            line.append("" if (gain := row.get("vs_sam_adapter")) is None else f"{100 * gain:+.1f} %")
+        p, seconds = row.get("p_vs_next"), row.get("seconds")
         line += [plain(row.get("seeds")), "" if p is None else f"{p:.2g}", plain(row.get("trials"))]
-        line += ["" if row.get("seconds") is None else f"{row['seconds']:.0f}"]
-        line += [str(row.get("sweep") or row.get("reference") or "")]
+        line.append("" if seconds is None else f"{seconds:.0f}")
         lines.append(line)
     return header, lines
 

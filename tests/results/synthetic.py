@@ -32,6 +32,25 @@ ENVIRONMENT = Environment(
 STRENGTH = {"sam": 0.55, "samed": 0.68, "blo_sam": 0.72, "am_sam": 0.8}
 
 
+class Folder:
+    """Takes results as files below ``root`` without syncing each to disk, which is most of the time of a storage."""
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a file."""
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    create = put
+
+    def upload(self, key: str, path: Path) -> None:
+        """Copy a file."""
+        self.put(key, path.read_bytes())
+
+
 def config(
     dataset: str = "lesion",
     shots: int = 4,

@@ -13,7 +13,7 @@ from amsam_ray.results.brief import Brief, CellSummary
 from amsam_ray.results.index import Index
 from amsam_ray.results.local import LocalStorage
 from amsam_ray.results.records import read_records, write_record
-from tests.results.synthetic import config, record, write_sweep
+from tests.results.synthetic import Folder, config, record, write_sweep
 
 
 class CountingStorage(LocalStorage):
@@ -76,8 +76,8 @@ def test_a_mended_file_is_read_again(storage: CountingStorage, index: Index) -> 
 
 
 def test_cells_are_those_of_the_records(storage: CountingStorage, index: Index, tmp_path: Path) -> None:
-    write_sweep(storage, tmp_path)
-    write_sweep(storage, tmp_path, sweep="other-11111111", datasets=["lesion"], shots=[4])
+    write_sweep(Folder(storage.root), tmp_path)
+    write_sweep(Folder(storage.root), tmp_path, sweep="other-11111111", datasets=["lesion"], shots=[4])
     index.update()
     records, _ = read_records(storage)
     for cell in index.cells():
@@ -140,7 +140,7 @@ def test_find(storage: CountingStorage, index: Index) -> None:
 
 def test_processes_share_an_index(storage: CountingStorage, tmp_path: Path) -> None:
     for number in range(40):
-        write_record(storage, record(config(), number))
+        write_record(Folder(storage.root), record(config(), number))
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         counts = pool.starmap(_count, [(storage.root, tmp_path / "shared")] * 6)
     assert counts == [40] * 6

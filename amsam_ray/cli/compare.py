@@ -1,0 +1,99 @@
+"""``amsam-ray compare``: what two trials do differently, and whether one really is better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from amsam_ray.cli.stored import STORAGE, find_record, open_index
+
+if TYPE_CHECKING:
+    from amsam_ray.results.record import Record
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@STORAGE
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def compare(first: str, second: str, storage: str, form: str) -> None:
+    """Compare two trials over the same test images.
+
+    A and B are trials or cells as for `amsam-ray show`. Differences are A minus B; p is the two-sided Wilcoxon
+    signed-rank test over the test images that both were scored on.
+    """
+    with open_index(storage) as (opened, index):
+        a, b = (find_record(opened, index, name) for name in (first, second))
+    found = comparison(a, b)
+    if form == "json":
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"A  {found['a']}\nB  {found['b']}\n")
+    click.secho("configuration, where it differs", bold=True)
+    _columns([("", "A", "B"), *((name, *map(str, pair)) for name, pair in found["configuration"].items())])
+    click.secho("scores", bold=True)
+    lines = [("", "A", "B", "A - B", "images", "A better", "p")]
+    for name, score in found["scores"].items():
+        values = [_number(score[key]) for key in ("a", "b", "difference", "images", "a_better", "p")]
+        lines.append((name, *values))
+    _columns(lines)
+
+
+def comparison(a: Record, b: Record) -> dict[str, Any]:
+    """Everything in which ``a`` and ``b`` differ, and their scores side by side."""
+    left, right = _flat(a.config), _flat(b.config)
+    names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
+    scores = {f"selection {m}": _means(a.val.get(m), b.val.get(m)) for m in a.val if m in b.val}
+    for metric in a.test or {}:
+        if metric in (b.test or {}):
+            scores[metric] = _paired(a, b, metric)
+    return {
+        "a": f"{a.sweep}/{a.trial}",
+        "b": f"{b.sweep}/{b.trial}",
+        "configuration": {name: [left.get(name), right.get(name)] for name in names},
+        "scores": scores,
+    }
+
+
+def _paired(a: Record, b: Record, metric: str) -> dict[str, Any]:
+    from amsam_ray.data.metric_names import METRICS
+    from amsam_ray.results.significance import paired_test
+
+    maximise = METRICS[metric].maximise if metric in METRICS else a.maximise
+    left, right = (
+        {str(image["name"]): s for image in r.test_images if isinstance(s := image.get(metric), float | int)}
+        for r in (a, b)
+    )
+    shared = left.keys() & right.keys()
+    better = sum((left[n] > right[n]) == maximise and left[n] != right[n] for n in shared)
+    means = _means((a.test or {}).get(metric), (b.test or {}).get(metric))
+    return means | {"images": len(shared), "a_better": better, "p": paired_test(left, right)}
+
+
+def _means(left: float | None, right: float | None) -> dict[str, Any]:
+    both = left is not None and right is not None
+    difference = left - right if both and left is not None and right is not None else None
+    return {"a": left, "b": right, "difference": difference, "images": None, "a_better": None, "p": None}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _columns(lines: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        click.echo("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    click.echo()

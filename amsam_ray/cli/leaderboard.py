@@ -1,0 +1,55 @@
+"""``amsam-ray leaderboard``: which method won, from storage alone."""
+
+from __future__ import annotations
+
+import click
+
+from amsam_ray.cli.stored import STORAGE, open_index
+from amsam_ray.errors import InputError, Problem
+
+
+@click.command()
+@STORAGE
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this dataset; may be repeated.")
+@click.option("--shots", multiple=True, type=click.IntRange(min=1), help="Only this many shots; may be repeated.")
+@click.option("--paper/--no-paper", "published", default=True, help="With the papers' rows, or without.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "md", "json"]), default="table", show_default=True)
+def leaderboard(storage: str, datasets: tuple[str, ...], shots: tuple[int, ...], published: bool, form: str) -> None:
+    """Print leaderboards, made from the records now.
+
+    Rows are sorted by each dataset's primary metric, best first. p(next) is the probability of such a lead over the
+    next row if there were none (Wilcoxon signed-rank test over test images).
+    """
+    from amsam_ray.results.leaderboard import build_leaderboard
+
+    with open_index(storage) as (_, index):
+        rows = build_leaderboard(
+            index.cells(),
+            datasets=datasets or None,
+            shots=shots or None,
+            published=published,
+            remember=index.remember,
+        )
+    if not rows:
+        wish = "".join([f" of {', '.join(datasets)}" if datasets else "", f" with {shots} shots" if shots else ""])
+        raise InputError(Problem(storage, f"holds no records{wish}; give --storage where a sweep was run"))
+    print_rows(rows, form)
+
+
+def print_rows(rows: list[dict[str, object]], form: str) -> None:
+    """Print leaderboard rows as ``table``, ``csv``, ``md`` or ``json``."""
+    from amsam_ray.results import tables
+
+    if form == "csv":
+        click.echo(tables.to_csv(rows).decode(), nl=False)
+    elif form == "md":
+        click.echo(tables.to_markdown(rows))
+    elif form == "json":
+        click.echo(tables.to_json(rows))
+    else:
+        from rich.console import Console
+
+        # A pipe has no width of its own, and a table folded for 80 columns would be of no use in it.
+        console = Console()
+        console = console if console.is_terminal else Console(width=200)
+        console.print(tables.to_terminal(rows))

@@ -1,0 +1,95 @@
+"""``amsam-ray show``: one trial's record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from amsam_ray.cli.stored import STORAGE, find_record, open_index
+
+if TYPE_CHECKING:
+    from amsam_ray.results.record import Record
+
+
+@click.command()
+@click.argument("trial")
+@STORAGE
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def show(trial: str, storage: str, form: str) -> None:
+    """Print the record of TRIAL, or of SWEEP/TRIAL.
+
+    A cell, such as lesion.k4.am_sam, stands for the trial in its leaderboard row.
+    """
+    with open_index(storage) as (opened, index):
+        record = find_record(opened, index, trial)
+    if form == "json":
+        click.echo(record.to_bytes().decode(), nl=False)
+        return
+    for title, lines in describe(record):
+        click.secho(title, bold=True)
+        width = max((len(name) for name, _ in lines), default=0)
+        for name, value in lines:
+            click.echo(f"  {name:<{width}}  {value}")
+
+
+def describe(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(heading, lines of name and value) of what people ask about a trial."""
+    from amsam_ray.results.leaderboard import acting_params
+    from amsam_ray.results.tables import plain, show_score
+
+    environment = record.environment
+    commit = f"{environment.commit[:12]}{' with changes' if environment.dirty else ''}" if environment.commit else "-"
+    scores = [(f"{m} on selection images", show_score(m, s)) for m, s in record.val.items()]
+    scores += [(f"{m} on test images", show_score(m, s)) for m, s in (record.test or {}).items()]
+    status = record.status + (f" ({record.reason})" if record.reason else "")
+    return [
+        (
+            f"{record.sweep}/{record.trial}",
+            [
+                ("status", status),
+                ("role", record.role),
+                ("best epoch", f"{record.best_epoch} of {record.epochs_run} run"),
+                *scores,
+            ],
+        ),
+        (
+            "hyperparameters (* searched)",
+            [
+                (name + (" *" if name in record.searched else ""), plain(value))
+                for name, value in acting_params(record.method, record.params).items()
+            ],
+        ),
+        (
+            "ran",
+            [
+                ("started", f"{record.started:%Y-%m-%d %H:%M:%S} UTC"),
+                ("seconds", f"{record.seconds:.1f}"),
+                *[(f"  {phase}", f"{seconds:.2f}") for phase, seconds in record.timings.items()],
+                ("GPU seconds", f"{record.gpu_seconds:.1f}"),
+                ("peak memory", f"{record.peak_memory_bytes / 2**20:.0f} MiB"),
+                ("trained parameters", f"{record.trained_params:,}"),
+                *sorted(environment.hardware.items()),
+            ],
+        ),
+        (
+            "made of",
+            [
+                ("seed", f"{record.seed} (shots {record.shot_seed})"),
+                ("shots", record.shots_sha256[:12]),
+                ("backbone", f"{record.backbone} {record.backbone_fingerprint[:12]}"),
+                ("detector", (record.detector_fingerprint or "-")[:12]),
+                ("prompt coverage", plain(record.prompt_coverage) or "-"),
+                ("amsam-ray", f"{environment.version}, commit {commit}"),
+                *sorted(environment.packages.items()),
+            ],
+        ),
+        (
+            "stored",
+            [
+                ("record", record.key),
+                ("adapter", record.adapter or "-"),
+                *[(f"{o.rank} test image", o.key) for o in record.overlays],
+            ],
+        ),
+    ]

@@ -1,0 +1,61 @@
+"""What the commands that read results share: the storage option, and finding a record by a name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import click
+
+from amsam_ray.errors import InputError, Problem
+from amsam_ray.results.index import Index
+from amsam_ray.results.record import Record
+from amsam_ray.results.records import parse_record
+from amsam_ray.results.storage import Storage, open_storage
+
+STORAGE = click.option(
+    "--storage",
+    default="./results",
+    show_default=True,
+    metavar="URI",
+    help="Where the results are: a folder or s3://bucket/prefix.",
+)
+
+
+@contextlib.contextmanager
+def open_index(uri: str, *, sweep: str | None = None) -> Iterator[tuple[Storage, Index]]:
+    """The storage and its up-to-date index; files under ``records/`` that are no records are named on stderr."""
+    storage = open_storage(uri)
+    with contextlib.closing(Index(storage)) as index:
+        for problem in index.update(sweep):
+            click.echo(f"warning: {problem}", err=True)
+        yield storage, index
+
+
+def find_record(storage: Storage, index: Index, name: str) -> Record:
+    """The record of the trial ``name``, written as ``TRIAL`` or ``SWEEP/TRIAL``.
+
+    A cell's name, ``<dataset>.k<shots>.<method>``, stands for the trial in its leaderboard row.
+
+    Raises:
+        InputError: no such trial, or several sweeps have one.
+    """
+    keys = index.find(name) or _of_cell(index, name)
+    if not keys:
+        raise InputError(Problem(name, f"is no trial in {storage.uri}; `amsam-ray leaderboard` names them"))
+    if len(keys) > 1:
+        names = ", ".join(f"{key.split('/')[1]}/{name.rpartition('/')[2]}" for key in keys)
+        raise InputError(Problem(name, f"is in several sweeps; choose one of {names}"))
+    found = parse_record(keys[0], storage.get(keys[0]))
+    if isinstance(found, Problem):
+        raise InputError(found)
+    return found
+
+
+def _of_cell(index: Index, name: str) -> list[str]:
+    from amsam_ray.results.leaderboard import build_leaderboard
+
+    sweep, _, cell = name.rpartition("/")
+    cells = [c for c in index.cells(sweep or None) if f"{c.dataset}.k{c.shots}.{c.label}" == cell]
+    rows = build_leaderboard(cells, published=False, remember=index.remember)
+    return [key for row in rows for key in index.find(f"{row['sweep']}/{row['trial']}")]

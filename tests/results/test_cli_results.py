@@ -1,0 +1,132 @@
+"""The commands that read results: from storage alone, without torch and ray, and with one sentence for every fault."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from amsam_ray.cli.main import cli
+from amsam_ray.errors import AmsamError, InputError
+from amsam_ray.results.records import write_record
+from amsam_ray.results.storage import open_storage
+from tests.results.synthetic import Folder, config, record, write_sweep
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_sweep(Folder(folder / "results"), folder)
+    write_sweep(Folder(folder / "results"), folder, sweep="papers-11111111", datasets=["isic2018"], shots=[4])
+    return folder / "results"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMSAM_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(cli, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit | AmsamError):
+        raise result.exception
+    return result
+
+
+def test_leaderboard_in_every_format(results: Path) -> None:
+    table = run("leaderboard", "--storage", results).stdout
+    assert "isic2018" in table and "paper" in table and "±" in table
+    rows = list(csv.DictReader(io.StringIO(run("leaderboard", "--storage", results, "--format", "csv").stdout)))
+    assert {row["dataset"] for row in rows} == {"lesion", "polyp", "isic2018"}
+    plain = json.loads(run("leaderboard", "--storage", results, "--format", "json").stdout)
+    assert [row["method"] for row in plain] == [row["method"] for row in rows]
+    markdown = run("leaderboard", "--storage", results, "--format", "md").stdout
+    assert len(markdown.splitlines()) == len(rows) + 2
+
+
+def test_leaderboard_filters(results: Path) -> None:
+    out = run("leaderboard", "--storage", results, "--dataset", "isic2018", "--no-paper", "--format", "json").stdout
+    assert {(row["dataset"], row["source"]) for row in json.loads(out)} == {("isic2018", "measured")}
+    out = run("leaderboard", "--storage", results, "--shots", 8, "--format", "json").stdout
+    assert {row["shots"] for row in json.loads(out)} == {8}
+
+
+def test_show(results: Path) -> None:
+    text = run("show", "demo-00000000/lesion.k4.am_sam", "--storage", results).stdout
+    assert "alpha *" in text and "tau_token" not in text
+    name = text.splitlines()[0].split("/")[1]
+    assert json.loads(run("show", name, "--storage", results, "--format", "json").stdout)["trial"] == name
+
+
+def test_compare(results: Path) -> None:
+    arguments = ("compare", "lesion.k4.am_sam", "lesion.k4.blo_sam", "--storage", results)
+    found = json.loads(run(*arguments, "--format", "json").stdout)
+    dice = found["scores"]["dice"]
+    assert dice["difference"] == pytest.approx(dice["a"] - dice["b"])
+    assert dice["images"] == 20 and dice["a_better"] > 10 and dice["p"] < 0.05
+    assert found["configuration"]["method"] == ["am_sam", "blo_sam"]
+    assert "A better" in run(*arguments).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("leaderboard", "--storage", "{empty}"), "holds no records"),
+        (("leaderboard", "--storage", "{results}", "--dataset", "cats"), "holds no records of cats"),
+        (("leaderboard", "--storage", "gs://x"), "not a storage"),
+        (("show", "nobody", "--storage", "{results}"), "is no trial"),
+        (("compare", "lesion.k4.am_sam", "nobody", "--storage", "{results}"), "is no trial"),
+    ],
+)
+def test_bad_input(results: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = run(*[a.format(empty=tmp_path, results=results) for a in arguments])
+    assert isinstance(result.exception, InputError) and words in str(result.exception)
+
+
+def test_ambiguous_names_list_the_choices(tmp_path: Path) -> None:
+    for sweep in ("a-00000000", "b-00000000"):
+        write_record(open_storage(tmp_path), record(config(), sweep=sweep))
+    result = run("show", "lesion.k4.am_sam.t0000", "--storage", tmp_path)
+    assert "a-00000000/lesion.k4.am_sam.t0000, b-00000000/" in str(result.exception)
+
+
+def test_foreign_files_are_named(tmp_path: Path) -> None:
+    write_record(open_storage(tmp_path), record(config()))
+    (tmp_path / "sweeps/demo-00000000/records/x.json").write_text("half")
+    result = run("leaderboard", "--storage", tmp_path)
+    assert "x.json" in result.stderr and "am_sam" in result.stdout
+
+
+def test_a_thousand_records_take_two_seconds_and_neither_torch_nor_ray(tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    made = write_sweep(Folder(storage), tmp_path, shots=[4], trials=12)
+    search = [m for m in made if m.role == "search" and m.method != "sam"]
+    for number in range(1000 - len(made)):
+        model = search[number % len(search)]
+        copy = model.model_copy(update={"trial": f"{model.cell}.t{100 + number:04d}", "number": 100 + number})
+        write_record(Folder(storage), copy)
+    code = (
+        "import sys, amsam_ray.cli.main as m\n"
+        f"try: m.cli(['leaderboard', '--storage', {str(storage)!r}], standalone_mode=False)\n"
+        "finally: print([name for name in ('torch', 'ray', 'pandas', 'boto3') if name in sys.modules])\n"
+    )
+    started, child = time.perf_counter(), _child_seconds()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    elapsed, used = time.perf_counter() - started, _child_seconds() - child
+    assert done.stdout.splitlines()[-1] == "[]"
+    # Other processes may hold up the clock; the work itself must fit.
+    assert used < 2, f"{used:.1f} s of processor time, {elapsed:.1f} s by the clock"
+
+
+def _child_seconds() -> float:
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
