@@ -29,7 +29,13 @@ def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def write_dataset(root: Path, train: int, val: int, seed: int, workers: int) -> Path:
-    """Write `train` and `val` images with one box each below `root`; returns the path of the dataset's YAML."""
+    """Write `train` and `val` images with one box each below `root`; returns the path of the dataset's YAML.
+
+    A dataset that is there already is used as it is.
+    """
+    description = root / "data.yaml"
+    if description.exists():
+        return description
     jobs = []
     for split, count in (("train", train), ("val", val)):
         (root / "images" / split).mkdir(parents=True, exist_ok=True)
@@ -37,7 +43,6 @@ def write_dataset(root: Path, train: int, val: int, seed: int, workers: int) -> 
         jobs += [(root, split, start, min(_SHARD, count - start), seed) for start in range(0, count, _SHARD)]
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(_write_shard, jobs))
-    description = root / "data.yaml"
     description.write_text(f"path: {root.resolve()}\ntrain: images/train\nval: images/val\nnames: {{0: object}}\n")
     return description
 
