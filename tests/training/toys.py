@@ -58,10 +58,18 @@ def toy_set(model: AdaptedSam, pictures: int = 4) -> PreparedSet:
 
 
 def toy_trainer(
-    method: str = "am_sam", *, epochs: int = 4, batch_size: int = 1, seed: int = 0, roles: Roles = ROLES, **given: Any
+    method: str = "am_sam",
+    *,
+    epochs: int = 4,
+    batch_size: int = 1,
+    seed: int = 0,
+    roles: Roles = ROLES,
+    pictures: int = 4,
+    **given: Any,
 ) -> Trainer:
     model = toy_model(method, **given)
-    return Trainer(model, toy_set(model), roles, TrainConfig(epochs=epochs, batch_size=batch_size), seed)
+    train = TrainConfig(epochs=epochs, batch_size=batch_size)
+    return Trainer(model, toy_set(model, pictures), roles, train, seed)
 
 
 def random_nano(folder: Path) -> BackboneConfig:
