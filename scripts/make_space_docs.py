@@ -23,7 +23,11 @@ from amsam_ray.search.space_model import (
 TARGET = Path(__file__).parent.parent / "docs" / "space-file.md"
 SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("The file", SpaceFile, "Only `name`, `datasets`, `shots` and `methods` are required."),
-    ("`datasets[]`", DatasetConfig, "A bare name stands for `{name: ...}`. [data.md](data.md) lists each one's options."),
+    (
+        "`datasets[]`",
+        DatasetConfig,
+        "A bare name stands for `{name: ...}`. [data.md](data.md) lists each one's options.",
+    ),
     ("`selection`", SelectionConfig, ""),
     ("`methods[]`", MethodEntry, "A bare name stands for `{name: ...}`; labelled variants make an ablation's rows."),
     ("`backbone`", BackboneConfig, ""),

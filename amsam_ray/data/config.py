@@ -23,13 +23,14 @@ class DatasetConfig(BaseModel):
 
     name: str = Field(description="a known dataset (`amsam-ray data list`) or the path of a definition of your own")
     label: str = Field("", description="its name in leaderboards; empty: derived from name, family or folder")
-    root: str | None = Field(None, description="the dataset's folder, or s3://bucket/prefix")
+    root: str | None = Field(None, description="its folder, or s3://bucket/prefix; empty: below $AMSAM_DATA")
     options: dict[str, Any] = Field(default_factory=dict, description="what the definition lets one choose")
     limit_test: int | None = Field(None, ge=1, description="score only the first N images of the test split")
 
     @model_validator(mode="before")
     @classmethod
     def _derive_label(cls, data: Any) -> Any:
+        data = {"name": data} if isinstance(data, str) else data
         if isinstance(data, dict) and not data.get("label") and isinstance(data.get("name"), str):
             data = dict(data)
             options = data.get("options") or {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def parse_space(data: Mapping[str, Any], file: str = "space") -> SpaceFile:
 def _validated(data: dict[str, Any], places: Places) -> SpaceFile:
     problems = list(places.repeated)
     try:
-        space = SpaceFile.model_validate(_with_roots(data))
+        space = SpaceFile.model_validate(data)
     except ValidationError as error:
         problems += [Problem(places.at(_in_file(e["loc"])), _plain(e)) for e in error.errors()]
         raise InputError(problems) from None
@@ -102,28 +101,6 @@ def _validated(data: dict[str, Any], places: Places) -> SpaceFile:
     if problems:
         raise InputError(problems)
     return space
-
-
-def data_root() -> Path:
-    """The folder that holds the datasets whose ``root`` is not given: ``$AMSAM_DATA``, or ``data``."""
-    return Path(os.environ.get("AMSAM_DATA", "data"))
-
-
-def _with_roots(data: dict[str, Any]) -> dict[str, Any]:
-    datasets = data.get("datasets")
-    if not isinstance(datasets, list):
-        return data
-    filled = []
-    for entry in datasets:
-        entry = {"name": entry} if isinstance(entry, str) else entry
-        if (
-            isinstance(entry, dict)
-            and not entry.get("root")
-            and entry.get("name") not in (None, "procedural", "folder")
-        ):
-            entry = {**entry, "root": str(data_root() / Path(str(entry["name"])).stem)}
-        filled.append(entry)
-    return {**data, "datasets": filled}
 
 
 def _in_file(loc: tuple[Any, ...]) -> KeyPath:
