@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from amsam_ray.cli.detector import detector as detector_command
 from amsam_ray.data.procedural import render
 from amsam_ray.errors import InputError
 from amsam_ray.models import detector as module
@@ -302,3 +304,14 @@ def test_ultralytics_is_offline_silent_and_leaves_no_trace(tiny: Path, tmp_path:
     assert list(work.rglob("*")) == []
     assert {path.name for path in state.iterdir()} == {"tuned", "u"}
     assert all(path.name.startswith("torchinductor") for path in scratch.iterdir())  # torch's own, made at import
+
+
+def test_detector_train_writes_a_file_that_loads(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "mine.safetensors"
+    words = ["train", "procedural", "--shots", "2", "--epochs", "1", "--weights", str(tiny), "--out", str(out)]
+    options = ["--option", "family=lesion", "--option", "train=4", "--option", "test=1", "--option", "size=64"]
+    result = CliRunner().invoke(detector_command, [*words, *options])
+    assert result.exit_code == 0, result.output
+    assert "tuned for 1 epochs on lesion-" in result.output
+    assert _load(out).names == {0: "object"}
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
