@@ -16,6 +16,9 @@ from amsam_ray.search.space_model import ResourcesSection
 _LOOK_EVERY_S = 2.0
 _MAX_REQUESTS = 64
 _EPS = 1e-6
+# What a lane's own process takes of its CPUs: next to nothing, but enough that it runs where trials may run, not on a
+# small head node that offers no CPU.
+LANE_CPUS = 0.001
 
 Resources = Mapping[str, float]
 
@@ -32,6 +35,11 @@ class LaneSize:
     workers: int
     cpus: float
     gpus: float
+
+    @property
+    def worker_cpus(self) -> float:
+        """CPUs to ask Ray for, for each worker: its own without the share of the lane's process."""
+        return self.cpus - LANE_CPUS / self.workers
 
     @property
     def total_gpus(self) -> float:

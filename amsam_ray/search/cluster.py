@@ -35,6 +35,7 @@ _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
 }
 
+_PREFIX = "amsam-"
 _OBJECT_STORE_BYTES = 256 << 20  # nothing large goes through it
 
 
@@ -59,8 +60,9 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     import ray
 
     # Sockets lie in Ray's folder and the kernel allows 107 characters for their paths.
-    base = "/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir()  # noqa: S108
-    folder = Path(tempfile.mkdtemp(prefix="amsam-", dir=base))
+    base = Path("/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir())  # noqa: S108
+    _sweep_up(base)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
     try:
         if address is None:
             ray.init(
@@ -79,6 +81,15 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_up(base: Path) -> None:
+    """Remove what killed drivers have left: folders of ours whose process is gone."""
+    for folder in base.glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if pid.isdigit() and folder.stat().st_uid == os.getuid() and not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _join(address: str) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,11 @@ class Lane(tune.Trainable):
         settings = self._settings
         trainer = TorchTrainer(
             serve,
-            train_loop_config={"mailbox": self._mailbox, "settings": settings.worker},
+            train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": settings.cpus},
             scaling_config=train.ScalingConfig(
                 num_workers=settings.workers,
                 use_gpu=settings.gpus > 0,
+                placement_strategy="STRICT_PACK",
                 resources_per_worker={"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {}),
             ),
             run_config=train.RunConfig(
@@ -157,16 +159,22 @@ class Lane(tune.Trainable):
 
 def _why(error: BaseException) -> str:
     """What ended a Train run, in one line."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, LaneMustRestart):
-                return str(cause)
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(failure, ray.exceptions.RayActorError):
-            return "the lane's training worker died"
-        return " ".join(f"{type(failure).__name__}: {failure}".split())[:500]
+    failures = list((getattr(error, "worker_failures", None) or {}).values())
+    chains = [list(_causes(failure)) for failure in failures]
+    for cause in (cause for chain in chains for cause in chain):
+        if isinstance(cause, LaneMustRestart):
+            return str(cause)
+    if any(isinstance(cause, ray.exceptions.RayActorError) for chain in chains for cause in chain):
+        return "the lane's training worker died"
     if isinstance(error, ray.exceptions.RayActorError):
         return "the lane's Train controller died"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    told = failures[0] if failures else error
+    return " ".join(f"{type(told).__name__}: {told}".split())[:500]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and what it came from, by any of the names under which Ray keeps that."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = getattr(found, "health_check_failure", None) or getattr(found, "cause", None) or found.__cause__

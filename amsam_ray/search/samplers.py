@@ -22,7 +22,7 @@ _MAX_GRID = 100_000
 _TPE_CANDIDATES = 24
 
 
-def make_sampler(name: str, *, seed: int, startup_trials: int) -> BaseSampler:
+def make_sampler(name: str, *, seed: int, startup_trials: int, conditional: bool = False) -> BaseSampler:
     """One of Optuna's samplers.
 
     Args:
@@ -30,25 +30,25 @@ def make_sampler(name: str, *, seed: int, startup_trials: int) -> BaseSampler:
             are given as fixed trials; its sampler only fills what a point leaves open.
         seed: of everything the sampler draws.
         startup_trials: random trials before a model is used.
+        conditional: whether some keys are searched only under a condition.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
             # constant_liar: trials that run in other lanes count as bad ones, so that lanes do not all try one spot.
-            # multivariate + group: parameters are modelled together, and conditional ones within their branch.
+            # Parameters are modelled together (multivariate), conditional ones within their branch (group, dearer).
             return TPESampler(
                 seed=seed,
                 n_startup_trials=startup_trials,
                 n_ei_candidates=_TPE_CANDIDATES,
                 constant_liar=True,
                 multivariate=True,
-                group=True,
-                warn_independent_sampling=False,
+                group=conditional,
             )
         if name == "cmaes":
-            return CmaEsSampler(seed=seed, n_startup_trials=startup_trials, warn_independent_sampling=False)
+            return CmaEsSampler(seed=seed, n_startup_trials=startup_trials)
         if name == "gp":
-            return GPSampler(seed=seed, n_startup_trials=startup_trials, warn_independent_sampling=False)
+            return GPSampler(seed=seed, n_startup_trials=startup_trials)
     return RandomSampler(seed=seed)
 
 

@@ -60,7 +60,12 @@ class CellStudy:
         """Hyperparameters of trial ``number``, the live keys only."""
         point = self._fixed_points[number] if number < len(self._fixed_points) else None
         seed = derived_seed(self._search.seed, self._cell.id, number)
-        sampler = make_sampler(self._search.sampler, seed=seed, startup_trials=self._search.startup_trials)
+        sampler = make_sampler(
+            self._search.sampler,
+            seed=seed,
+            startup_trials=self._search.startup_trials,
+            conditional=any(d.when for d in self._cell.space.values()),
+        )
         asked = self._ask(point, sampler)
         self._running[number] = asked
         return asked.params

@@ -124,7 +124,7 @@ def run_sweep(
         True
     """
     options = options or RunOptions()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if problems := check_sweep(space, storage_uri, options):
         raise InputError(problems)
     run = _Run(space, open_storage(storage_uri), options)
@@ -187,7 +187,7 @@ class _Run:
         gpus = capacity.size.total_gpus
         self._gate.gpus = gpus
         self._board.lanes_now, self._board.wanted_lanes = capacity.lanes, capacity.wanted
-        worker = WorkerSettings(self._sweep, self._storage.uri, self._options.trial_function, gpus)
+        worker = WorkerSettings(self._sweep, self._storage.uri, self._options.trial_function, gpus, scratch / "work")
         recorder = Recorder(self._storage.uri, self._sweep, gpus)
         dealer = Dealer(self._progress, self._space.search.retries, recorder.write_failure, self._gate.fail)
         ladders = {p.cell.id: Ladder(p.cell, p.rungs) for p in self._progress}

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from amsam_ray.search.assignment import Assignment, Outcome
-from amsam_ray.search.capacity import Capacity
+from amsam_ray.search.capacity import LANE_CPUS, Capacity
 from amsam_ray.search.dealer import Dealer
 from amsam_ray.search.gate import Gate
 from amsam_ray.search.ladders import CellLadders, Ladder
@@ -93,9 +93,8 @@ def tune_cells(
         error_of=scheduler.error_of,
         watchers=[gate, LaneWatch(gate, capacity, dealer), *watchers],
     )
-    # One byte of memory: a lane itself takes nothing to speak of. Its workers take the resources, through the placement
-    # group of its Train run.
-    trainable = tune.with_resources(Lane, tune.PlacementGroupFactory([{"memory": 1}]))
+    # The workers take the resources, through the placement group of the lane's Train run.
+    trainable = tune.with_resources(Lane, tune.PlacementGroupFactory([{"CPU": LANE_CPUS}]))
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -130,7 +129,7 @@ def lane_settings(capacity: Capacity, worker: Any, *, timeout_s: float, folder: 
     return LaneSettings(
         worker=worker,
         workers=size.workers,
-        cpus=size.cpus,
+        cpus=size.worker_cpus,
         gpus=size.gpus,
         timeout_s=timeout_s,
         start_timeout_s=_START_TIMEOUT_S,

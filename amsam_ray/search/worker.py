@@ -30,12 +30,14 @@ class WorkerSettings:
         storage: URI of the results.
         trial_function: ``module:function`` with the signature of ``amsam_ray.training.trial.train_trial``.
         gpus: GPUs that one trial holds, all workers together.
+        work_dir: throw-away, for what a trial writes.
     """
 
     sweep: str
     storage: str
     trial_function: str
     gpus: float
+    work_dir: Path
 
 
 class Abandoned(BaseException):
@@ -50,11 +52,13 @@ def serve(config: dict[str, Any]) -> None:
     """The training function of a lane's ``TorchTrainer``: take trials from the mailbox until it closes.
 
     Args:
-        config: ``mailbox``, a handle of the lane's mailbox actor, and ``settings``, a WorkerSettings.
+        config: ``mailbox``, a handle of the lane's mailbox actor, ``settings``, a WorkerSettings, and ``cpus``, the
+            cores of this worker.
     """
     import ray
     from ray import train
 
+    _use_device(config["cpus"])
     mailbox, settings = config["mailbox"], config["settings"]
     rank = train.get_context().get_world_rank()
     worker = _Worker(mailbox, settings, rank, train.get_context().get_world_size())
@@ -66,6 +70,16 @@ def serve(config: dict[str, Any]) -> None:
             ticket, assignment = taken
             with contextlib.suppress(Abandoned):
                 worker.run(ticket, assignment)
+
+
+def _use_device(cpus: float) -> None:
+    """Compute with this worker's cores, and on its GPU: which one is current is a property of the thread."""
+    import torch
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(max(1, round(cpus)))
+    if torch.cuda.is_available() and (device := get_device()).type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def load_trial_function(path: str) -> Callable[..., Any]:
@@ -110,7 +124,8 @@ class _Worker:
     def _train(self, ticket: int, assignment: Assignment) -> Outcome | None:
         started = time.time()
         report = _Reporter(self._mailbox, ticket, assignment, self._rank)
-        with tempfile.TemporaryDirectory(prefix="amsam-trial-") as work_dir:
+        self._settings.work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._settings.work_dir) as work_dir:
             result = self._function(
                 assignment.config,
                 cache_dir=cache_dir(),

@@ -25,7 +25,7 @@ from amsam_ray.search.space_model import SpaceFile
 
 ROOT = Path(__file__).parents[2]
 FAKE = "tests.search.fakes:train"
-PATIENCE = 280.0
+PATIENCE = 550.0
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 from tests.search.driving import Driver, until
 from tests.search.spaces import space
 
+pytestmark = pytest.mark.timeout(600)
 CELL = "lesions.k4.am_sam"
 
 
@@ -17,7 +18,7 @@ CELL = "lesions.k4.am_sam"
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Driver:
     """One sweep in which trial after trial meets another fault."""
     asha = {"name": "asha", "grace_epochs": 5, "reduction": 2}
-    source = space(methods=("am_sam", "sam"), trials=8, retries=1, timeout_s=6, scheduler=asha)
+    source = space(methods=("am_sam", "sam"), trials=8, retries=1, timeout_s=12, scheduler=asha)
     driver = Driver(tmp_path_factory.mktemp("faulty"), source)
     faults = {1: "raise", 2: "memory", 3: "diverge", 4: "exit", 5: "hang"}
     driver.fake = {"seconds": 0.3, "faults": {driver.seed(CELL, n): fault for n, fault in faults.items()}}
@@ -32,7 +33,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Driver:
         (2, "out of memory (fakes.py:"),
         (3, "diverged at epoch 2"),
         (4, "the lane's training worker died"),
-        (5, "hung: no sign of life for 6 s"),
+        (5, "hung: no sign of life for 12 s"),
     ],
 )
 def test_a_fault_is_recorded_with_its_reason(faulty: Driver, number: int, reason: str) -> None:
