@@ -15,6 +15,10 @@ u = (dW'/dg)^T v,
   r = 0.01 / ||u||. Two further passes, no second derivatives.
 - ``exact``: the same by double backward.
 
+Where the loss is smooth between W - r u and W + r u, the two agree to a millionth on SAM's decoder. Its ReLUs have
+kinks, though: one that lies within this reach is seen by the difference and not by the derivative, and the two then
+differ by some hundredths to tenths of the gradient's norm. A shorter reach meets fewer kinks, until rounding rules.
+
 Nothing here writes into W, A or the optimiser's state, and no gradient is accumulated anywhere: every one is
 returned by ``torch.autograd.grad``.
 """
@@ -30,7 +34,8 @@ from torch import Tensor
 from amsam_ray.training import parallel
 from amsam_ray.training.optim import AdamW, AdamWState
 
-REACH = 0.01  # length of the finite difference's step in the space of W
+REACH = 0.01
+"""Length of the finite difference's step in the space of W, as DARTS and BLO-SAM have it."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,7 +67,9 @@ def gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tenso
     return parallel.mean(value.detach()), parallel.mean(grad)
 
 
-def hypergradient(mode: str, lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+def hypergradient(
+    mode: str, lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor, *, reach: float = REACH
+) -> tuple[Tensor, Tensor]:
     """L2 and its gradient with respect to A, both the mean over workers, detached.
 
     Args:
@@ -71,6 +78,7 @@ def hypergradient(mode: str, lower: LowerStep, upper: Loss, weights: Tensor, pro
         upper: L2 of (W, A) on one batch of D2.
         weights: W, P values.
         prompt: A, Q values.
+        reach: r ||u|| of ``unrolled``.
 
     Raises:
         ValueError: unknown ``mode``.
@@ -79,7 +87,7 @@ def hypergradient(mode: str, lower: LowerStep, upper: Loss, weights: Tensor, pro
     if mode == "first_order":
         return gradient(lambda a, w: upper(w, a), prompt, weights)
     if mode == "unrolled":
-        return _unrolled(lower, upper, weights, prompt)
+        return _unrolled(lower, upper, weights, prompt, reach)
     if mode == "exact":
         return _exact(lower, upper, weights, prompt)
     raise ValueError(f"hypergradient {mode!r} is none of first_order, unrolled, exact")
@@ -93,7 +101,7 @@ def _exact(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tu
     return parallel.mean(value.detach()), parallel.mean(total)
 
 
-def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor, reach: float) -> tuple[Tensor, Tensor]:
     grad = gradient(lower.loss, weights, prompt)[1].requires_grad_()
     ahead = lower.ahead(weights, grad)
     arrived, at = ahead.detach().requires_grad_(), prompt.requires_grad_()
@@ -103,11 +111,11 @@ def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) ->
     length = float(through.norm())
     total = parallel.mean(direct)
     if length > 0:
-        # r = 0.01 / length would overflow for a vanishing direction, so the direction is made a unit first
+        # r = reach / length would overflow for a vanishing direction, so the direction is made a unit first
         unit = through / length
-        forth = _prompt_gradient(lower.loss, weights + REACH * unit, prompt)
-        back = _prompt_gradient(lower.loss, weights - REACH * unit, prompt)
-        total = total + parallel.mean(forth - back) * (length / (2 * REACH))
+        forth = _prompt_gradient(lower.loss, weights + reach * unit, prompt)
+        back = _prompt_gradient(lower.loss, weights - reach * unit, prompt)
+        total = total + parallel.mean(forth - back) * (length / (2 * reach))
     return parallel.mean(value.detach()), total
 
 
