@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
+import yaml
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from amsam_ray.errors import InputError, Problem
@@ -19,6 +22,8 @@ _EPS = 1e-6
 # What a lane's own process takes of its CPUs: next to nothing, but enough that it runs where trials may run, not on a
 # small head node that offers no CPU.
 LANE_CPUS = 0.001
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
+_UNBOUNDED = 1 << 20
 
 Resources = Mapping[str, float]
 
@@ -84,15 +89,25 @@ def nodes_now() -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def node_kinds() -> list[NodeKind]:
-    """What the cluster's autoscaler can bring; empty where there is none."""
-    # Ray Train reads the autoscaler's limits in the same way; there is no public name for it.
-    config = ray._private.state.state.get_cluster_config()
-    if config is None:
+def node_kinds(bootstrap: Path = BOOTSTRAP) -> list[NodeKind]:
+    """What the cluster's autoscaler can bring; empty where there is none.
+
+    Args:
+        bootstrap: where ``ray up`` leaves the cluster's file on the head.
+    """
+    # Managed platforms publish this; Ray Train reads it in the same way, there is no public name for it.
+    published = ray._private.state.state.get_cluster_config()
+    if published is not None:
+        groups = [(group.resources, group.max_count) for group in published.node_group_configs]
+        return [NodeKind(dict(resources), most if most >= 0 else _UNBOUNDED) for resources, most in groups]
+    if not bootstrap.is_file():
         return []
+    config = yaml.safe_load(bootstrap.read_text())
+    at_most = int(config.get("max_workers", 0))
     return [
-        NodeKind(dict(group.resources), group.max_count if group.max_count >= 0 else 1 << 20)
-        for group in config.node_group_configs
+        NodeKind(kind.get("resources", {}), min(at_most, int(kind.get("max_workers", at_most))))
+        for name, kind in config.get("available_node_types", {}).items()
+        if name != config.get("head_node_type")
     ]
 
 
@@ -104,13 +119,14 @@ class Capacity:
 
     Args:
         wanted: the space file's section.
+        remote: whether the cluster is more than what this process has started for itself.
 
     Raises:
         InputError: no node, present or to come, is large enough for one lane.
     """
 
-    def __init__(self, wanted: ResourcesSection):
-        kinds, nodes = node_kinds(), nodes_now()
+    def __init__(self, wanted: ResourcesSection, *, remote: bool):
+        kinds, nodes = node_kinds() if remote else [], nodes_now()
         self.size = lane_size(wanted, [kind.resources for kind in kinds] + nodes)
         possible = max(
             sum(self.size.fits(node) for node in nodes),
@@ -123,10 +139,14 @@ class Capacity:
         self._requests: list[PlacementGroup] = []
         self._looked, self._lanes = -math.inf, 0
         self._no_room = (-math.inf, 0)
+        self._lock = threading.Lock()
 
     def lanes(self) -> int:
         """How many lanes there may be now."""
-        now = time.monotonic()
+        with self._lock:
+            return self._lanes_now(time.monotonic())
+
+    def _lanes_now(self, now: float) -> int:
         if now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
             self._lanes = min(self.wanted, sum(self.size.fits(node) for node in nodes_now()))
@@ -140,7 +160,8 @@ class Capacity:
 
     def close(self) -> None:
         """Take the requests for nodes back."""
-        self._request(0)
+        with self._lock:
+            self._request(0)
 
     def _request(self, missing: int) -> None:
         while len(self._requests) > max(0, min(missing, _MAX_REQUESTS)):

@@ -99,7 +99,7 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     with connected(options.address):
         from amsam_ray.search.capacity import Capacity
 
-        capacity = Capacity(space.resources)
+        capacity = Capacity(space.resources, remote=options.address is not None)
         size, lanes = capacity.size, capacity.wanted
         each_lane = f"{size.workers} x ({size.cpus:g} CPU, {size.gpus:g} GPU)"
         yield f"Lanes: {lanes} of {each_lane}; {min(lanes, capacity.lanes())} fit now"

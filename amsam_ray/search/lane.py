@@ -69,7 +69,8 @@ class LaneError(RuntimeError):
 class Lane(tune.Trainable):
     """One trial at a time through one Train run.
 
-    The Tune config holds ``assignment`` (an Assignment) and ``lane`` (the LaneSettings). A result is either a rung
+    The Tune config holds ``assignment`` (an Assignment) and ``lane`` (the LaneSettings); or, in place of a trial,
+    ``hold_s``: seconds to stay warm until there is one. A result is either a rung
     (``cell``, ``trial``, ``epoch``, ``score``, ``ticket`` and ``mailbox``, the actor's name, by which the scheduler
     sends its decision) or the end (``done`` and ``outcome``).
     """
@@ -93,17 +94,22 @@ class Lane(tune.Trainable):
         self._run.start()
         self._started = time.monotonic()
         self._up = False
-        self._post(config["assignment"])
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._post(new_config["assignment"])
+        self._begin(new_config)
         return True
 
-    def _post(self, assignment: Assignment) -> None:
-        self._assignment = assignment
-        self._ticket = ray.get(self._mailbox.post.remote(assignment))
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._hold_s: float | None = config.get("hold_s")
+        if self._hold_s is None:
+            self._assignment: Assignment = config["assignment"]
+            self._ticket = ray.get(self._mailbox.post.remote(self._assignment))
 
     def step(self) -> dict[str, Any]:
+        if self._hold_s is not None:
+            time.sleep(self._hold_s)
+            return {"done": True}
         while True:
             news: News = ray.get(self._mailbox.news.remote(self._ticket, _WAIT_S))
             if news.event is not None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import time
 from collections.abc import Mapping
 
-from amsam_ray.errors import Problem
+from amsam_ray.errors import AmsamError, Problem
 from amsam_ray.results.environment import describe_environment
 from amsam_ray.results.record import Record, record_key
 from amsam_ray.results.records import parse_record, write_record, write_trial
 from amsam_ray.results.spool import Spool
 from amsam_ray.results.storage import NotFoundError, UnavailableError, open_storage
 from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.folder import read_folder
 from amsam_ray.search.places import spool_dir
 from amsam_ray.training.result import TrialResult
 
@@ -32,6 +34,15 @@ class Recorder:
         self._sweep = sweep
         self._spool = Spool(spool_dir(storage), self._storage)
         self._gpus = gpus
+
+    def check_shared(self) -> None:
+        """Raise AmsamError if this node does not see what the driver has written: a folder that is not shared."""
+        with contextlib.suppress(UnavailableError):
+            if read_folder(self._storage, self._sweep) is None:
+                raise AmsamError(
+                    f"{self._storage.uri} on node {platform.node()} is not the folder that the driver writes to; "
+                    "give --storage a folder that all nodes share, or s3://bucket/prefix"
+                )
 
     def recorded(self, assignment: Assignment) -> Outcome | None:
         """What is recorded of this trial already; None if nothing is, or the storage is away."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +14,8 @@ from amsam_ray.search.assignment import Assignment, Outcome
 from amsam_ray.search.dealer import Dealer
 from amsam_ray.search.lane import LaneError, LaneSettings
 from amsam_ray.search.unsaved import NotSaved
+
+_LEAST_HOLD_S, _MOST_HOLD_S = 0.3, 30.0
 
 
 class Watcher(Protocol):
@@ -57,24 +61,40 @@ class CellSearcher(NotSaved, Searcher):
         self._error_of = error_of
         self._watchers = list(watchers)
         self._running: dict[str, Assignment] = {}
+        self._holding: set[str] = set()
+        self._most = 0
+        self._durations: deque[float] = deque(maxlen=50)
 
     def suggest(self, trial_id: str) -> Any:
         if not self._may_start():
             return None if self._running else Searcher.FINISHED
-        if len(self._running) >= self._lanes():
+        if len(self._running) + len(self._holding) >= self._lanes():
             return None
         assignment = self._dealer.next_assignment()
         if assignment is None:
-            return Searcher.FINISHED if self._dealer.finished else None
+            return Searcher.FINISHED if self._dealer.finished else self._hold(trial_id)
         self._running[trial_id] = assignment
+        self._most = max(self._most, len(self._running))
         for watcher in self._watchers:
             watcher.began(assignment)
         return {"assignment": assignment, "lane": self._settings}
+
+    def _hold(self, trial_id: str) -> dict[str, Any] | None:
+        """Something to do for a lane that has to wait: finals begin when the last search trial of their cell is over.
+
+        Tune stops actors that it has no trial for, and a lane takes many seconds to start again.
+        """
+        if len(self._running) + len(self._holding) >= self._most:
+            return None  # no lane is idle
+        self._holding.add(trial_id)
+        usual = statistics.median(self._durations) if self._durations else 0.0
+        return {"hold_s": min(max(_LEAST_HOLD_S, usual / 10), _MOST_HOLD_S), "lane": self._settings}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Rungs are the scheduler's business."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._holding.discard(trial_id)
         assignment = self._running.pop(trial_id, None)
         if assignment is None:
             return
@@ -82,6 +102,8 @@ class CellSearcher(NotSaved, Searcher):
         if outcome is None:
             outcome = _from_error(assignment, self._error_of(trial_id))
         recorded = self._dealer.settle(assignment, outcome)
+        if recorded is not None:
+            self._durations.append(recorded.seconds)
         for watcher in self._watchers:
             watcher.ended(assignment, outcome, recorded)
 

@@ -168,7 +168,8 @@ class _Run:
         with connected(self._options.address) as scratch:
             from amsam_ray.search.capacity import Capacity
 
-            with contextlib.closing(Capacity(self._space.resources)) as capacity:
+            remote = self._options.address is not None
+            with contextlib.closing(Capacity(self._space.resources, remote=remote)) as capacity:
                 lease = Lease(self._storage, self._sweep, lambda: self._board.snapshot().as_dict(), self._gate.fail)
                 lease.take()
                 try:

@@ -99,6 +99,7 @@ class _Worker:
         self._rank, self._world = rank, world
         self._function = load_trial_function(settings.trial_function)
         self._recorder = Recorder(settings.storage, settings.sweep, settings.gpus)
+        self._recorder.check_shared()
 
     def run(self, ticket: int, assignment: Assignment) -> None:
         """Run one trial; rank 0 records it and tells the mailbox."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amsam_ray.search.capacity import LaneSize, lane_size
+from amsam_ray.search.capacity import LaneSize, NodeKind, lane_size, node_kinds
 from amsam_ray.search.space_model import ResourcesSection
 
 BIG = {"CPU": 16.0, "GPU": 4.0}
@@ -49,3 +50,11 @@ def test_lanes_that_fit_on_a_node(size: LaneSize, node: dict[str, float], fits: 
 )
 def test_the_size_of_a_lane(wanted: dict[str, Any], nodes: list[Mapping[str, float]], size: LaneSize) -> None:
     assert lane_size(ResourcesSection(**wanted), nodes) == size
+
+
+def test_what_an_autoscaler_can_bring_is_read_from_the_clusters_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: None)
+    assert node_kinds(tmp_path / "none.yaml") == []
+    assert node_kinds(Path(__file__).parents[2] / "clusters" / "gpu.yaml") == [NodeKind({"CPU": 8, "GPU": 1}, 8)]
