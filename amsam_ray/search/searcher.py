@@ -125,7 +125,10 @@ def _from_error(assignment: Assignment, error: BaseException | None) -> Outcome:
     if isinstance(cause, LaneError):
         reason, blame = cause.reason, cause.blame
     elif isinstance(error, ray.exceptions.RayActorError):
-        reason = "the lane's process or node died"
+        if "creation task" in str(error):  # it raised in Lane.setup or could not even be imported
+            reason, blame = str(error).strip().splitlines()[-1][:500], "start"
+        else:
+            reason = "the lane's process or node died"
     elif error is not None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     return Outcome(assignment.trial_id, "error", reason=reason, blame=blame)  # type: ignore[arg-type]
