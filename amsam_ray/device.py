@@ -48,13 +48,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return context
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch's generators, of the CPU and of every CUDA device."""
-    import torch
-
-    torch.manual_seed(seed)
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement for ``peak_memory``. Only CUDA can; elsewhere the process's peak is reported."""
     import torch
