@@ -6,6 +6,7 @@ Reads names only, never pixels: cheap enough to run before a sweep, and over the
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,16 +131,17 @@ def _pairs(
     Masks that some photograph asked for are added to ``claimed``; what cannot be paired goes to ``findings``.
     """
     by_stem = _group(_images(tree, folders.masks, None))
+    images = _group(_images(tree, folders.images, findings))
+    wanted_by = {name: definition.mask.name.replace("{stem}", name) for name in images}
     folded: dict[str, list[str]] = defaultdict(list)
-    for stem, files in by_stem.items():
-        folded[stem.casefold()].extend(files)
+    for stem in by_stem.keys() - set(wanted_by.values()):  # a mask of its own photograph is no other's
+        folded[_fold(stem)].extend(by_stem[stem])
     pairs: dict[str, Pair] = {}
-    for name, files in sorted(_group(_images(tree, folders.images, findings)).items()):
+    for name, files in sorted(images.items()):
         if not _matches(name, definition.images):
             continue
-        image = f"{folders.images}/{files[0]}"
-        wanted = definition.mask.name.replace("{stem}", name)
-        masks = by_stem.get(wanted) or folded.get(wanted.casefold(), [])
+        image, wanted = f"{folders.images}/{files[0]}", wanted_by[name]
+        masks = by_stem.get(wanted) or folded.get(_fold(wanted), [])
         claimed.update(f"{folders.masks}/{mask}" for mask in masks)
         if len(files) > 1:
             text = f"{len(files)} photographs share the name {name} ({', '.join(files)}); keep or rename one"
@@ -153,7 +155,7 @@ def _pairs(
         else:
             pairs[name] = Pair(name, image, f"{folders.masks}/{masks[0]}")
             if PurePosixPath(masks[0]).stem != wanted:
-                text = f"is paired with {folders.masks}/{masks[0]}, whose name differs in case"
+                text = f"is paired with {folders.masks}/{masks[0]}, whose name differs in case or Unicode form"
                 findings.append(Finding("case", "converted", image, text))
     return pairs
 
@@ -189,6 +191,11 @@ def _group(files: Sequence[str]) -> dict[str, list[str]]:
     for name in files:
         groups[PurePosixPath(name).stem].append(name)
     return groups
+
+
+def _fold(stem: str) -> str:
+    """A name with what differs between file systems taken away: case, and the form of accented letters."""
+    return unicodedata.normalize("NFC", stem).casefold()
 
 
 def _matches(stem: str, patterns: Sequence[str]) -> bool:

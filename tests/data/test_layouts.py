@@ -146,6 +146,15 @@ def test_istd_names_in_both_splits_stay_apart(tmp_path: Path) -> None:
     assert dataset.content_key("train_1-1") != dataset.content_key("test_1-1")
 
 
+def test_names_pair_across_file_systems_but_never_twice(tmp_path: Path) -> None:
+    _touch(tmp_path, ["images/A.JPG", "images/a.jpg", "images/B.jpg", "images/caf\u00e9.jpg", "images/z.jpg"])
+    _touch(tmp_path, ["masks/a.png", "masks/b.PNG", "masks/cafe\u0301.png", "masks/z.png"])
+    found = _scan("folder", tmp_path, test=1)
+    assert {**found.train, **found.test}.keys() == {"a", "B", "caf\u00e9", "z"}
+    told = sorted((finding.kind, finding.where) for finding in found.findings)
+    assert told == [("case", "images/B.jpg"), ("case", "images/caf\u00e9.jpg"), ("no-mask", "images/A.JPG")]
+
+
 def test_the_search_cannot_reach_a_test_image(tmp_path: Path) -> None:
     layouts.isic2018(tmp_path)
     config = DatasetConfig(name="isic2018", root=str(tmp_path))
