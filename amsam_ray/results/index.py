@@ -21,18 +21,23 @@ from amsam_ray.results.records import list_records, load
 from amsam_ray.results.storage import Entry, Storage
 
 _BATCH = 500
+_COMPLETED, _PRUNED, _FAILED = 2, 1, 0
 _Cell = tuple[str, str, int, str]  # sweep, dataset, shots, label
-_LAYOUT = 1  # raise it whenever the tables or Brief change: older files are then made anew
+_LAYOUT = 3  # raise it whenever the tables or Brief change: older files are then made anew
 _TABLES = """
 CREATE TABLE files (
     key TEXT PRIMARY KEY, stamp TEXT NOT NULL, sweep TEXT NOT NULL, problem TEXT,
-    dataset TEXT, shots INTEGER, label TEXT, number INTEGER, trial TEXT, role TEXT, status TEXT,
-    rank REAL, seconds REAL, gpu_seconds REAL, brief TEXT, scores BLOB
+    dataset TEXT, shots INTEGER, label TEXT, number INTEGER, trial TEXT, role TEXT, standing INTEGER,
+    rank REAL, seconds REAL, gpu_seconds REAL
 ) WITHOUT ROWID;
-CREATE INDEX cells ON files (sweep, dataset, shots, label, role, status, rank DESC, number);
+CREATE INDEX cells ON files (
+    sweep, dataset, shots, label, role, standing DESC, rank DESC, number, trial, seconds, gpu_seconds
+);
+CREATE TABLE briefs (key TEXT PRIMARY KEY, brief TEXT NOT NULL, scores BLOB NOT NULL);
 CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_INSERT = f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 16)})"  # noqa: S608 - question marks only
+_INSERT = f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 14)})"  # noqa: S608 - question marks only
+_INSERT_BRIEF = "INSERT OR REPLACE INTO briefs VALUES (?, ?, ?)"
 
 
 def index_dir() -> Path:
@@ -77,10 +82,13 @@ class Index:
         if known:
             with self._transaction():
                 self._db.executemany("DELETE FROM files WHERE key = ?", ((key,) for key in known))
-        rows = (_row(entry, item) for entry, item in load(self._storage, fresh))
-        while batch := list(islice(rows, _BATCH)):  # other processes wait for one batch at most
+                self._db.executemany("DELETE FROM briefs WHERE key = ?", ((key,) for key in known))
+        found = load(self._storage, fresh)
+        while batch := list(islice(found, _BATCH)):  # other processes wait for one batch at most
             with self._transaction():
-                self._db.executemany(_INSERT, batch)
+                self._db.executemany(_INSERT, (_row(entry, item) for entry, item in batch))
+                briefs = (Brief.of(item) for _, item in batch if isinstance(item, Record))
+                self._db.executemany(_INSERT_BRIEF, ((brief.key, *brief.dump()) for brief in briefs))
         condition = where or "WHERE 1"
         faults = self._db.execute(f"SELECT key, problem FROM files {condition} AND problem NOT NULL", values)  # noqa: S608
         return [Problem(key, problem) for key, problem in faults]
@@ -92,11 +100,11 @@ class Index:
         best: dict[_Cell, Brief] = {}
         chosen = f"""
             SELECT role, brief, scores FROM (
-                SELECT *, ROW_NUMBER() OVER (
-                    PARTITION BY sweep, dataset, shots, label, role
-                    ORDER BY status = 'completed' DESC, status = 'pruned' DESC, rank DESC NULLS LAST, number, trial
-                ) AS place FROM files WHERE problem IS NULL {where}
-            ) WHERE place = 1 OR (role = 'final' AND status = 'completed') ORDER BY number, trial"""  # noqa: S608
+                SELECT key, role, standing, number, trial, ROW_NUMBER() OVER (
+                    PARTITION BY sweep, dataset, shots, label, role ORDER BY standing DESC, rank DESC, number, trial
+                ) AS place FROM files WHERE role NOT NULL {where}
+            ) JOIN briefs USING (key)
+            WHERE place = 1 OR (role = 'final' AND standing = {_COMPLETED}) ORDER BY number, trial"""  # noqa: S608
         for role, text, scores in self._db.execute(chosen, values):
             brief = Brief.load(text, scores)
             if role == "final" and brief.status == "completed":
@@ -105,9 +113,9 @@ class Index:
                 best[_cell(brief)] = brief
         counts = f"""
             SELECT sweep, dataset, shots, label, SUM(role = 'search'),
-                SUM(role = 'search' AND status = 'pruned'), SUM(role = 'search' AND status = 'failed'),
+                SUM(role = 'search' AND standing = {_PRUNED}), SUM(role = 'search' AND standing = {_FAILED}),
                 SUM(seconds), SUM(gpu_seconds)
-            FROM files WHERE problem IS NULL {where} GROUP BY sweep, dataset, shots, label"""  # noqa: S608
+            FROM files WHERE role NOT NULL {where} GROUP BY sweep, dataset, shots, label"""  # noqa: S608
         rows = self._db.execute(counts, values)
         names = ("sweep", "dataset", "shots", "label", "trials", "pruned", "failed", "seconds", "gpu_seconds")
         return [
@@ -180,18 +188,8 @@ def _cell(brief: Brief) -> _Cell:
 
 def _row(entry: Entry, item: Record | Problem) -> tuple[object, ...]:
     if isinstance(item, Problem):
-        return (entry.key, entry.stamp, entry.key.split("/")[1], item.what, *[None] * 12)
-    brief = Brief.of(item)
-    rank = None if brief.score is None else brief.score if brief.maximise else -brief.score
-    cell = (item.dataset, item.shots, item.label, item.number, item.trial, item.role, item.status)
-    return (
-        entry.key,
-        entry.stamp,
-        item.sweep,
-        None,
-        *cell,
-        rank,
-        item.seconds,
-        item.gpu_seconds,
-        *brief.dump(),
-    )
+        return (entry.key, entry.stamp, entry.key.split("/")[1], item.what, *[None] * 10)
+    rank = None if item.score is None else item.score if item.maximise else -item.score
+    standing = {"completed": _COMPLETED, "pruned": _PRUNED, "failed": _FAILED}[item.status]
+    cell = (item.dataset, item.shots, item.label, item.number, item.trial, item.role, standing)
+    return entry.key, entry.stamp, item.sweep, None, *cell, rank, item.seconds, item.gpu_seconds

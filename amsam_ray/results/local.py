@@ -75,7 +75,7 @@ class LocalStorage(Storage):
     def list(self, prefix: str) -> Iterator[Entry]:
         folder = self._folder(prefix)
         with _faults(prefix):
-            return iter(sorted(_scan(folder, prefix), key=lambda entry: entry.key))
+            return iter(sorted(_scan(folder, prefix)))  # by key: no two are alike
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         with _faults(prefix), contextlib.suppress(FileNotFoundError), os.scandir(self._folder(prefix)) as items:
@@ -179,10 +179,11 @@ def _scan(folder: Path, prefix: str) -> Iterator[Entry]:
             if item.is_dir(follow_symlinks=False):
                 yield from _scan(Path(item.path), f"{prefix}{item.name}/")
                 continue
-            with contextlib.suppress(FileNotFoundError):  # deleted while we look
+            try:
                 info = item.stat()
-                stamp = f"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"
-                yield Entry(prefix + item.name, info.st_size, stamp)
+            except FileNotFoundError:  # deleted while we look
+                continue
+            yield Entry(prefix + item.name, info.st_size, f"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}")
 
 
 @contextlib.contextmanager

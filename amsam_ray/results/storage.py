@@ -11,8 +11,8 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from amsam_ray.errors import AmsamError, InputError, Problem
@@ -41,8 +41,7 @@ class UnavailableError(StorageError):
     """The storage is away, slow or throttling; the same request may succeed later."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One object in a listing.
 
     Attributes:

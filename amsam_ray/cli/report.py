@@ -1,0 +1,36 @@
+"""``amsam-ray report``: a sweep's report as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from amsam_ray.cli.stored import STORAGE
+from amsam_ray.errors import InputError, Problem
+
+
+@click.command()
+@click.argument("sweep", required=False)
+@STORAGE
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write it here as well.")
+def report(sweep: str | None, storage: str, out: Path | None) -> None:
+    """Write the report of SWEEP, by default of the sweep that there is.
+
+    It is stored as reports/SWEEP.html: one file without links to elsewhere, to open from disk, print or send.
+    """
+    from amsam_ray.results.records import list_sweeps
+    from amsam_ray.results.report import write_report
+    from amsam_ray.results.storage import open_storage
+
+    opened = open_storage(storage)
+    if sweep is None:
+        sweeps = list_sweeps(opened)
+        if len(sweeps) != 1:
+            what = f"has several sweeps; name one of {', '.join(sweeps)}" if sweeps else "holds no sweep"
+            raise InputError(Problem(storage, what))
+        sweep = sweeps[0]
+    key = write_report(opened, sweep)
+    if out is not None:
+        opened.download(key, out)
+    click.echo(out or f"{opened.uri}/{key}")
