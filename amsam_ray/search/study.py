@@ -47,6 +47,8 @@ class CellStudy:
             grid = grid_points(cell, derived_seed(self._search.seed, cell.id, "grid"))
             self._fixed_points += [point for point in grid if point not in self._fixed_points]
         self._running: dict[int, _Asked] = {}
+        # It would announce every study, and every parameter that a sampler cannot model.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(
             direction=StudyDirection.MAXIMIZE if cell.maximise else StudyDirection.MINIMIZE, study_name=cell.id
         )

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import optuna
-
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.results.leaderboard import update_leaderboards
@@ -124,7 +122,6 @@ def run_sweep(
         True
     """
     options = options or RunOptions()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if problems := check_sweep(space, storage_uri, options):
         raise InputError(problems)
     run = _Run(space, open_storage(storage_uri), options)
@@ -152,9 +149,7 @@ class _Run:
             self._waiting = Spool(folder, self._storage).close()
 
     def _load(self) -> None:
-        history, self._problems = (
-            read_history(self._storage, self._sweep, self._cells) if self._folder.exists else ({}, [])
-        )
+        history, self._problems = read_history(self._storage, self._sweep, self._cells)
         rungs = ladder_epochs(self._space)
         self._progress = [CellProgress(cell, rungs, history.get(cell.id, ())) for cell in self._cells]
         self._board = Board(self._progress, lambda: self._gate.gpu_hours, lambda: self._gate.why_closed)

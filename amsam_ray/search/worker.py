@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from amsam_ray.search.places import cache_dir
 from amsam_ray.search.recording import Recorder
 
 _BEAT_EVERY_S = 1.0
+_PULSE_EVERY_S = 2.0
+_BUSY = 0.1  # of a core; a process that waits for something that never comes uses less
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,9 @@ class _Worker:
     def _train(self, ticket: int, assignment: Assignment) -> Outcome | None:
         started = time.time()
         report = _Reporter(self._mailbox, ticket, assignment, self._rank)
+        pulse = _Pulse(self._mailbox, ticket, report)
         self._settings.work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._settings.work_dir) as work_dir:
+        with pulse, tempfile.TemporaryDirectory(dir=self._settings.work_dir) as work_dir:
             result = self._function(
                 assignment.config,
                 cache_dir=cache_dir(),
@@ -151,11 +155,14 @@ class _Reporter:
         self._mailbox, self._ticket, self._rank = mailbox, ticket, rank
         self._rungs = frozenset(assignment.rungs)
         self._beaten = float("-inf")
+        self._last_epoch = assignment.config.train.epochs
         self.rung_scores: dict[int, float] = {}
+        self.in_epochs = False
 
     def __call__(self, epoch: int, score: float) -> bool:
         import ray
 
+        self.in_epochs = epoch < self._last_epoch
         if epoch in self._rungs:
             self.rung_scores[epoch] = score
             if self._rank == 0:
@@ -170,6 +177,32 @@ class _Reporter:
             if not ray.get(self._mailbox.beat.remote(self._ticket)):
                 raise Abandoned
         return False
+
+
+class _Pulse:
+    """Signs of life while inputs are prepared and a test split is scored, which no epoch's report interrupts.
+
+    There, a process that computes counts as alive; between the first and the last epoch only the reports do. A thread
+    that the interpreter never lets run, because something holds its lock, gives no sign either.
+    """
+
+    def __init__(self, mailbox: Any, ticket: int, report: _Reporter):
+        self._mailbox, self._ticket, self._report = mailbox, ticket, report
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="amsam-pulse", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+
+    def _beat(self) -> None:
+        used = time.process_time()
+        while not self._over.wait(_PULSE_EVERY_S):
+            before, used = used, time.process_time()
+            if not self._report.in_epochs and used - before > _BUSY * _PULSE_EVERY_S:
+                self._mailbox.beat.remote(self._ticket)
 
 
 def _reason(error: Exception) -> str:

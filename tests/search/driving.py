@@ -37,18 +37,21 @@ class Driver:
         space: what is searched.
         fake: settings of the fake trial, see ``tests.search.fakes``.
         more: further arguments of ``amsam-ray tune``.
+        storage: URI of the results, where that is not the folder's ``results``.
     """
 
     folder: Path
     space: SpaceFile
     fake: dict[str, Any] = field(default_factory=dict)
     more: Sequence[str] = ()
+    storage: str = ""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         data = self.space.model_dump(mode="json", by_alias=True)
         # As a user would write it: the stored form of a distribution is another.
         data["search"]["space"] = {key: _written(d) for key, d in data["search"]["space"].items()}
+        self.storage = self.storage or str(self.results)
         (self.folder / "space.yaml").write_text(yaml.safe_dump(data))
 
     @property
@@ -75,7 +78,7 @@ class Driver:
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A run in the background; killed at the end if it still lives."""
         command = [sys.executable, "-m", "amsam_ray.cli.main", "tune", "--space", str(self.folder / "space.yaml")]
-        command += ["--storage", str(self.results), "--trial-function", FAKE, *self.more, *arguments]
+        command += ["--storage", self.storage, "--trial-function", FAKE, *self.more, *arguments]
         with (self.folder / "terminal").open("a") as terminal:
             process = subprocess.Popen(
                 command, env=self.environment, cwd=self.folder, stdout=terminal, stderr=terminal, text=True
@@ -94,7 +97,7 @@ class Driver:
 
     def records(self) -> list[Record]:
         """All records; asserts that every file among them is one."""
-        records, problems = read_records(open_storage(self.results))
+        records, problems = read_records(open_storage(self.storage))
         assert not problems
         return records
 

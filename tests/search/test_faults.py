@@ -15,6 +15,9 @@ from typing import Any
 import optuna
 import pytest
 
+from amsam_ray.results.storage import open_storage
+from amsam_ray.search.space_file import sweep_id
+from tests.s3.moto import moto_server
 from tests.search.driving import Driver, ray_processes, until
 from tests.search.fakes import toy
 from tests.search.spaces import LAMBDA, LR, space
@@ -100,14 +103,11 @@ def test_thirty_random_kills_of_processes(tmp_path: Path, undisturbed: Driver, s
 
 
 @contextlib.contextmanager
-def two_nodes(folder: Path) -> Iterator[Any]:
-    """A Ray cluster of two raylets on this machine, started as a user's cluster would be."""
-    for name, value in Driver(folder, space()).environment.items():
-        os.environ[name] = value
+def local_cluster() -> Iterator[Any]:
+    """A Ray cluster on this machine, of one raylet to begin with, started as a user's cluster would be."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
     try:
         yield cluster
     finally:
@@ -120,7 +120,8 @@ def test_ten_random_kills_of_a_second_node_and_the_driver(
     driver = Driver(tmp_path, space(**SIXTY), {"seconds": 0.5})
     for name, value in driver.environment.items():
         monkeypatch.setenv(name, value)
-    with two_nodes(tmp_path) as cluster:
+    with local_cluster() as cluster:
+        cluster.add_node(num_cpus=1)
 
         def kill_node(process: subprocess.Popen[str]) -> bool:
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
@@ -134,14 +135,30 @@ def test_ten_random_kills_of_a_second_node_and_the_driver(
 
 
 @pytest.mark.cluster
-def test_a_sweep_uses_every_node_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = Driver(tmp_path, space(trials=12), {"seconds": 0.5})
+def test_a_sweep_uses_a_node_that_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(tmp_path, space(trials=300), {"seconds": 0.5})
     for name, value in driver.environment.items():
         monkeypatch.setenv(name, value)
-    with two_nodes(tmp_path) as cluster:
-        assert driver.run("--address", cluster.address, timeout=LONG) == 0
+    with local_cluster() as cluster, driver.start("--address", cluster.address, "--max-trials", "200") as process:
+        until(lambda: driver.recorded() >= 3, LONG)
+        assert len({start["node"] for start in driver.starts()}) == 1
+        cluster.add_node(num_cpus=1)  # a lane follows
+        assert process.wait(LONG) == 0
     driver.assert_complete()
     assert len({start["node"] for start in driver.starts()}) == 2
+
+
+def test_a_sweep_leaves_its_results_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_server() as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        driver = Driver(tmp_path, space(trials=4), storage=f"s3://{server.bucket}/lab")
+        assert driver.run("--max-trials", "3", timeout=LONG) == 0
+        assert len(driver.records()) == 3 and "the budget of trials is spent" in driver.terminal()
+        assert driver.run(timeout=LONG) == 0
+        assert len(driver.assert_complete()) == 4 + 2
+        keys = {entry.key for entry in open_storage(driver.storage).list("")}
+    assert {"leaderboards/all.csv", f"sweeps/{sweep_id(driver.space)}/optuna.journal"} <= keys
 
 
 @pytest.mark.parametrize(
