@@ -1,9 +1,10 @@
-"""What the commands that read results share: the storage option, and finding a record by a name."""
+"""What the commands that read results share: the storage option, and finding records and adapters by name."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -11,7 +12,7 @@ from amsam_ray.errors import InputError, Problem
 from amsam_ray.results.index import Index
 from amsam_ray.results.record import Record
 from amsam_ray.results.records import parse_record
-from amsam_ray.results.storage import Storage, open_storage
+from amsam_ray.results.storage import NotFoundError, Storage, open_storage
 
 STORAGE = click.option(
     "--storage",
@@ -59,3 +60,33 @@ def _of_cell(index: Index, name: str) -> list[str]:
     cells = [c for c in index.cells(sweep or None) if f"{c.dataset}.k{c.shots}.{c.label}" == cell]
     rows = build_leaderboard(cells, published=False, remember=index.remember)
     return [key for row in rows for key in index.find(f"{row['sweep']}/{row['trial']}")]
+
+
+def read_adapter(name: str, storage: str) -> bytes:
+    """The content of an adapter.
+
+    Args:
+        name: a local file, ``s3://bucket/key``, or a trial or cell in ``storage``.
+        storage: URI, looked at for trials and cells only.
+
+    Raises:
+        InputError: there is no such adapter.
+    """
+    if name.startswith("s3://"):
+        folder, _, file = name.rpartition("/")
+        source, key = open_storage(folder), file
+    elif Path(name).is_file():
+        return Path(name).read_bytes()
+    elif name.endswith(".safetensors"):
+        raise InputError(Problem(name, "does not exist; give an adapter's file, a trial or a cell"))
+    else:
+        with open_index(storage) as (source, index):
+            record = find_record(source, index, name)
+        if record.adapter is None:
+            what = f"left no adapter ({record.role}, {record.status}); finals of trained methods do"
+            raise InputError(Problem(record.trial, what))
+        key = record.adapter
+    try:
+        return source.get(key)
+    except NotFoundError as error:
+        raise InputError(Problem(name, str(error))) from None

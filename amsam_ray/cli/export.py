@@ -1,0 +1,27 @@
+"""``amsam-ray export``: the best model as plain SAM weights and ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from amsam_ray.cli.stored import STORAGE, read_adapter
+
+
+@click.command()
+@click.argument("adapter")
+@STORAGE
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
+@click.option("--decoder", type=click.Choice(["onnx", "torchscript", "none"]), default="onnx", show_default=True)
+def export(adapter: str, storage: str, out: Path, decoder: str) -> None:
+    """Write ADAPTER as files that need nothing of this package.
+
+    ADAPTER is a file, s3://bucket/key, or a trial or cell as for `amsam-ray show`: lesion.k4.am_sam is the model in
+    that leaderboard row. sam.pth loads in segment_anything; the decoder maps image embeddings to masks.
+    """
+    from amsam_ray.results.export import export_adapter
+
+    made = export_adapter(read_adapter(adapter, storage), out, decoder=decoder)  # type: ignore[arg-type]  # click's choice
+    for name, what in made.items():
+        click.echo(f"{out / name}  {what}")

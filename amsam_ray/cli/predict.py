@@ -1,0 +1,105 @@
+"""``amsam-ray predict``: masks for photographs, by a trained adapter."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from amsam_ray.cli.stored import STORAGE, read_adapter
+from amsam_ray.errors import AmsamError, InputError, Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from amsam_ray.training.predict import Prediction
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+_OVERLAY_SIDE = 1024
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--adapter", required=True, metavar="URI", help="A file, s3://bucket/key, or a trial or cell.")
+@STORAGE
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--overlays/--no-overlays", default=True, help="Also draw each mask's outline on its image.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images held at a time.")
+@click.option("--device", help="A torch device [default: a GPU if there is one].")
+def predict(
+    images: tuple[Path, ...], adapter: str, storage: str, out: Path, overlays: bool, batch: int, device: str | None
+) -> None:
+    """Segment IMAGES, files or folders of them.
+
+    Writes OUT/masks/NAME.png (255 on the object, at the image's size) and OUT/overlays/NAME.png. Files that are no
+    images are named and left out, and the exit status is then 1.
+    """
+    paths = find_images(images)
+    content = read_adapter(adapter, storage)
+    from amsam_ray.training.predict import load_predictor
+
+    predictor = load_predictor(content, device)
+    failed = 0
+    with click.progressbar(length=len(paths), label="predict", file=sys.stderr) as progress:
+        rest = iter(paths)
+        while chunk := list(islice(rest, batch)):
+            read = [(path, pixels) for path in chunk if (pixels := _read(path)) is not None]
+            failed += len(chunk) - len(read)
+            predictions = predictor([pixels for _, pixels in read])
+            for (path, pixels), prediction in zip(read, predictions, strict=True):
+                _write(out, path, pixels, prediction, overlays)
+            progress.update(len(chunk))
+    click.echo(f"{len(paths) - failed} masks in {out / 'masks'}")
+    if failed:
+        raise AmsamError(f"{failed} of {len(paths)} files could not be read; they are named above.")
+
+
+def find_images(given: Sequence[Path]) -> list[Path]:
+    """The files that ``given`` files and folders hold, in order, each once.
+
+    Raises:
+        InputError: something does not exist, a folder holds no image, or two images would share a mask's name.
+    """
+    problems: list[Problem] = []
+    found: dict[Path, None] = {}
+    for path in given:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+            if not inside:
+                problems.append(Problem(str(path), f"holds no image ({', '.join(sorted(_SUFFIXES))})"))
+            found |= dict.fromkeys(inside)
+        elif path.is_file():
+            found[path] = None
+        else:
+            problems.append(Problem(str(path), "does not exist; give image files or folders"))
+    names: dict[str, Path] = {}
+    for path in found:
+        other = names.setdefault(path.stem, path)
+        if other is not path:
+            problems.append(Problem(str(path), f"and {other} would write the same mask; rename one"))
+    if problems:
+        raise InputError(problems)
+    return list(found)
+
+
+def _read(path: Path) -> np.ndarray | None:
+    from amsam_ray.data.images import ImageError, decode_image
+
+    try:
+        return decode_image(path.read_bytes(), str(path)).pixels
+    except (ImageError, OSError) as error:
+        click.echo(f"warning: {error}", err=True)
+        return None
+
+
+def _write(out: Path, path: Path, pixels: np.ndarray, prediction: Prediction, overlays: bool) -> None:
+    from amsam_ray.training.overlays import overlay, save_png
+
+    save_png(out / "masks" / f"{path.stem}.png", prediction.mask.astype("uint8") * 255)
+    if overlays:
+        picture = overlay(pixels, None, prediction.mask, prediction.box, side=_OVERLAY_SIDE)
+        save_png(out / "overlays" / f"{path.stem}.png", picture)
