@@ -12,7 +12,12 @@ TRUTH, PREDICTION, BOX = (64, 224, 96), (255, 64, 64), (80, 160, 255)
 
 
 def overlay(
-    image: np.ndarray, truth: np.ndarray | None, predicted: np.ndarray, box: np.ndarray | None = None
+    image: np.ndarray,
+    truth: np.ndarray | None,
+    predicted: np.ndarray,
+    box: np.ndarray | None = None,
+    *,
+    side: int = SIDE,
 ) -> np.ndarray:
     """An image with the outlines of the true mask (green) and the predicted one (red), and the box (blue).
 
@@ -21,11 +26,12 @@ def overlay(
         truth: HxW bool, or None.
         predicted: HxW bool.
         box: XYXY in pixels of the image, or None.
+        side: longest side of the result, in pixels; smaller images keep their size.
 
     Returns:
-        hxwx3 uint8, RGB, its longest side at most ``SIDE``.
+        hxwx3 uint8, RGB, its longest side at most ``side``.
     """
-    scale = min(1.0, SIDE / max(image.shape[:2]))
+    scale = min(1.0, side / max(image.shape[:2]))
     width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     for mask, colour in ((truth, TRUTH), (predicted, PREDICTION)):
@@ -40,8 +46,8 @@ def overlay(
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write HxWx3 uint8 RGB as a PNG; the folder is made if absent."""
+    """Write HxWx3 uint8 RGB, or HxW uint8 grey, as a PNG; the folder is made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    written, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    written, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture)
     assert written
     path.write_bytes(data.tobytes())
