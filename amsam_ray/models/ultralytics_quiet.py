@@ -54,15 +54,18 @@ def import_ultralytics(state_dir: Path | None = None) -> ModuleType:
 
 @contextlib.contextmanager
 def process_unchanged() -> Iterator[None]:
-    """Undo what ultralytics changes in the process: threads, print options and OMP_NUM_THREADS for children."""
+    """Undo what ultralytics changes in the process: threads, print options, ``Image.open``, OMP_NUM_THREADS."""
     import cv2
+    from PIL import Image
 
+    opener = Image.open  # theirs answers a file that is no image by looking for a package to install
     omp = os.environ.get("OMP_NUM_THREADS")
     threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     options = np.get_printoptions()
     try:
         yield
     finally:
+        Image.open = opener
         if omp is None:
             os.environ.pop("OMP_NUM_THREADS", None)
         torch.set_num_threads(threads)
