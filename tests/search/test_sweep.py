@@ -10,7 +10,7 @@ import pytest
 from tests.search.driving import Driver, until
 from tests.search.spaces import space
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 CELL = "lesions.k4.am_sam"
 
 

@@ -1,0 +1,103 @@
+"""What a sweep shows: a live table in a terminal, plain lines elsewhere, nothing else on either."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from amsam_ray.cli.progress import SweepView, duration
+from amsam_ray.search.board import Board
+from tests.search.spaces import space
+from tests.search.test_dealer import completed, deal, error
+
+
+def board(cells: int = 2) -> Board:
+    """A sweep under way: a trial recorded, one failed, one running."""
+    dealer = deal(space(datasets=2, shots=tuple(range(4, 4 + cells, 2)), retries=0))
+    found = Board(dealer.cells, gpu_hours=lambda: 0.25, closing=lambda: None, lanes_now=lambda: 2, wanted_lanes=2)
+    for end in (completed, error, None):
+        assignment = dealer.next_assignment()
+        assert assignment
+        found.began(assignment)
+        if end is not None:
+            attempt = end(assignment)
+            found.ended(assignment, attempt, dealer.settle(assignment, attempt))
+    return found
+
+
+def shown(state: Board, *, terminal: bool, height: int = 40) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=110, height=height, color_system=None)
+    with SweepView(console, "tiny", Path("/logs/tiny.log"))(state.snapshot):
+        time.sleep(0.1)
+    return out.getvalue()
+
+
+def test_the_live_view_shows_cells_lanes_speed_and_the_log() -> None:
+    text = shown(board(), terminal=True)
+    for part in (
+        "lesions.k4.am_sam",
+        "polyps.k4.am_sam",
+        "2/",
+        "1 running",
+        "1 failed",
+        "lanes 1/2 busy",
+        "0.25 GPU h",
+    ):
+        assert part in text, part
+    assert "t0000 failed" in text and "log: /logs/tiny.log" in text
+
+
+def test_plain_lines_have_no_control_codes() -> None:
+    text = shown(board(), terminal=False)
+    assert "\x1b" not in text
+    assert "2/16 trials, 1 running, 0 pruned, 1 failed" in text
+
+
+def test_many_cells_are_cut_to_the_window_with_the_running_ones_first() -> None:
+    state = board(cells=30)
+    view = SweepView(Console(file=io.StringIO(), width=110), "tiny", Path("log"))
+    console = Console(file=io.StringIO(), width=110, record=True)
+    console.print(view._picture(state.snapshot(), room=6))
+    text = console.export_text()
+    assert "... and 25 more cells" in text
+    assert all(row.cell in text for row in state.snapshot().rows if row.running)
+
+
+def test_snapshots_may_be_taken_while_things_happen() -> None:
+    state = board()
+    threads = [threading.Thread(target=lambda: [state.snapshot() for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert state.snapshot().done == 2
+
+
+def test_what_others_print_goes_to_the_log_even_from_below_python(tmp_path: Path) -> None:
+    code = f"""
+import ctypes, os, subprocess
+from pathlib import Path
+from amsam_ray.cli.progress import quiet
+with quiet(Path({str(tmp_path / "a.log")!r})) as (out, err):
+    print("python noise")
+    os.write(2, b"C noise\\n")
+    subprocess.run(["echo", "child noise"])
+    print("shown", file=out, flush=True)
+    print("warned", file=err, flush=True)
+print("after")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("shown\nafter\n", "warned\n")
+    log = (tmp_path / "a.log").read_text()
+    assert all(noise in log for noise in ("python noise", "C noise", "child noise"))
+
+
+def test_durations_read_well() -> None:
+    assert [duration(s) for s in (12.4, 200, 7500)] == ["12 s", "3 min 20 s", "2 h 05 min"]
