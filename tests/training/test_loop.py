@@ -75,7 +75,8 @@ def test_the_upper_level_sees_fresh_batches_of_d2_and_the_lower_only_d1(monkeypa
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_failed_with_its_curve():
-    trainer = toy_trainer("blo_sam", epochs=5, batch_size=2, lr=1e30)  # one step an epoch; the first is its ruin
+    # one step an epoch, and the first is its ruin
+    trainer = toy_trainer("blo_sam", epochs=5, batch_size=2, lr=1e30, hypergradient="first_order")
     outcome = run(trainer, TrainConfig(epochs=5), score=lambda values: 0.5, metric="dice", maximise=True)
     assert outcome.status == "failed" and outcome.epochs_run == 1
     assert [entry["epoch"] for entry in outcome.curve] == [1]
