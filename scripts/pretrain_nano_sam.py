@@ -197,7 +197,7 @@ def train(args: argparse.Namespace, device: torch.device, feed: SceneFeed) -> di
             trainer.save(args.checkpoint, now - start)
     facts: dict[str, object] = {
         "recipe": "scripts/pretrain_nano_sam.py",
-        "arguments": {name: str(value) for name, value in vars(args).items() if value is not None},
+        "arguments": {name: value for name, value in vars(args).items() if isinstance(value, int | float)},
         **trainer.counts,
         "scenes": feed.total,
         "seconds": round(time.monotonic() - start),

@@ -92,7 +92,7 @@ def main() -> None:
     )
     facts = {
         "recipe": "scripts/train_nano_detector.py",
-        "arguments": json.dumps({name: str(value) for name, value in vars(args).items()}),
+        "arguments": json.dumps({name: value for name, value in vars(args).items() if isinstance(value, int | float)}),
         "seconds": str(round(time.monotonic() - start)),
         "map50": f"{results.box.map50:.4f}",
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",

@@ -124,8 +124,8 @@ def _mains(canvas: Canvas, masks: _Masks, bank: Sequence[np.ndarray], stolen: bo
         middle = middle[0] + offset, middle[1] + size * rng.normal(0, 0.02)
         numbers += _place(canvas, masks, people.person(rng, bank), scale, middle, stolen)
     if count > 1:
-        masks.add(numbers, GROUP)
-        masks.add(numbers, GROUP)
+        for _ in range(2):  # groups are rare: asked for more often
+            masks.add(numbers, GROUP)
     return numbers
 
 
