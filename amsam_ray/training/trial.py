@@ -271,9 +271,3 @@ def _places(manifest: Manifest, views: int) -> tuple[list[int], list[int], list[
     d2 = [*range(first, first + second), *range(start + first * views, start + (first + second) * views)]
     judges = list(range(first + second, start)) if held else list(range(first, first + second))
     return d1, d2, judges
-
-
-def forget() -> None:
-    """Drop what this process keeps between trials: datasets, shots and prepared pictures."""
-    for kept in (_DATASETS, _MANIFESTS, _PREPARED):
-        kept.clear()
