@@ -119,8 +119,9 @@ def grabcut(given: Sample) -> np.ndarray:
     if inside.all():  # nothing is known to be background: GrabCut has no say
         return inside
     cv2.setRNGSeed(0)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(np.ascontiguousarray(given.image[..., ::-1]), labels, None, *models, 5, cv2.GC_INIT_WITH_MASK)
+    ground, thing = np.zeros((1, 65)), np.zeros((1, 65))
+    bgr = np.ascontiguousarray(given.image[..., ::-1])
+    cv2.grabCut(bgr, labels, (0, 0, 1, 1), ground, thing, 5, cv2.GC_INIT_WITH_MASK)  # the rectangle is not used
     return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
 
 

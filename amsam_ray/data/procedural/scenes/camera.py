@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 
@@ -22,9 +20,9 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         stored = cv2.addWeighted(stored, 1.7, soft, -0.7, 0)
     if rng.random() < 0.5:
         sigma = float(rng.uniform(1, 12))
-        noise: Any = np.empty(stored.shape, np.int16)  # OpenCV declares its arrays more narrowly than it takes them
+        noise: np.ndarray = np.empty(stored.shape, np.int16)
         cv2.setRNGSeed(int(rng.integers(2**31)))
-        cv2.randn(noise, (0.0,) * 3, (sigma,) * 3)
+        cv2.randn(noise, np.zeros(3), np.full(3, sigma))
         stored = cv2.add(stored, noise, dtype=cv2.CV_8U)
     if rng.random() < 0.05:
         grey = cv2.cvtColor(stored, cv2.COLOR_RGB2GRAY)

@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from amsam_ray.data.procedural.scenes import outlines
-from amsam_ray.data.procedural.scenes.materials import HAIR, SKIN, Material, any_rgb, surface
+from amsam_ray.data.procedural.scenes.heads import hair_behind, head_and_face
+from amsam_ray.data.procedural.scenes.materials import surface
 from amsam_ray.data.procedural.scenes.outlines import Shape
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One visible part of an object, in the object's own coordinates.
-
-    Attributes:
-        shape: polygons whose union it is.
-        material: its surface.
-        group: what a click on it may also mean: "top", "legs", "head", ... Pieces of one group form one mask.
-        detail: drawn on top of a piece without being a part (eyes, buttons, patches).
-    """
-
-    shape: Shape
-    material: Material
-    group: str
-    detail: bool = False
-
-
-@dataclass
-class _Wardrobe:
-    skin: Material
-    hair: Material
-    top: Material
-    bottom: Material
-    shoes: Material
-    coat: Material | None
-    sleeve: float  # covered share of the arm, 0 to 1
-    trouser: float  # covered share of the leg, 0 to 1
-    skirt: float  # length of the skirt in body heights, 0 for none
-
-
-def _wardrobe(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> _Wardrobe:
-    tone = np.asarray(SKIN[rng.integers(len(SKIN))]) * rng.uniform(0.85, 1.1)
-    red, green, blue = (float(v) for v in np.clip(tone + rng.normal(0, 0.02, 3), 0, 1))
-    hair_rgb = HAIR[rng.integers(len(HAIR))] if rng.random() < 0.93 else any_rgb(rng)
-
-    def cloth(like: tuple[float, float, float] | None = None) -> Material:
-        plain = rng.random() < 0.65
-        contrast = float(rng.uniform(0.02, 0.12)) if plain else None
-        return surface(rng, bank, like, contrast=contrast, folds=float(rng.uniform(0.05, 0.45)))
-
-    top_rgb = any_rgb(rng)
-    top = cloth(top_rgb)
-    dress = rng.random() < 0.15
-    denim = (0.2, 0.26, 0.38) if rng.random() < 0.3 else None
-    dark = (0.07, 0.07, 0.08) if rng.random() < 0.3 else denim
-    bottom = top if dress else cloth(top_rgb if rng.random() < 0.12 else dark)
-    return _Wardrobe(
-        skin=surface(rng, bank, (red, green, blue), contrast=float(rng.uniform(0.02, 0.10)), hue=0.01, folds=0.05),
-        hair=surface(rng, bank, hair_rgb, contrast=float(rng.uniform(0.08, 0.5)), soft=float(rng.uniform(0, 1.6))),
-        top=top,
-        bottom=bottom,
-        shoes=surface(rng, bank, (0.08, 0.07, 0.07) if rng.random() < 0.4 else None),
-        coat=cloth() if rng.random() < 0.3 else None,
-        sleeve=float(rng.choice([0.0, 0.35, 0.45, 0.75, 1.0, 1.0, 1.0])),
-        trouser=float(rng.choice([0.3, 0.5, 1.0, 1.0, 1.0, 1.0])),
-        skirt=float(rng.uniform(0.12, 0.4)) if dress or rng.random() < 0.12 else 0.0,
-    )
+from amsam_ray.data.procedural.scenes.pieces import Piece
+from amsam_ray.data.procedural.scenes.wardrobe import Wardrobe, draw_wardrobe
 
 
 def person(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> list[Piece]:
     """A person as pieces, far to near, in body heights: x to the right, y down, 0 at the crown, 1 at the soles."""
-    wear = _wardrobe(rng, bank)
+    wear = draw_wardrobe(rng, bank)
     build = float(np.exp(rng.normal(0.05, 0.16)))
     turned = float(rng.uniform(0.45, 1.0))  # 1 seen from the front
     big_head = float(np.exp(abs(rng.normal(0, 0.15)) if rng.random() < 0.8 else rng.uniform(0.2, 0.6)))
@@ -97,10 +40,10 @@ def person(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> list[Piece]:
         pieces += arm
     if rng.random() < 0.12:  # a backpack or a rucksack's edge
         pieces.append(Piece([outlines.blob(rng, chest, (0.14, 0.17), 0.1)], surface(rng, bank), "bag"))
-    pieces += _hair_behind(rng, wear, head, big_head)
+    pieces += hair_behind(rng, wear, head, big_head)
     pieces += _torso(rng, wear, hip, chest, neck, across, build)
     pieces.append(Piece(outlines.tube([neck - 0.02 * up, head], [0.033 * build, 0.031]), wear.skin, "head"))
-    pieces += _head(rng, bank, wear, head, big_head, turned)
+    pieces += head_and_face(rng, bank, wear, head, big_head, turned)
     for arm in arms[behind:]:
         pieces += arm
     if rng.random() < 0.12:
@@ -114,7 +57,7 @@ def person(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> list[Piece]:
 
 
 def _legs(
-    rng: np.random.Generator, wear: _Wardrobe, hip: np.ndarray, across: np.ndarray, build: float
+    rng: np.random.Generator, wear: Wardrobe, hip: np.ndarray, across: np.ndarray, build: float
 ) -> list[list[Piece]]:
     seated = rng.random() < 0.2
     stride = abs(rng.normal(0, 0.25))
@@ -148,7 +91,7 @@ def _legs(
 
 def _torso(
     rng: np.random.Generator,
-    wear: _Wardrobe,
+    wear: Wardrobe,
     hip: np.ndarray,
     chest: np.ndarray,
     neck: np.ndarray,
@@ -203,7 +146,7 @@ def _along(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
 
 def _arm(
     rng: np.random.Generator,
-    wear: _Wardrobe,
+    wear: Wardrobe,
     neck: np.ndarray,
     side: np.ndarray,
     up: np.ndarray,
@@ -251,92 +194,3 @@ def _hand(rng: np.random.Generator, wrist: np.ndarray, tip: np.ndarray, radius: 
         length = axis + normal * finger * rng.uniform(0.1, 0.7)
         shape += outlines.tube([base, base + length * radius * 1.6], [radius * 0.28, radius * 0.2])
     return shape
-
-
-def _hair_behind(rng: np.random.Generator, wear: _Wardrobe, head: np.ndarray, size: float) -> list[Piece]:
-    if rng.random() > 0.45:
-        return []
-    length = rng.uniform(0.04, 0.28)
-    width = rng.uniform(0.045, 0.075) * size
-    end = head + np.array([rng.normal(0, 0.02), length])
-    middle = (head + end) / 2 + rng.normal(0, 0.01, 2)
-    taper = [width, width * rng.uniform(0.8, 1.3), width * rng.uniform(0.5, 1.1)]
-    return [Piece(outlines.tube([head, middle, end], taper), wear.hair, "hair")]
-
-
-def _head(
-    rng: np.random.Generator,
-    bank: Sequence[np.ndarray],
-    wear: _Wardrobe,
-    head: np.ndarray,
-    size: float,
-    turned: float,
-) -> list[Piece]:
-    wide, tall = 0.047 * size * rng.uniform(0.9, 1.08), 0.064 * size
-    tilt = rng.normal(0, 0.12)
-    look = float(rng.uniform(-0.4, 0.4)) * (1.4 - turned) * wide
-    bald = rng.random() < 0.06
-    pieces = []
-    crown = head + np.array([0.0, -0.022 * size])
-    if not bald:
-        hair = outlines.blob(rng, crown, (wide * rng.uniform(1.1, 1.5), tall * rng.uniform(0.8, 1.05)), 0.06)
-        pieces.append(Piece([hair], wear.hair, "hair"))
-    jaw = outlines.oval(head + np.array([0.0, 0.022 * size]), (wide * rng.uniform(0.7, 0.9), tall * 0.62), tilt)
-    face: Shape = [outlines.oval(head, (wide, tall), tilt), jaw]
-    for sign in (-1, 1):
-        face.append(outlines.oval(head + np.array([sign * wide, 0.006 * size]), (0.008 * size, 0.014 * size)))
-    away = rng.random() < 0.12  # seen from behind
-    pieces.append(Piece(face, wear.skin, "head"))
-    if not away:
-        pieces += _features(rng, bank, wear, head, size, wide, look)
-    if not bald:
-        drop = 1.3 if away else rng.uniform(0.25, 0.55)
-        fringe = outlines.blob(rng, crown - [0, tall * (0.55 - 0.4 * away)], (wide * 1.08, tall * drop), 0.08)
-        shape: Shape = [fringe]
-        for sign in (-1, 1):
-            if rng.random() < 0.6:
-                temple = crown + np.array([sign * wide * 0.95, -0.02 * size])
-                below = temple + np.array([sign * rng.uniform(-0.002, 0.01), rng.uniform(0.03, 0.11) * size])
-                shape += outlines.tube([temple, below], [0.013 * size, 0.009 * size])
-        pieces.append(Piece(shape, wear.hair, "hair"))
-    if rng.random() < 0.15:  # hat, cap or scarf
-        hat = surface(rng, bank)
-        brim = outlines.oval(crown - [0, 0.012 * size], (wide * rng.uniform(1.2, 2.2), 0.012 * size), tilt)
-        dome = outlines.oval(crown - [0, 0.03 * size], (wide * 1.12, tall * rng.uniform(0.5, 0.9)), tilt)
-        pieces.append(Piece([brim, dome], hat, "hat"))
-    return pieces
-
-
-def _features(
-    rng: np.random.Generator,
-    bank: Sequence[np.ndarray],
-    wear: _Wardrobe,
-    head: np.ndarray,
-    size: float,
-    wide: float,
-    look: float,
-) -> list[Piece]:
-    """Eyes, brows, mouth, nose, beard and glasses, as details of the face."""
-    dark = surface(rng, bank, (0.10, 0.07, 0.06), contrast=0.05)
-    lips = surface(rng, bank, (0.62, 0.28, 0.26), contrast=0.05)
-    cheek = np.asarray(wear.skin.table[40, 0], float) / 255 * 0.85
-    nose = surface(rng, bank, (float(cheek[0]), float(cheek[1]), float(cheek[2])), contrast=0.03)
-    eyes: Shape = []
-    for sign in (-1, 1):
-        eye = head + np.array([look + sign * wide * 0.42, 0.002 * size])
-        eyes.append(outlines.oval(eye, (0.0085 * size, 0.0045 * size)))
-        eyes.append(outlines.oval(eye - [0, 0.012 * size], (0.012 * size, 0.0028 * size), sign * 0.15))
-    mouth = outlines.oval(head + np.array([look, 0.040 * size]), (0.016 * size, 0.005 * size * rng.uniform(0.6, 2)))
-    ridge = outlines.oval(head + np.array([look, 0.018 * size]), (0.006 * size, 0.012 * size))
-    pieces = [
-        Piece([ridge], nose, "head", True),
-        Piece(eyes, dark, "head", True),
-        Piece([mouth], lips, "head", True),
-    ]
-    if rng.random() < 0.18:
-        beard = outlines.blob(rng, head + np.array([look, 0.048 * size]), (wide * 0.75, 0.024 * size), 0.1)
-        pieces.insert(0, Piece([beard], wear.hair, "head", True))
-    if rng.random() < 0.15:
-        glass = [outlines.disc(head + np.array([look + s * wide * 0.42, 0.002]), 0.015 * size) for s in (-1, 1)]
-        pieces.append(Piece(glass, dark, "head", True))
-    return pieces

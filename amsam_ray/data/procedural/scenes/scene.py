@@ -11,7 +11,7 @@ from amsam_ray.data.procedural.scenes import backdrop, outlines, people, things
 from amsam_ray.data.procedural.scenes.camera import photograph
 from amsam_ray.data.procedural.scenes.canvas import MAX_PARTS, Canvas
 from amsam_ray.data.procedural.scenes.outlines import Shape
-from amsam_ray.data.procedural.scenes.people import Piece
+from amsam_ray.data.procedural.scenes.pieces import Piece
 
 MAX_MASKS = 24
 """At most this many masks are offered per scene."""

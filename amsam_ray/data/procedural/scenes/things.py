@@ -1,6 +1,6 @@
 """Things that are not people: animals, boxes and furniture, vehicles, turned vessels, plants, loose composites.
 
-Each maker returns pieces (see `people.Piece`) about one unit tall, centred near (0, 0.5), x right and y down.
+Each maker returns pieces (see `pieces.Piece`) about one unit tall, centred near (0, 0.5), x right and y down.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from amsam_ray.data.procedural.scenes import outlines
 from amsam_ray.data.procedural.scenes.materials import Material, any_rgb, surface
 from amsam_ray.data.procedural.scenes.outlines import Shape
-from amsam_ray.data.procedural.scenes.people import Piece
+from amsam_ray.data.procedural.scenes.pieces import Piece
 
 Bank = Sequence[np.ndarray]
 
