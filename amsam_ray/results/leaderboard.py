@@ -145,7 +145,7 @@ class _Cell:
     def row(self, remember: Remember) -> Row:
         """The row, without what depends on other rows."""
         chosen, summary, finals = self.chosen, self.summary, self.finals
-        row: Row = {"dataset": summary.dataset, "shots": summary.shots, "method": summary.label, "source": "measured"}
+        row: Row = {"dataset": summary.dataset, "shots": summary.shots, "method": summary.label, "source": "run"}
         intervals = confidence_intervals(finals, remember)
         for metric in METRICS:
             scores = [s for final in finals if (s := (final.test or {}).get(metric)) is not None]

@@ -86,7 +86,7 @@ class _Content:
         self.storage, self.sweep, self.records, self.rows = storage, sweep, records, rows
         self.by_trial = {record.trial: record for record in records}
         self.datasets = tuple(dict.fromkeys(row["dataset"] for row in rows))
-        methods = [row["method"] for row in rows if row["source"] == "measured"]
+        methods = [row["method"] for row in rows if row["source"] == "run"]
         papers = [row["method"] for row in rows if row["source"] == "paper"]
         self.palette = figures.Palette(sorted(set(methods)) + sorted(set(papers) - set(methods)))
 
@@ -113,7 +113,7 @@ class _Content:
         """One sentence per dataset: which row leads, and whether it really does."""
         sentences = []
         for dataset in self.datasets:
-            measured = [r for r in self.dataset_rows(dataset) if r["source"] == "measured" and r.get("seeds")]
+            measured = [r for r in self.dataset_rows(dataset) if r["source"] == "run" and r.get("seeds")]
             if not measured:
                 sentences.append(f"{dataset}: no finals yet.")
                 continue

@@ -57,7 +57,7 @@ class Plots:
         for shots in self.shots:
             series = {}
             for row in self.rows:
-                if row["shots"] == shots and row["source"] == "measured":
+                if row["shots"] == shots and row["source"] == "run":
                     trials = self._chosen_trials(row)
                     key = f"val_{trials[0].metric}"
                     seeds = [

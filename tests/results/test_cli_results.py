@@ -53,7 +53,7 @@ def test_leaderboard_in_every_format(results: Path) -> None:
 
 def test_leaderboard_filters(results: Path) -> None:
     out = run("leaderboard", "--storage", results, "--dataset", "isic2018", "--no-paper", "--format", "json").stdout
-    assert {(row["dataset"], row["source"]) for row in json.loads(out)} == {("isic2018", "measured")}
+    assert {(row["dataset"], row["source"]) for row in json.loads(out)} == {("isic2018", "run")}
     out = run("leaderboard", "--storage", results, "--shots", 8, "--format", "json").stdout
     assert {row["shots"] for row in json.loads(out)} == {8}
 

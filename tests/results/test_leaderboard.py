@@ -45,7 +45,7 @@ def test_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
     assert row["dice_mean"] == pytest.approx(0.65)
     assert row["dice_std"] == pytest.approx(np.std([0.6, 0.7], ddof=1))
     assert (row["seeds"], row["trials"], row["val_dice"]) == (2, 1, 0.7)
-    assert (row["lr"], row["alpha"], row["source"]) == (0.002, 0.5, "measured")
+    assert (row["lr"], row["alpha"], row["source"]) == (0.002, 0.5, "run")
     assert row["seconds"] == 9.0 and row["gpu_seconds"] == 4.5
 
 
@@ -88,7 +88,7 @@ def test_lower_is_better_for_errors(tmp_path: Path) -> None:
     good, bad = [[0.02, 0.03, 0.01]], [[0.2, 0.31, 0.12]]
     records = [*cell("samed", dataset="cod10k", metric="mae", images=good, score=0.02)]
     records += cell("am_sam", dataset="cod10k", metric="mae", images=bad, score=0.3)
-    rows = [row for row in rows_of(tmp_path, *records) if row["source"] == "measured"]
+    rows = [row for row in rows_of(tmp_path, *records) if row["source"] == "run"]
     assert [row["method"] for row in rows] == ["samed", "am_sam"]
     assert rows[0]["p_vs_next"] < 0.2
     # Among two sweeps of one cell the smaller selection error represents it.
@@ -156,7 +156,7 @@ def test_published_rows_stand_among_ours(tmp_path: Path) -> None:
     assert order == [
         ("paper", "am_sam", 8, 0.736),
         ("paper", "am_sam", 16, 0.719),
-        ("measured", "am_sam", 4, pytest.approx(0.71)),
+        ("run", "am_sam", 4, pytest.approx(0.71)),
         ("paper", "blo_sam", 16, 0.71),
     ]
     assert {row["reference"] for row in rows if row["source"] == "paper"} == {"AM-SAM, arXiv 2410.09714, Table 3"}
@@ -193,7 +193,7 @@ def test_people_see_per_cent(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *cell())
     header, (line,) = people_table(rows)
     assert line[header.index("Dice %")] == "65.0 ± 7.1"
-    assert to_markdown(rows).splitlines()[2].startswith("| lesion | 4 | am_sam | measured | 65.0 ± 7.1 |")
+    assert to_markdown(rows).splitlines()[2].startswith("| lesion | 4 | am_sam | run | 65.0 ± 7.1 |")
 
 
 def test_stored_leaderboards(tmp_path: Path) -> None:
