@@ -127,5 +127,6 @@ def _draw(model: AdaptedSam, dataset: Dataset, preparer: Preparer, needs: Needs,
     pictures = _prepare(dataset, [name], preparer, needs).for_model(model)
     ((_, logits),) = foreground_logits(model, pictures, [0], precision=needs.precision)
     image, truth = dataset.image(name), pictures.truths[0]
-    prob = probability(logits, (truth.shape[0], truth.shape[1]), preparer.backbone.image_size)
-    save_png(path, overlay(image, truth, prob > THRESHOLD))
+    size = preparer.backbone.image_size
+    prob = probability(logits, (truth.shape[0], truth.shape[1]), size)
+    save_png(path, overlay(image, truth, prob > THRESHOLD, pictures.detected_box(0, size)))

@@ -127,6 +127,15 @@ class PreparedSet:
             return self
         return replace(self, highpass=high_pass(self.pixels, model.params.freq_ratio))
 
+    def detected_box(self, place: int, image_size: int) -> np.ndarray | None:
+        """The detector's box on one picture, XYXY in pixels of the original; None where it found nothing."""
+        if not bool(self.detected[place]):
+            return None
+        rows, columns = self.truths[place].shape
+        height, width = resized_shape((rows, columns), image_size)
+        box: np.ndarray = self.boxes[place].cpu().numpy() * np.array([columns / width, rows / height] * 2)
+        return box
+
     def batch(self, index: Sequence[int]) -> Batch:
         """The pictures at ``index`` as a batch."""
         at = torch.as_tensor(list(index), device=self.features.device)

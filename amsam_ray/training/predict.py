@@ -12,10 +12,9 @@ import numpy as np
 from amsam_ray.device import pick_device
 from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.models.backbone import Backbone, load_backbone
-from amsam_ray.models.preprocess import resized_shape
 from amsam_ray.training.checkpoint import AdapterInfo, load_adapter, read_adapter_info, read_tuned_detector
 from amsam_ray.training.evaluate import foreground_logits, probability
-from amsam_ray.training.inputs import Needs, Picture, PreparedSet, Preparer
+from amsam_ray.training.inputs import Needs, Picture, Preparer
 from amsam_ray.training.metrics import THRESHOLD
 from amsam_ray.training.prepared import NoCache
 
@@ -65,15 +64,8 @@ class Predictor:
         ((_, logits),) = foreground_logits(self.model, pictures, [0], precision=needs.precision)
         shape = (image.shape[0], image.shape[1])
         prob = probability(logits, shape, self.model.backbone.image_size)
-        return Prediction(prob > THRESHOLD, prob, self._box(pictures, shape))
-
-    def _box(self, pictures: PreparedSet, shape: tuple[int, int]) -> np.ndarray | None:
-        if not bool(pictures.detected[0]):
-            return None
-        height, width = resized_shape(shape, self.model.backbone.image_size)
-        scale = np.array([shape[1] / width, shape[0] / height] * 2)
-        boxes: np.ndarray = pictures.boxes[0].cpu().numpy() * scale
-        return boxes
+        box = pictures.detected_box(0, self.model.backbone.image_size)
+        return Prediction(prob > THRESHOLD, prob, box)
 
 
 def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone: Backbone | None = None) -> Predictor:

@@ -69,6 +69,13 @@ def test_boxes_are_mapped_through_resize_and_pad_and_fall_back_to_the_image(prep
     assert prepared.boxes.tolist() == [[0, 0, 32, 32], [0, 0, 64, 64], [0, 0, 8, 64]]
 
 
+def test_a_found_box_is_told_in_pixels_of_the_original(preparer):
+    prepared = preparer.prepare(PICTURES, NEEDS)
+    found = [prepared.detected_box(place, SIZE) for place in range(3)]
+    assert found[1] is None  # the fallback's box is no detection
+    assert np.allclose(found[0], [0, 0, 100, 100], atol=1) and np.allclose(found[2], [0, 0, 16, 128], atol=1)
+
+
 def test_without_a_fallback_or_a_detector_there_is_no_box(preparer):
     none = Needs("embedding", boxes=True, pixels=False, views=False, precision="fp32", fallback="none")
     assert preparer.prepare(PICTURES, none).has_box.tolist() == [True, False, True]
