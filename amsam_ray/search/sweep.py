@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from amsam_ray.search.capacity import Capacity
 
 TRIAL_FUNCTION = "amsam_ray.training.trial:train_trial"
-# How long results that the storage would not take are offered once more when a run ends.
-_LAST_TRY_S = 20.0
+# How long results that the storage would not take are offered when a run ends: it outlasts a restart of the server.
+_LAST_TRY_S = 300.0
 
 View = Callable[[Callable[[], Snapshot]], AbstractContextManager[None]]
 
