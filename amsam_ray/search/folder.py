@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.results.storage import NotFoundError, Storage
 from amsam_ray.search.space_file import parse_space, space_hash, sweep_id
@@ -88,6 +90,8 @@ def write_folder(storage: Storage, folder: SweepFolder, space: SpaceFile) -> Non
         "space": space.model_dump(mode="json", by_alias=True),
     }
     storage.put(folder_key(folder.sweep), json.dumps(content, sort_keys=True).encode())
+    # For people, and to run again: the same as a space file, with every default filled in.
+    storage.put(f"sweeps/{folder.sweep}/space.yaml", yaml.safe_dump(content["space"], sort_keys=False).encode())
 
 
 def _unused(base: str, names: list[str]) -> str:
