@@ -18,6 +18,13 @@ Row = dict[str, Any]
 
 _HEAD = ("dataset", "shots", "method", "source")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high")
+# What papers print beside a metric.
+_COMPANIONS = {
+    "dice": ("iou", "mae"),
+    "mdice": ("miou", "mae"),
+    "mae": ("s_measure", "e_measure_mean", "weighted_f"),
+    "ber": ("mae", "dice"),
+}
 _TAIL = (
     "backbone",
     "trained_params",
@@ -93,9 +100,15 @@ def to_terminal(rows: Sequence[Row]) -> Group:
 
 
 def people_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, lines) with what people compare: scores as usual in print, per cent where the metric is one."""
-    metrics = [name for name in METRICS if any(row.get(f"{name}_mean") is not None for row in rows)]
+    """(header, lines) with what people compare: the metric that the search optimised and its usual companions.
+
+    All other columns are in the CSV; a table with a dozen scores would fit no terminal. Scores are as usual in
+    print, per cent where the metric is one.
+    """
     validation = [name for name in METRICS if any(row.get(f"val_{name}") is not None for row in rows)]
+    metrics = _compared(
+        [name for name in METRICS if any(row.get(f"{name}_mean") is not None for row in rows)], validation
+    )
     gains = any(row.get("vs_sam_adapter") is not None for row in rows)
     header = ["dataset", "shots", "method", "source"]
     header += [_title(name) for name in metrics] + [f"val {_title(name)}" for name in validation]
@@ -112,6 +125,13 @@ def people_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         line.append("" if seconds is None else f"{seconds:.0f}")
         lines.append(line)
     return header, lines
+
+
+def _compared(measured: Sequence[str], optimised: Sequence[str]) -> list[str]:
+    """The optimised metrics and those usually printed beside them, of the ones measured."""
+    lead = [name for name in optimised if name in measured] or list(measured[:1])
+    wanted = [*lead, *(name for metric in lead for name in _COMPANIONS.get(metric, _COMPANIONS["dice"]))]
+    return [name for name in dict.fromkeys(wanted) if name in measured]
 
 
 def show_score(metric: str, value: float | None) -> str:
