@@ -57,8 +57,7 @@ def test_workers_are_spot_gpus_that_come_and_go(config: dict[str, Any]) -> None:
 
 
 def test_images_carry_the_ray_that_is_pinned(config: dict[str, Any]) -> None:
-    pinned = next(
-        line for line in (FILE.parents[1] / "constraints.txt").read_text().split() if line.startswith("ray==")
-    )
+    constraints = (FILE.parents[1] / "constraints.txt").read_text().split()
+    pinned = next(line for line in constraints if line.startswith("ray=="))
     for image in (config["docker"]["head_image"], config["docker"]["worker_image"]):
         assert image.partition(":")[2].startswith(pinned.removeprefix("ray==") + "-")
