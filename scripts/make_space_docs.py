@@ -58,7 +58,7 @@ SPACE = """
 | `rank: {int: [2, 16]}`, `rank: {logint: [2, 64]}` | a whole number, both ends included |
 | `head: {choice: [cold, warm]}` | one of the values |
 | `w_token: 0.1` | a constant |
-| `tau_token: {loguniform: [0.03, 1.0], when: {adaptors: [tc, mc]}}` | searched only where an earlier key has one of these values |
+| `tau_token: {loguniform: [0.03, 1.0], when: {adaptors: [tc, mc]}}` | searched only where an earlier key says so |
 
 A key is searched in the cells whose method has it *and* where it acts: `alpha` is left out where the calibration is
 off. A key that acts in no cell is an error. The first trial of every cell is the method's published setting; the

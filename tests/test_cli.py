@@ -55,7 +55,12 @@ def test_every_command_exists_and_has_help(name: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["amsam_ray.search.space_file", "amsam_ray.models.methods", "amsam_ray.training.config", "amsam_ray.data.definition"],
+    [
+        "amsam_ray.search.space_file",
+        "amsam_ray.models.methods",
+        "amsam_ray.training.config",
+        "amsam_ray.data.definition",
+    ],
 )
 def test_validation_needs_no_torch_and_no_ray(module: str) -> None:
     loaded = run(f"import {module}, sys; print([m for m in ('torch', 'ray', 'pandas') if m in sys.modules])").stdout
