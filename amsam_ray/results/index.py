@@ -95,6 +95,10 @@ class Index:
 
     def cells(self, sweep: str | None = None) -> list[CellSummary]:
         """Every cell of one sweep or of all, sorted by sweep, dataset, shots and label."""
+        with self._transaction("DEFERRED"):  # what other processes add meanwhile is seen by both queries or by none
+            return self._cells(sweep)
+
+    def _cells(self, sweep: str | None) -> list[CellSummary]:
         where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
         finals: dict[_Cell, list[Brief]] = {}
         best: dict[_Cell, Brief] = {}
@@ -146,8 +150,8 @@ class Index:
         self._db.close()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        self._db.execute(f"BEGIN {kind}")
         try:
             yield
         except BaseException:
