@@ -24,6 +24,9 @@ def lease_key(sweep: str) -> str:
     return f"sweeps/{sweep}/lease.json"
 
 
+_IDENTITY = ("host", "boot", "pid", "process_started", "started")  # of a driver
+
+
 class Lease:
     """Held from ``take`` to ``release``; a thread renews it and sends along how the sweep is doing.
 
@@ -101,7 +104,15 @@ class Lease:
             "status": self._status(),
         }
         data = json.dumps(content, sort_keys=True).encode()
-        self._storage.replace(self._key, data, self._version)
+        try:
+            self._storage.replace(self._key, data, self._version)
+        except ConflictError:
+            # Perhaps it was us: the answer to an earlier write may have got lost.
+            stored, self._version = self._storage.get_versioned(self._key)
+            held = _parsed(stored) or {}
+            if any(held.get(name) != content[name] for name in _IDENTITY):
+                raise
+            self._storage.replace(self._key, data, self._version)
         stored, self._version = self._storage.get_versioned(self._key)
         if stored != data:
             raise ConflictError(f"{self._key} was taken over.")
