@@ -11,6 +11,7 @@ import pytest
 
 from amsam_ray.results.records import read_records
 from amsam_ray.results.storage import open_storage
+from amsam_ray.search.space_file import load_space, sweep_id
 from tests.results.conftest import use
 from tests.s3.ceph import ceph_rgw
 from tests.s3.fault_proxy import FAULTS, fault_proxy
@@ -34,7 +35,7 @@ def test_a_sweep_through_faults_and_an_outage_of_a_minute(
         driver = _driver(tmp_path, uri, seconds=4.0)
         with driver.start() as process:
             until(lambda: len(driver.starts()) >= 3)
-            proxy.chances = dict.fromkeys(FAULTS, 0.03)
+            proxy.chances = dict.fromkeys(FAULTS, 0.08)
             proxy.away = True
             begun = len(driver.starts())
             try:
@@ -84,7 +85,9 @@ def _assert_complete(uri: str, driver: Driver) -> None:
     for record in records:
         data = storage.get(record.key)
         assert data == record.to_bytes()
-        assert storage.get(f"sweeps/{record.sweep}/space.yaml")
+    # What is stored beside them runs the same sweep again.
+    (driver.folder / "stored.yaml").write_bytes(storage.get(f"sweeps/{records[0].sweep}/space.yaml"))
+    assert sweep_id(load_space(driver.folder / "stored.yaml")) == records[0].sweep
     assert len(storage.get("leaderboards/lesions.csv").splitlines()) == 2
     spool = driver.folder / "cache" / "spool"
     assert not [p for p in spool.rglob("*") if p.is_file() and "rejected" in p.parts]
