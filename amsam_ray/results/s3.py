@@ -62,13 +62,13 @@ _probing = threading.Lock()
 class S3Storage(Storage):
     """One object per key under ``s3://bucket/prefix/``.
 
-    Requests are repeated with exponential backoff and full jitter by botocore's standard retry mode. A conditional
+    Requests are repeated by botocore with exponential backoff and full jitter. A conditional
     write that ends in 409, 412 or a server error is decided by looking at the object again, because an answer may
     have been lost after the write was done, and because servers report the loser of a race in all three ways.
 
     Args:
         uri: ``s3://bucket`` or ``s3://bucket/prefix``.
-        patient: try for about a minute before giving up; otherwise for a few seconds.
+        patient: try for half a minute or more before giving up; otherwise for a few seconds.
 
     Raises:
         InputError: no bucket, a prefix that is no key, or credentials inside the URI.
@@ -96,7 +96,9 @@ class S3Storage(Storage):
         from botocore.config import Config
 
         basic = Config(
-            retries={"mode": "standard", "total_max_attempts": 9 if self._patient else 2},
+            # The standard mode spends from a quota per client, which an outage empties: after it nothing would be
+            # tried again. The older mode has the same exponential backoff with full jitter and no memory.
+            retries={"mode": "legacy", "total_max_attempts": 7 if self._patient else 2},
             connect_timeout=5,
             read_timeout=60 if self._patient else 10,
             max_pool_connections=32,

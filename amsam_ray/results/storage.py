@@ -166,7 +166,7 @@ def open_storage(uri: str | os.PathLike[str], *, patient: bool = True) -> Storag
     Args:
         uri: a folder (``~`` is expanded, ``file://`` is understood) or ``s3://bucket/prefix``. Credentials, region
             and endpoint of S3 come from the standard AWS variables and files (``AWS_ENDPOINT_URL_S3``, ...).
-        patient: whether to ride out about a minute of trouble by trying again; a check wants its answer sooner.
+        patient: whether to ride out half a minute of trouble by trying again; a check wants its answer sooner.
 
     Raises:
         InputError: a URI of another kind, or one with a user name or password in it.

@@ -39,7 +39,7 @@ def test_results_arrive_through_an_outage_of_a_minute(moto: S3Server, proxy: Fau
 def _sweep_through(moto: S3Server, proxy: FaultProxy, tmp_path: Path, outage: float) -> None:
     uri = f"s3://{moto.bucket}/{uuid.uuid4().hex}"
     proxy.chances = dict.fromkeys(FAULTS, 0.05)
-    trials = list(sweep_records(tmp_path, "demo-00000000", ["lesion"], [4], ["am_sam", "blo_sam"], 10, 2, 5, 8))
+    trials = list(sweep_records(tmp_path, "demo-00000000", ["lesion"], [4], ["am_sam", "blo_sam"], 7, 1, 5, 8))
     # Two lanes of one node: each a writer of its own on the node's spool folder.
     lanes = [Spool(tmp_path / "spool", open_storage(uri, patient=False)) for _ in range(2)]
     longest = 0.0
