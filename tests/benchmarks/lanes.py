@@ -41,7 +41,6 @@ def costs(ends: list[float], started: float) -> dict[str, float]:
 def lanes(folder: Path) -> dict[str, float]:
     """A sweep through ``run_sweep``."""
     os.environ["AMSAM_CACHE_DIR"] = str(folder / "cache")
-    os.environ["AMSAM_INDEX_DIR"] = str(folder / "index")
     from amsam_ray.results.records import read_records
     from amsam_ray.results.storage import open_storage
     from amsam_ray.search.sweep import RunOptions, run_sweep

@@ -27,7 +27,6 @@ def measure_sweep(folder: Path) -> dict[str, Any]:
     """Utilisation and overhead of a real sweep."""
     log = folder / "fake.log"
     os.environ["AMSAM_CACHE_DIR"] = str(folder / "cache")
-    os.environ["AMSAM_INDEX_DIR"] = str(folder / "index")
     os.environ["AMSAM_FAKE"] = json.dumps({"seconds": TRIAL_S, "log": str(log)})
     from amsam_ray.search.sweep import RunOptions, run_sweep
     from tests.search.spaces import space

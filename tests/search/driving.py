@@ -69,7 +69,6 @@ class Driver:
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "AMSAM_CACHE_DIR": str(self.folder / "cache"),
-            "AMSAM_INDEX_DIR": str(self.folder / "index"),
             "AMSAM_FAKE": fake,
             "OMP_NUM_THREADS": "1",
         }
