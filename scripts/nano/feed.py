@@ -10,63 +10,11 @@ from __future__ import annotations
 import multiprocessing as mp
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
-from multiprocessing.synchronize import Event
-from typing import Any
 
 import numpy as np
 import torch
 
-from amsam_ray.data.procedural.scenes import MAX_MASKS, MAX_PARTS, render_scene, texture_bank
-
-CHUNK = 16
-"""Scenes handed over at once."""
-
-
-def _layout(size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    return {
-        "image": ((CHUNK, size, size, 3), np.uint8),
-        "parts": ((CHUNK, size, size), np.uint8),
-        "members": ((CHUNK, MAX_MASKS, MAX_PARTS), np.bool_),
-        "kinds": ((CHUNK, MAX_MASKS), np.uint8),
-        "aspect": ((CHUNK,), np.float32),
-    }
-
-
-def _views(memory: SharedMemory, slot: int, size: int) -> dict[str, np.ndarray]:
-    """The arrays of one slot of the shared memory."""
-    offset, views = slot * _slot_bytes(size), {}
-    for name, (shape, kind) in _layout(size).items():
-        views[name] = np.ndarray(shape, kind, buffer=memory.buf, offset=offset)
-        offset += -(-views[name].nbytes // 64) * 64
-    return views
-
-
-def _slot_bytes(size: int) -> int:
-    arrays = _layout(size).values()
-    return sum(-(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64 for shape, kind in arrays)
-
-
-def _work(name: str, size: int, seed: int, worker: int, textures: int, free: Any, full: Any, stop: Event) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    memory = SharedMemory(name)
-    round_ = 0
-    while not stop.is_set():
-        # A new bank every 4,000 scenes: textures must not be learnt by heart.
-        rng = np.random.default_rng((seed, worker, round_))
-        bank = texture_bank(rng, textures)
-        round_ += 1
-        for _ in range(4000 // CHUNK):
-            slot = free.get()
-            if slot is None or stop.is_set():
-                return
-            views = _views(memory, slot, size)
-            for i in range(CHUNK):
-                scene = render_scene(rng, bank, size)
-                for key, view in views.items():
-                    view[i] = getattr(scene, key)
-            full.put(slot)
+from scripts.nano.drawing import CHUNK, draw_scenes, layout, slot_bytes, views_of
 
 
 @dataclass(frozen=True)
@@ -101,25 +49,25 @@ class SceneFeed:
     ) -> None:
         self.size, self.capacity = size, capacity
         self.count, self.total, self.first = 0, 0, 0
-        context = mp.get_context("fork")
+        context = mp.get_context("spawn")
         slots = 4 * workers
-        self._memory = SharedMemory(create=True, size=slots * _slot_bytes(size))
+        self._memory = SharedMemory(create=True, size=slots * slot_bytes(size))
         self._free, self._full, self._stop = context.Queue(), context.Queue(), context.Event()
         for slot in range(slots):
             self._free.put(slot)
         self._workers = [
             context.Process(
-                target=_work,
+                target=draw_scenes,
                 args=(self._memory.name, size, seed, w, textures, self._free, self._full, self._stop),
                 daemon=True,
             )
             for w in range(workers)
         ]
-        for worker in self._workers:  # before anything is put on a GPU: a forked process may not share its context
+        for worker in self._workers:
             worker.start()
         self._store = {
             name: torch.zeros((capacity, *shape[1:]), dtype=torch.from_numpy(np.empty(0, kind)).dtype, device=device)
-            for name, (shape, kind) in _layout(size).items()
+            for name, (shape, kind) in layout(size).items()
         }
 
     def __enter__(self) -> SceneFeed:
@@ -143,7 +91,7 @@ class SceneFeed:
             slot = self._full.get()
             start = self.total % self.capacity
             start = min(start, self.capacity - CHUNK)
-            for name, view in _views(self._memory, slot, self.size).items():
+            for name, view in views_of(self._memory, slot, self.size).items():
                 self._store[name][start : start + CHUNK].copy_(torch.from_numpy(view))
             self._free.put(slot)
             self.total += CHUNK
