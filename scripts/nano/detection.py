@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -41,7 +42,7 @@ def write_dataset(root: Path, train: int, val: int, seed: int, workers: int) -> 
         (root / "images" / split).mkdir(parents=True, exist_ok=True)
         (root / "labels" / split).mkdir(parents=True, exist_ok=True)
         jobs += [(root, split, start, min(_SHARD, count - start), seed) for start in range(0, count, _SHARD)]
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         list(pool.map(_write_shard, jobs))
     description.write_text(f"path: {root.resolve()}\ntrain: images/train\nval: images/val\nnames: {{0: object}}\n")
     return description

@@ -66,10 +66,10 @@ def sample(image: np.ndarray, mask: np.ndarray, seed: int) -> Sample:
     return Sample(image, mask, box, truth, np.array([[column, row]], float))
 
 
-def scenes(count: int = SCENES, seed: int = SCENE_SEED) -> Iterator[Sample]:
+def scenes(count: int = SCENES, seed: int = SCENE_SEED, textures: int = 80) -> Iterator[Sample]:
     """Held-out pretraining scenes at their own aspect, with the salient object's mask."""
     rng = np.random.default_rng(seed)
-    bank = texture_bank(rng, 80)
+    bank = texture_bank(rng, textures)
     for index in range(count):
         scene = render_scene(rng, bank, 288)
         size = (round(288 * min(1.0, scene.aspect)), round(288 * min(1.0, 1 / scene.aspect)))
