@@ -52,8 +52,8 @@ class Lease:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew_forever, name="amsam-lease", daemon=True)
 
-    def take(self) -> None:
-        """Take the lease. Raises InputError, naming holder and age, if another driver holds it."""
+    def check(self) -> None:
+        """Raise InputError, naming holder and age, if another driver holds the lease."""
         try:
             data, self._version = self._storage.get_versioned(self._key)
         except NotFoundError:
@@ -61,6 +61,10 @@ class Lease:
         held = _parsed(data)
         if held and not stale(held):
             raise InputError(Problem(self._key, _held_by(held)))
+
+    def take(self) -> None:
+        """Take the lease. Raises InputError as ``check`` does."""
+        self.check()
         try:
             self._write()
         except ConflictError:

@@ -160,12 +160,13 @@ class _Run:
 
     def drive(self, view: View | None) -> SweepOutcome:
         """Run what is missing."""
+        lease = Lease(self._storage, self._sweep, lambda: self._board.snapshot().as_dict(), self._gate.fail)
+        lease.check()  # a second driver should not have to wait for a Ray of its own to be refused
         with connected(self._options.address) as scratch:
             from amsam_ray.search.capacity import Capacity
 
             remote = self._options.address is not None
             with contextlib.closing(Capacity(self._space.resources, remote=remote)) as capacity:
-                lease = Lease(self._storage, self._sweep, lambda: self._board.snapshot().as_dict(), self._gate.fail)
                 lease.take()
                 try:
                     self._load()  # another driver may have recorded more until it gave the lease back
