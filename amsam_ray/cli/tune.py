@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from amsam_ray.errors import AmsamError
+from amsam_ray.errors import AmsamError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +69,7 @@ def tune(
     same command continues.
     """
     from amsam_ray.search.gate import Budget
-    from amsam_ray.search.space_file import load_space
+    from amsam_ray.search.space_file import load_space, problems_at
     from amsam_ray.search.sweep import TRIAL_FUNCTION, RunOptions
 
     if extend and fresh:
@@ -82,10 +82,13 @@ def tune(
         budget=Budget(time_budget, max_trials, max_gpu_hours),
         trial_function=trial_function or TRIAL_FUNCTION,
     )
-    if dry_run:
-        _plan(space, storage or space.storage, options)
-    else:
-        _run(space, storage or space.storage, options)
+    try:
+        if dry_run:
+            _plan(space, storage or space.storage, options)
+        else:
+            _run(space, storage or space.storage, options)
+    except InputError as error:
+        raise InputError(problems_at(space_path, error.problems)) from error
 
 
 def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +99,65 @@ def _validated(data: dict[str, Any], places: Places) -> SpaceFile:
         space = SpaceFile.model_validate(data)
     except ValidationError as error:
         problems += [Problem(places.at(_in_file(e["loc"])), _plain(e)) for e in error.errors()]
+        problems += [Problem(places.at(path), what) for path, what in _beside(data, error)]
         raise InputError(problems) from None
     problems += [Problem(places.at(path), what) for path, what in check_space(space)]
     if problems:
         raise InputError(problems)
     return space
+
+
+# Stand-ins for what a broken file lacks, so that the rest of it can be checked all the same.
+_STAND_INS: dict[str, Any] = {
+    "name": "x",
+    "datasets": [{"name": "procedural", "options": {"family": "lesion"}}],
+    "shots": [2],
+    "methods": ["am_mca_sam"],
+}
+
+
+def _beside(data: dict[str, Any], error: ValidationError) -> list[tuple[KeyPath, str]]:
+    """What is wrong beside what the schema refused: the same checks on the file without the refused parts."""
+    rest = copy.deepcopy(data)
+    refused = [_in_file(e["loc"]) for e in error.errors()]
+    for path in refused:
+        # A list goes as a whole: without one item, the places of those after it would be wrong.
+        keys = list(itertools.takewhile(lambda step: isinstance(step, str), path))
+        holder: Any = rest
+        for key in keys[:-1]:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        if keys and isinstance(holder, dict):
+            holder.pop(keys[-1], None)
+    made_up = set(_STAND_INS) - set(rest)
+    try:
+        space = SpaceFile.model_validate({**_STAND_INS, **rest})
+    except ValidationError:
+        return []
+    incomplete = made_up | {str(path[0]) for path in refused if path}
+    return [
+        (path, what)
+        for path, what in check_space(space)
+        if path[0] not in made_up and not (incomplete & {"methods", "search"} and _misses_something(what))
+    ]
+
+
+def _misses_something(what: str) -> bool:
+    """Whether a finding may be due to a part that was left out rather than to the file."""
+    return any(words in what for words in ("acts on none", "has no effect", "nothing in search.space", "does not hold"))
+
+
+def problems_at(path: str | Path, problems: Iterable[Problem]) -> list[Problem]:
+    """Problems that name a key of a space file (``datasets[0].root``), with the file and line of that key."""
+    try:
+        node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return list(problems)
+    places, placed = Places(Path(path).name, node), []
+    for problem in problems:
+        steps = tuple(int(n) if n else name for name, n in re.findall(r"([a-z0-9_]+)|\[(\d+)\]", problem.where))
+        known = steps and re.match(r"[a-z_]+($|[.\[])", problem.where) and steps[0] in SpaceFile.model_fields
+        placed.append(Problem(places.at(steps), problem.what) if known else problem)
+    return placed
 
 
 def _in_file(loc: tuple[Any, ...]) -> KeyPath:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from amsam_ray.errors import InputError
+from amsam_ray.errors import InputError, Problem
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.space_file import load_space, parse_space, space_hash, sweep_id
+from amsam_ray.search.space_file import load_space, parse_space, problems_at, space_hash, sweep_id
 
 SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 GOOD = """\
@@ -141,6 +141,22 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, fault: str) -> None:
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("trials: 3", "trials: 0").replace("[4]", "[5]").replace("[0.5, 1.0]", "[2, 1]")
     assert len(problems_of(tmp_path, text + "extra: 1\n")) == 4
+
+
+def test_the_schemas_faults_do_not_hide_the_others(tmp_path: Path) -> None:
+    text = GOOD.replace("[4]", "[3]").replace("am_sam]", "sam3]")
+    text = text.replace("alpha: {uniform: [0.5, 1.0]}", "rank: {int: [0, 4]}").replace("[sam, sam3]", "[am_sam, sam3]")
+    found = "\n".join(problems_of(tmp_path, text + "foo: 1\n"))
+    for expected in ("3 is odd", "sam3 is not a method", "(foo): is not a known key", "must be an integer in [1, inf)"):
+        assert expected in found
+
+
+def test_problems_found_later_get_their_lines_too(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(GOOD)
+    found = problems_at(
+        tmp_path / "space.yaml", [Problem("datasets[0].options.family", "x"), Problem("s3://bucket", "is away")]
+    )
+    assert [p.where for p in found] == ["space.yaml:3 (datasets[0].options.family)", "s3://bucket"]
 
 
 def test_not_a_file_not_yaml_not_a_mapping(tmp_path: Path) -> None:
