@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "5",
     "RAY_AIR_NEW_OUTPUT": "0",
     # How soon a dead training worker is noticed.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Each of these is a process or a thread per lane that watches what the lane watches itself.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",

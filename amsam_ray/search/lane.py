@@ -104,18 +104,25 @@ class Lane(tune.Trainable):
         self._hold_s: float | None = config.get("hold_s")
         if self._hold_s is None:
             self._assignment: Assignment = config["assignment"]
-            self._ticket = ray.get(self._mailbox.post.remote(self._assignment))
+            self._ticket: int | None = None
 
     def step(self) -> dict[str, Any]:
         if self._hold_s is not None:
             time.sleep(self._hold_s)
             return {"done": True}
         while True:
-            news: News = ray.get(self._mailbox.news.remote(self._ticket, _WAIT_S))
+            news = self._news()
             if news.event is not None:
                 return self._result(news.event)
             self._up = self._up or news.ready
             self._check(news)
+
+    def _news(self) -> News:
+        if self._ticket is None:
+            self._ticket, news = ray.get(self._mailbox.post.remote(self._assignment, _WAIT_S))
+        else:
+            news = ray.get(self._mailbox.news.remote(self._ticket, _WAIT_S))
+        return news
 
     def _check(self, news: News) -> None:
         """Raise LaneError if waiting on is in vain."""

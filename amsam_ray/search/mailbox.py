@@ -2,7 +2,8 @@
 
 Calls go one way only (everybody calls the mailbox, the mailbox calls nobody), so none of the three can block another,
 and each may die at any moment without leaving a lock behind. Trials are numbered by ``ticket``; a message that carries
-an old ticket, say from a worker that was given up for dead, is ignored.
+an old ticket, say from a worker that was given up for dead, is ignored. A call costs milliseconds, so each does two
+things where it can: a trial without rungs takes one call of the lane and one of each worker.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Mailbox:
 
     # The lane's side.
 
-    async def post(self, assignment: Assignment) -> int:
-        """Hand out the next trial; returns its ticket."""
+    async def post(self, assignment: Assignment, timeout_s: float) -> tuple[int, News]:
+        """Hand out the next trial and wait as ``news`` does; returns its ticket, and the news."""
         async with self._changed:
             self._ticket += 1
             self._assignment = assignment
@@ -80,7 +81,8 @@ class Mailbox:
             self._decisions.clear()
             self._last_sign = time.monotonic()
             self._changed.notify_all()
-            return self._ticket
+            ticket = self._ticket
+        return ticket, await self.news(ticket, timeout_s)
 
     async def news(self, ticket: int, timeout_s: float) -> News:
         """Wait up to ``timeout_s`` for an event of the trial ``ticket``."""
@@ -111,11 +113,17 @@ class Mailbox:
             self._last_sign = time.monotonic()
             self._changed.notify_all()
 
-    async def take(self, after: int) -> tuple[int, Assignment] | None:
-        """Wait for a trial with a ticket above ``after``; None: the lane closes.
+    async def take(self, after: int, outcome: Outcome | None = None) -> tuple[int, Assignment] | None:
+        """Hand in what came of the trial ``after`` and wait for the next one; None: the lane closes.
 
         Every worker of a lane asks for itself, so a lane that idles holds no collective operation open.
+
+        Args:
+            after: the ticket of the worker's last trial, 0 before the first.
+            outcome: of that trial, from the one worker that recorded it.
         """
+        if outcome is not None:
+            await self._put(Event("end", after, outcome=outcome))
         await self._until(lambda: self._closed or self._ticket > after)
         if self._closed or self._assignment is None:
             return None
@@ -126,19 +134,20 @@ class Mailbox:
         self._last_sign = time.monotonic()
         return not self._closed and ticket == self._ticket
 
-    async def rung(self, ticket: int, epoch: int, score: float) -> None:
-        """The trial has reached a rung."""
-        await self._put(Event("rung", ticket, epoch=epoch, score=score))
+    async def rung(self, ticket: int, epoch: int, score: float | None) -> Decision:
+        """The trial has reached a rung: wait for the ladder's answer.
 
-    async def decision(self, ticket: int, epoch: int) -> Decision:
-        """Wait for the ladder's answer to a rung; ``abandon``: the lane closes, nobody waits for this trial."""
+        Args:
+            score: the best so far, from one of the workers; None from the others.
+
+        Returns:
+            The answer; ``abandon``: the lane closes, nobody waits for this trial.
+        """
+        if score is not None:
+            await self._put(Event("rung", ticket, epoch=epoch, score=score))
         await self._until(lambda: self._closed or ticket != self._ticket or (ticket, epoch) in self._decisions)
         self._last_sign = time.monotonic()
         return self._decisions.get((ticket, epoch), "abandon")
-
-    async def end(self, ticket: int, outcome: Outcome) -> None:
-        """The trial is over."""
-        await self._put(Event("end", ticket, outcome=outcome))
 
     async def _put(self, event: Event) -> None:
         async with self._changed:

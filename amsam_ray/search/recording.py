@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from amsam_ray.errors import AmsamError, Problem
 from amsam_ray.results.environment import describe_environment
 from amsam_ray.results.record import Record, record_key
-from amsam_ray.results.records import parse_record, write_record, write_trial
+from amsam_ray.results.records import parse_record, write_trial
 from amsam_ray.results.spool import Spool
-from amsam_ray.results.storage import NotFoundError, UnavailableError, open_storage
+from amsam_ray.results.storage import ExistsError, NotFoundError, UnavailableError, open_storage
 from amsam_ray.search.assignment import Assignment, Outcome
 from amsam_ray.search.folder import read_folder
 from amsam_ray.search.places import spool_dir
@@ -66,24 +66,26 @@ class Recorder:
             started: seconds since the epoch.
             hardware: as ``amsam_ray.device.hardware`` describes it.
         """
-        record = self._build(assignment, result, rung_scores, started, hardware)
-        write_trial(self._spool, record, result)
-        return self._stored(assignment, record)
+        return self._store(assignment, self._build(assignment, result, rung_scores, started, hardware), result)
 
     def write_failure(self, assignment: Assignment, outcome: Outcome) -> Outcome:
         """Record a trial that came to nothing in all its attempts, with the reason."""
         result = TrialResult(status="failed", reason=outcome.reason)
         record = self._build(assignment, result, outcome.rung_scores, time.time() - outcome.seconds, {})
-        write_record(self._spool, record)
-        return self._stored(assignment, record)
+        return self._store(assignment, record, result)
 
     def close(self, timeout_s: float) -> list[str]:
         """Bring what waits; returns the keys that still do."""
         return self._spool.close(timeout_s)
 
-    def _stored(self, assignment: Assignment, record: Record) -> Outcome:
-        self._spool.flush()
-        return self.recorded(assignment) or outcome_of(record)
+    def _store(self, assignment: Assignment, record: Record, result: TrialResult) -> Outcome:
+        try:
+            write_trial(self._storage, record, result)
+        except ExistsError:
+            return self.recorded(assignment) or outcome_of(record)
+        except UnavailableError:
+            write_trial(self._spool, record, result)
+        return outcome_of(record)
 
     def _build(
         self,

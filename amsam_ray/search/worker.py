@@ -68,11 +68,12 @@ def serve(config: dict[str, Any]) -> None:
     # The mailbox dies with its lane; its workers then have nobody to work for.
     with contextlib.suppress(ray.exceptions.RayActorError):
         ray.get(mailbox.arrive.remote(rank))
-        ticket = 0
-        while (taken := ray.get(mailbox.take.remote(ticket))) is not None:
+        ticket, outcome = 0, None
+        while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
             ticket, assignment = taken
+            outcome = None
             with contextlib.suppress(Abandoned):
-                worker.run(ticket, assignment)
+                outcome = worker.run(ticket, assignment)
 
 
 def _use_device(cpus: float) -> None:
@@ -104,10 +105,8 @@ class _Worker:
         self._recorder = Recorder(settings.storage, settings.sweep, settings.gpus)
         self._recorder.check_shared()
 
-    def run(self, ticket: int, assignment: Assignment) -> None:
-        """Run one trial; rank 0 records it and tells the mailbox."""
-        import ray
-
+    def run(self, ticket: int, assignment: Assignment) -> Outcome | None:
+        """Run one trial. Rank 0 records it and returns the outcome, the others return None."""
         # A lane may have died after the record was written and before the driver was told. Every rank looks, so that
         # none trains alone.
         outcome = self._recorder.recorded(assignment)
@@ -122,8 +121,7 @@ class _Worker:
                 blame: Blame = "input" if isinstance(error, InputError) else "trial"
                 outcome = Outcome(assignment.trial_id, "error", reason=reason, blame=blame)
                 _free_memory()
-        if outcome is not None and self._rank == 0:
-            ray.get(self._mailbox.end.remote(ticket, outcome))
+        return outcome if self._rank == 0 else None
 
     def _train(self, ticket: int, assignment: Assignment) -> Outcome | None:
         started = time.time()
@@ -154,7 +152,7 @@ class _Reporter:
     def __init__(self, mailbox: Any, ticket: int, assignment: Assignment, rank: int):
         self._mailbox, self._ticket, self._rank = mailbox, ticket, rank
         self._rungs = frozenset(assignment.rungs)
-        self._beaten = float("-inf")
+        self._beaten = time.monotonic()
         self._last_epoch = assignment.config.train.epochs
         self.rung_scores: dict[int, float] = {}
         self.in_epochs = False
@@ -165,9 +163,8 @@ class _Reporter:
         self.in_epochs = epoch < self._last_epoch
         if epoch in self._rungs:
             self.rung_scores[epoch] = score
-            if self._rank == 0:
-                self._mailbox.rung.remote(self._ticket, epoch, score)
-            decision = ray.get(self._mailbox.decision.remote(self._ticket, epoch))
+            told = score if self._rank == 0 else None
+            decision = ray.get(self._mailbox.rung.remote(self._ticket, epoch, told))
             if decision == "abandon":
                 raise Abandoned
             return bool(decision == "stop")

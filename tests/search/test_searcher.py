@@ -149,18 +149,17 @@ def test_a_trial_passes_through_the_mailbox() -> None:
         taken = asyncio.create_task(box.take(0))
         await asyncio.sleep(0)
         sent = assignment()
-        ticket = await box.post(sent)
+        ticket, _ = await box.post(sent, 0.01)
         assert await taken == (ticket, sent)
-        await box.rung(ticket, 5, 0.5)
+        asked = asyncio.create_task(box.rung(ticket, 5, 0.5))
         event = (await box.news(ticket, 1)).event
         assert event and (event.kind, event.epoch, event.score) == ("rung", 5, 0.5)
-        asked = asyncio.create_task(box.decision(ticket, 5))
-        await asyncio.sleep(0.01)
         assert not asked.done()
         await box.decide(ticket, 5, stop=True)
         assert await asked == "stop"
-        await box.end(ticket, Outcome(sent.trial_id, "pruned"))
+        waiting = asyncio.create_task(box.take(ticket, Outcome(sent.trial_id, "pruned")))
         event = (await box.news(ticket, 1)).event
+        waiting.cancel()
         assert event and event.outcome and event.outcome.status == "pruned"
 
     asyncio.run(run())
@@ -169,12 +168,14 @@ def test_a_trial_passes_through_the_mailbox() -> None:
 def test_what_an_old_trial_says_is_ignored() -> None:
     async def run() -> None:
         box = Mailbox(workers=1)
-        old = await box.post(assignment())
-        new = await box.post(assignment())
-        await box.end(old, Outcome("x", "completed"))
+        old, _ = await box.post(assignment(), 0.01)
+        new, _ = await box.post(assignment(), 0.01)
+        taken = await box.take(old, Outcome("x", "completed"))
+        assert taken and taken[0] == new
         assert (await box.news(new, 0.01)).event is None
         assert not await box.beat(old) and await box.beat(new)
-        assert await box.decision(old, 5) == "abandon"
+        assert await box.rung(old, 5, 0.5) == "abandon"
+        assert (await box.news(new, 0.01)).event is None
 
     asyncio.run(run())
 
@@ -182,8 +183,8 @@ def test_what_an_old_trial_says_is_ignored() -> None:
 def test_a_closing_mailbox_sends_everybody_home() -> None:
     async def run() -> None:
         box = Mailbox(workers=2)
-        ticket = await box.post(assignment())
-        waiting = [asyncio.create_task(box.take(ticket)), asyncio.create_task(box.decision(ticket, 5))]
+        ticket, _ = await box.post(assignment(), 0.01)
+        waiting = [asyncio.create_task(box.take(ticket)), asyncio.create_task(box.rung(ticket, 5, None))]
         await asyncio.sleep(0.01)
         await box.close()
         assert await asyncio.gather(*waiting) == [None, "abandon"]
@@ -195,7 +196,7 @@ def test_a_closing_mailbox_sends_everybody_home() -> None:
 def test_a_mailbox_knows_who_is_there_and_for_how_long_nobody_spoke() -> None:
     async def run() -> None:
         box = Mailbox(workers=2)
-        ticket = await box.post(assignment())
+        ticket, _ = await box.post(assignment(), 0.01)
         await box.arrive(0)
         assert not (await box.news(ticket, 0.01)).ready
         await box.arrive(1)
@@ -209,7 +210,7 @@ def test_a_mailbox_knows_who_is_there_and_for_how_long_nobody_spoke() -> None:
 def test_every_rank_gets_every_trial(workers: int) -> None:
     async def run() -> None:
         box = Mailbox(workers)
-        ticket = await box.post(assignment())
+        ticket, _ = await box.post(assignment(), 0.01)
         taken = await asyncio.gather(*(box.take(0) for _ in range(workers)))
         assert [t for t, _ in taken] == [ticket] * workers  # type: ignore[misc]
 
