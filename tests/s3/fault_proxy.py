@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import random
 import socket
 import struct
@@ -10,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,17 +25,19 @@ class FaultProxy:
     """Passes requests on to ``endpoint``, some of them badly.
 
     Attributes:
-        chances: fault -> probability, in [0, 1]; they add up to at most 1.
+        chances: fault -> its share of the requests, in [0, 1]; they add up to at most 1. Faults are dealt from a
+            shuffled deck that holds every fault in its share, so each comes up in every round of the deck.
         away: while True every connection is reset, as if the server were gone.
         happened: how often each fault was dealt out, and ``passed`` and ``away``.
     """
 
     def __init__(self, endpoint: str, seed: int = 0):
-        self.chances: Mapping[str, float] = {}
+        self._chances: Mapping[str, float] = {}
         self.away = False
         self.happened: Counter[str] = Counter()
         self._upstream = urlsplit(endpoint).netloc
         self._random, self._lock = random.Random(seed), threading.Lock()
+        self._deck: list[str] = []
         proxy = self
 
         class Handler(_Handler):
@@ -49,6 +53,15 @@ class FaultProxy:
         self._server.shutdown()
         self._server.server_close()
 
+    @property
+    def chances(self) -> Mapping[str, float]:
+        return self._chances
+
+    @chances.setter
+    def chances(self, chances: Mapping[str, float]) -> None:
+        with self._lock:
+            self._chances, self._deck = chances, []
+
     def draw(self) -> str:
         """What happens to the next request."""
         with self._lock:
@@ -57,12 +70,13 @@ class FaultProxy:
             return fault
 
     def _pick(self) -> str:
-        number = self._random.random()
-        for fault, chance in self.chances.items():
-            number -= chance
-            if number < 0:
-                return fault
-        return "passed"
+        if not self._deck:
+            shares = {fault: Fraction(chance).limit_denominator(100) for fault, chance in self.chances.items()}
+            size = math.lcm(*(share.denominator for share in shares.values()))
+            self._deck = [fault for fault, share in shares.items() for _ in range(int(share * size))]
+            self._deck += ["passed"] * (size - len(self._deck))
+            self._random.shuffle(self._deck)
+        return self._deck.pop()
 
     def forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> http.client.HTTPResponse:
         """The server's answer to a request, whose signature stays valid because nothing of it is changed."""
