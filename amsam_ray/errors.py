@@ -22,6 +22,11 @@ class Problem:
         return f"{self.where}: {self.what}" if self.where else self.what
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 image``, ``2 images``: a number and a word that takes an s."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 class AmsamError(Exception):
     """A fault that the user can mend; the command line prints it in one sentence, without a traceback."""
 

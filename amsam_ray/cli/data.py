@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from amsam_ray.data.config import DatasetConfig
 from amsam_ray.data.definition import (
@@ -24,7 +26,7 @@ from amsam_ray.data.definition import (
 )
 from amsam_ray.data.layout import scan
 from amsam_ray.data.schema import DatasetDefinition
-from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
 if TYPE_CHECKING:
     from amsam_ray.data.check import Report
@@ -150,7 +152,9 @@ def check_data(
     from amsam_ray.data.check import check_dataset
 
     config = _rooted(dataset_config(name, root, pairs))
-    with Progress(console=Console(stderr=True), transient=True, disable=form == "json") as bar:
+    terminal = Console(stderr=True)
+    # Where it cannot be drawn, a bar leaves nothing but an empty line.
+    with Progress(console=terminal, transient=True, disable=form == "json" or not terminal.is_interactive) as bar:
         task = bar.add_task("reading images", total=None)
         report = check_dataset(
             config,
@@ -192,7 +196,7 @@ def _report_json(report: Report) -> dict[str, Any]:
 
 def _print_report(report: Report, limit: int | None) -> None:
     console = Console(width=_width())
-    summary = Table(title=f"{report.name} {report.root}".strip(), show_header=False)
+    summary = Table(show_header=False)
     expected = f" (published {report.expected.train}, {report.expected.test})" if report.expected else ""
     summary.add_row("usable images", f"{report.train} train, {report.test} test{expected}")
     if report.sizes:
@@ -201,9 +205,8 @@ def _print_report(report: Report, limit: int | None) -> None:
     if report.object_share:
         low, median, high = report.object_share
         summary.add_row("object share", f"{low:.1%} to {high:.1%}, median {median:.1%}")
-    by_severity = {s: sum(f.severity == s for f in report.findings) for s in _COLOURS}
-    words = {"fault": "faults", "converted": "read by a rule", "note": "notes"}
-    summary.add_row("findings", ", ".join(f"{count} {words[s]}" for s, count in by_severity.items()))
+    summary.add_row("findings", _tally(report))
+    console.print(Text(f"{report.name} {report.root}".strip(), style="bold"), soft_wrap=True)
     console.print(summary)
     if not report.findings:
         return
@@ -212,10 +215,21 @@ def _print_report(report: Report, limit: int | None) -> None:
         table.add_column(column, overflow="fold")
     for severity, kind, group in report.grouped():
         for finding in group[:limit]:
-            table.add_row(f"[{_COLOURS[severity]}]{severity}", kind, finding.where, finding.what)
+            table.add_row(Text(severity, _COLOURS[severity]), kind, Text(finding.where), Text(finding.what))
         if limit is not None and len(group) > limit:
             table.add_row(severity, kind, f"... and {len(group) - limit} more", "(--all lists them)")
     console.print(table)
+
+
+def _tally(report: Report) -> str:
+    """How many findings there are of each severity, those that there are none of left out."""
+    count = Counter(finding.severity for finding in report.findings)
+    texts = [
+        (count["fault"], counted(count["fault"], "fault")),
+        (count["converted"], f"{count['converted']} read by a rule"),
+        (count["note"], counted(count["note"], "note")),
+    ]
+    return ", ".join(text for number, text in texts if number) or "none"
 
 
 @data.command("show")
@@ -266,7 +280,7 @@ def show_data(
         cells.append(Cell(one, image, mask, hit.box if hit else None, hit.confidence if hit else None))
     if not cells:
         raise AmsamError(f"none of the {split} images can be read; see `amsam-ray data check {name}`")
-    legend = f"{config.label}, {split}: {len(cells)} of {len(names)} images"
+    legend = f"{config.label}, {split}: {len(cells)} of {counted(len(names), 'image')}"
     if eyes:
         legend += f"; boxes by {Path(detector).name} on {found} of {len(cells)}"
     out = out or Path(f"{config.label}.png")

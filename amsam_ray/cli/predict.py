@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amsam_ray.cli.stored import STORAGE, read_adapter
-from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +53,9 @@ def predict(
             for (path, pixels), prediction in zip(read, predictions, strict=True):
                 _write(out, path, pixels, prediction, overlays)
             progress.update(len(chunk))
-    click.echo(f"{len(paths) - failed} masks in {out / 'masks'}")
+    click.echo(f"{counted(len(paths) - failed, 'mask')} in {out / 'masks'}")
     if failed:
-        raise AmsamError(f"{failed} of {len(paths)} files could not be read; they are named above.")
+        raise AmsamError(f"{failed} of {counted(len(paths), 'file')} could not be read; they are named above.")
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:

@@ -23,7 +23,7 @@ from amsam_ray.data.images import ImageError, decode_image, decode_mask
 from amsam_ray.data.layout import Finding, Pair, scan
 from amsam_ray.data.schema import Counts, DatasetDefinition, MaskRule
 from amsam_ray.data.tree import LocalTree
-from amsam_ray.errors import InputError
+from amsam_ray.errors import InputError, counted
 
 _ASPECT_TOLERANCE = 0.05
 _BETWEEN_TOLERANCE = 0.1
@@ -134,7 +134,7 @@ def _check_counts(report: Report, definition: DatasetDefinition) -> None:
     found = {"train": report.train, "test": report.test}
     for split, wanted in (("train", report.expected.train), ("test", report.expected.test)):
         if found[split] != wanted:
-            what = f"{found[split]} usable images, {wanted} published; {definition.obtain}"
+            what = f"{counted(found[split], 'usable image')}, {wanted} published; {definition.obtain}"
             report.findings.append(Finding("count", "fault", f"{split} split", what))
 
 

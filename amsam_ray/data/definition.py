@@ -178,7 +178,7 @@ def check_dataset_config(config: DatasetConfig, max_shots: int, where: str) -> l
         return problems or _enough(options["train"], max_shots, f"{where}.options.train")
     root = resolve_root(config)
     if root is None:
-        what = f"is missing; give {definition.title}'s folder or s3://bucket/prefix, or set {DATA_ROOT_VARIABLE}"
+        what = f"is missing; give the dataset's folder or s3://bucket/prefix, or set {DATA_ROOT_VARIABLE}"
         return [*problems, Problem(f"{where}.root", what)]
     try:
         tree = open_tree(root)

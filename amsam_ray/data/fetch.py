@@ -37,7 +37,8 @@ def fetch_dataset(
             dataset is not found in what was unpacked.
     """
     if not definition.fetch:
-        what = f"{definition.title} has no plain URL; {definition.obtain} ({definition.homepage or 'no page'})"
+        page = f" ({definition.homepage})" if definition.homepage else ""
+        what = f"has no plain URL; {definition.obtain}{page}"
         raise InputError(Problem(definition.name, what))
     found = _look(definition, target)
     if found.train and found.test:

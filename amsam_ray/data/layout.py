@@ -17,6 +17,7 @@ from typing import Any, Literal
 from amsam_ray.data.schema import DatasetDefinition, FolderPair
 from amsam_ray.data.splits import split_pool
 from amsam_ray.data.tree import Entry, LocalTree, Tree
+from amsam_ray.errors import counted
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """Suffixes of files that are read as images, in lower case."""
@@ -82,11 +83,11 @@ def scan(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) 
     result = Scan()
     pairs_of = _choose_layout(tree, definition, options)
     if pairs_of is None:
-        looked = "; ".join(
-            ", ".join(f"{pair.images} + {pair.masks}" for pair in layout.pairs().values())
+        wanted = "; or ".join(
+            ", ".join(f"{pair.images} and {pair.masks}" for pair in layout.pairs().values())
             for layout in definition.layouts
         )
-        what = f"none of the folders of {definition.title} is here ({_fill(looked, options)}); {definition.obtain}"
+        what = f"does not hold the folders {_fill(wanted, options)}; {definition.obtain}"
         result.findings.append(Finding("layout", "fault", tree.uri, what))
         return result
     claimed: set[str] = set()
@@ -251,7 +252,8 @@ def _divide(
         what = f"names {name}, which the dataset does not hold; mend or remove the line"
         result.findings.append(Finding("unknown-test", "fault", where, what))
     if pool and not (train and held_out):
-        what = f"leaves {len(train)} images to train and {len(held_out)} to test of {len(pool)}; choose another"
+        left = f"{counted(len(train), 'image')} to train and {len(held_out)} to test"
+        what = f"leaves {left} of {len(pool)}; choose another"
         result.findings.append(Finding("split", "fault", where, what))
     result.train = {name: pool[name] for name in train}
     result.test = {name: pool[name] for name in held_out}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,7 +182,45 @@ def test_a_sound_folder_has_no_finding_and_status_0(tmp_path: Path) -> None:
     status, text = _run("check", "folder", "--root", str(tmp_path), "--option", "test=1")
     assert status == 0, text
     assert "3 train, 1 test" in text
+    assert "│ none " in text
     assert not check_dataset(DatasetConfig(name="folder", root=str(tmp_path), options={"test": 1})).findings
+
+
+@pytest.mark.parametrize(
+    ("lost", "tally"),
+    [
+        (["masks/photo0.png"], "│ 1 fault │"),
+        (["masks/photo0.png", "masks/photo1.png"], "│ 2 faults │"),
+        (["masks/photo0.png", "images/photo0.jpg"], "│ none "),
+    ],
+)
+def test_findings_are_counted_in_words(lost: list[str], tally: str, tmp_path: Path) -> None:
+    layouts.folder(tmp_path, 6)
+    for name in lost:
+        (tmp_path / name).unlink()
+    text = _run("check", "folder", "--root", str(tmp_path))[1]
+    line = next(line for line in text.splitlines() if line.startswith("│ findings"))
+    assert tally in " ".join(line.split())
+
+
+def test_paths_are_printed_whole(tmp_path: Path) -> None:
+    root = tmp_path / "a-folder-whose-path-is-wider-than-the-table-below-it"
+    layouts.folder(root, 4)
+    (root / "images/photo[red].jpg").write_bytes((root / "images/photo0.jpg").read_bytes())
+    lines = _run("check", "folder", "--root", str(root))[1].splitlines()
+    assert lines[0] == f"folder {root}"
+    assert any("│ images/photo[red].jpg │" in line for line in lines)
+
+
+def test_conversions_and_notes_are_counted_beside_faults(faulty: Path) -> None:
+    text = _run("check", "folder", "--root", str(faulty), "--option", "test=test.txt")[1]
+    assert re.search(r"│ findings +│ \d+ faults, \d+ read by a rule, \d+ notes +│", text)
+
+
+def test_nothing_is_left_of_a_progress_bar_that_cannot_be_drawn(tmp_path: Path) -> None:
+    layouts.folder(tmp_path, 2)
+    result = CliRunner().invoke(data, ["check", "folder", "--root", str(tmp_path), "--option", "test=1"])
+    assert result.stderr == ""
 
 
 def test_published_counts_are_compared(tmp_path: Path) -> None:

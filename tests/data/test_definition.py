@@ -200,8 +200,14 @@ def test_a_list_that_names_an_unknown_image_stops_a_sweep(tmp_path: Path) -> Non
 
 def test_a_missing_layout_tells_where_it_looked(tmp_path: Path) -> None:
     told = _problems(DatasetConfig(name="folder", root=str(tmp_path), options={"images": "photos"}))
-    assert "none of the folders of" in told
-    assert "photos + masks" in told
+    assert f"{tmp_path}: does not hold the folders photos and masks; put photographs into images/" in told
+    told = _problems(DatasetConfig(name="cod10k", root=str(tmp_path)))
+    assert "Train/Image and Train/GT_Object, Test/Image and Test/GT_Object; or " in told
+
+
+def test_a_dataset_is_called_by_a_word_not_by_its_title(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMSAM_DATA", raising=False)
+    assert "is missing; give the dataset's folder or s3://bucket/prefix" in _problems(DatasetConfig(name="folder"))
 
 
 def test_one_bad_pair_does_not_stop_a_sweep(tmp_path: Path) -> None:
