@@ -13,6 +13,8 @@ from amsam_ray.cli.stored import STORAGE, find_record, open_index
 if TYPE_CHECKING:
     from amsam_ray.results.record import Record
 
+_SELECTION = "selection "  # before the metrics of the selection images
+
 
 @click.command()
 @click.argument("first", metavar="A")
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 def compare(first: str, second: str, storage: str, form: str) -> None:
     """Compare two trials over the same test images.
 
-    A and B are trials or cells as for `amsam-ray show`. Differences are A minus B; p is the two-sided Wilcoxon
-    signed-rank test over the test images that both were scored on.
+    A and B are trials or cells as for `amsam-ray show`. Differences are A minus B, in points where scores are per
+    cent; p is the two-sided Wilcoxon signed-rank test over the test images that both were scored on. In JSON scores
+    are fractions.
     """
     with open_index(storage) as (opened, index):
         a, b = (find_record(opened, index, name) for name in (first, second))
@@ -35,10 +38,8 @@ def compare(first: str, second: str, storage: str, form: str) -> None:
     click.secho("configuration, where it differs", bold=True)
     _columns([("", "A", "B"), *((name, *map(str, pair)) for name, pair in found["configuration"].items())])
     click.secho("scores", bold=True)
-    lines = [("", "A", "B", "A - B", "images", "A better", "p")]
-    for name, score in found["scores"].items():
-        values = [_number(score[key]) for key in ("a", "b", "difference", "images", "a_better", "p")]
-        lines.append((name, *values))
+    lines: list[tuple[str, ...]] = [("", "A", "B", "A - B", "images", "A better", "p")]
+    lines += [_score_line(name, score) for name, score in found["scores"].items()]
     _columns(lines)
 
 
@@ -46,7 +47,7 @@ def comparison(a: Record, b: Record) -> dict[str, Any]:
     """Everything in which ``a`` and ``b`` differ, and their scores side by side."""
     left, right = _flat(a.config), _flat(b.config)
     names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
-    scores = {f"selection {m}": _means(a.val.get(m), b.val.get(m)) for m in a.val if m in b.val}
+    scores = {f"{_SELECTION}{m}": _means(a.val.get(m), b.val.get(m)) for m in a.val if m in b.val}
     for metric in a.test or {}:
         if metric in (b.test or {}):
             scores[metric] = _paired(a, b, metric)
@@ -86,10 +87,22 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+def _score_line(name: str, score: dict[str, Any]) -> tuple[str, ...]:
+    """One score of ``comparison`` as leaderboards show it: per cent where the metric is one, and its name says so."""
+    from amsam_ray.results.tables import plain, score_title, show_score
+
+    metric = name.removeprefix(_SELECTION)
+    where = name.removesuffix(metric)
+    difference, p = score["difference"], score["p"]
+    return (
+        where + score_title(metric),
+        show_score(metric, score["a"]),
+        show_score(metric, score["b"]),
+        ("+" if difference is not None and difference > 0 else "") + show_score(metric, difference),
+        plain(score["images"]),
+        plain(score["a_better"]),
+        "" if p is None else f"{p:.2g}",
+    )
 
 
 def _columns(lines: Sequence[tuple[str, ...]]) -> None:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from amsam_ray.results.tables import show_score
+from amsam_ray.results.tables import score_title, show_score
 from amsam_ray.search.board import CellRow, Snapshot
 
 _LIVE_EVERY_S = 0.5
@@ -129,7 +129,7 @@ class SweepView:
             if last or changed or time.monotonic() - said >= _LINE_EVERY_S:
                 said = time.monotonic()
                 best = max((r for r in state.rows if r.best is not None), key=lambda r: r.done, default=None)
-                shown = f"; {best.cell} {best.metric} {show_score(best.metric, best.best)}" if best else ""
+                shown = f"; {best.cell} {score_title(best.metric)} {show_score(best.metric, best.best)}" if best else ""
                 self._say(f"{totals(state)}; {speed(state)}{shown}")
             if last:
                 return
@@ -173,6 +173,6 @@ def duration(seconds: float) -> str:
 
 def cell_line(row: CellRow) -> list[str]:
     """One cell as the columns of a table."""
-    best = f"{row.metric} {show_score(row.metric, row.best)}" if row.best is not None else ""
+    best = f"{score_title(row.metric)} {show_score(row.metric, row.best)}" if row.best is not None else ""
     counts = [str(n) if n else "" for n in (row.running, row.pruned, row.failed, row.finals)]
     return [row.cell, f"{row.done}/{row.planned}", *counts, best]

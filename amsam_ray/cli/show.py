@@ -36,12 +36,12 @@ def show(trial: str, storage: str, form: str) -> None:
 def describe(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, lines of name and value) of what people ask about a trial."""
     from amsam_ray.results.leaderboard import acting_params
-    from amsam_ray.results.tables import plain, show_score
+    from amsam_ray.results.tables import plain, score_title, show_score
 
     environment = record.environment
     commit = f"{environment.commit[:12]}{' with changes' if environment.dirty else ''}" if environment.commit else "-"
-    scores = [(f"{m} on selection images", show_score(m, s)) for m, s in record.val.items()]
-    scores += [(f"{m} on test images", show_score(m, s)) for m, s in (record.test or {}).items()]
+    scores = [(f"{score_title(m)} on selection images", show_score(m, s)) for m, s in record.val.items()]
+    scores += [(f"{score_title(m)} on test images", show_score(m, s)) for m, s in (record.test or {}).items()]
     status = record.status + (f" ({record.reason})" if record.reason else "")
     return [
         (

@@ -111,7 +111,7 @@ def people_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     )
     gains = any(row.get("vs_sam_adapter") is not None for row in rows)
     header = ["dataset", "shots", "method", "source"]
-    header += [_title(name) for name in metrics] + [f"val {_title(name)}" for name in validation]
+    header += [score_title(name) for name in metrics] + [f"val {score_title(name)}" for name in validation]
     header += [*(["vs SAM-Adapter"] if gains else []), "seeds", "p(next)", "trials", "seconds"]
     lines = []
     for row in rows:
@@ -134,6 +134,14 @@ def _compared(measured: Sequence[str], optimised: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name in measured]
 
 
+def score_title(metric: str) -> str:
+    """What ``show_score`` shows: the metric's name for people and its unit."""
+    info = METRICS.get(metric)
+    if info is None:
+        return metric
+    return f"{info.label} %" if info.percent else info.label
+
+
 def show_score(metric: str, value: float | None) -> str:
     """A score as usual in print: per cent with one digit where the metric is one, else four digits."""
     if value is None:
@@ -150,11 +158,6 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return format(value, ".6g")
     return str(value)
-
-
-def _title(metric: str) -> str:
-    info = METRICS[metric]
-    return f"{info.label} %" if info.percent else info.label
 
 
 def _score(row: Row, metric: str) -> str:

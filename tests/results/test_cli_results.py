@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from amsam_ray.cli.main import cli
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.results.records import write_record
 from amsam_ray.results.storage import open_storage
+from amsam_ray.training.result import TrialResult
 from tests.results.synthetic import Folder, config, record, write_sweep
 
 
@@ -61,6 +63,7 @@ def test_leaderboard_filters(results: Path) -> None:
 def test_show(results: Path) -> None:
     text = run("show", "demo-00000000/lesion.k4.am_sam", "--storage", results).stdout
     assert "alpha *" in text and "tau_token" not in text
+    assert "Dice % on test images" in text and "IoU % on test images" in text
     name = text.splitlines()[0].split("/")[1]
     assert json.loads(run("show", name, "--storage", results, "--format", "json").stdout)["trial"] == name
 
@@ -72,7 +75,22 @@ def test_compare(results: Path) -> None:
     assert dice["difference"] == pytest.approx(dice["a"] - dice["b"])
     assert dice["images"] == 20 and dice["a_better"] > 10 and dice["p"] < 0.05
     assert found["configuration"]["method"] == ["am_sam", "blo_sam"]
-    assert "A better" in run(*arguments).stdout
+
+
+def test_compare_prints_the_units_of_leaderboards(tmp_path: Path) -> None:
+    for number, scores in enumerate(([0.9, 0.8], [0.7, 0.75])):
+        rows = [{"name": str(i), "dice": s, "mae": s / 10} for i, s in enumerate(scores)]
+        means = {"dice": sum(scores) / 2, "mae": sum(scores) / 20}
+        result = TrialResult(status="completed", val={"dice": scores[0]}, test=means, test_images=rows)
+        write_record(open_storage(tmp_path), record(config(role="final"), number, 0, result=result))
+    names = [f"lesion.k4.am_sam.t000{number}.f0" for number in (0, 1)]
+    lines = run("compare", *names, "--storage", tmp_path).stdout.splitlines()
+    table = {cells[0]: cells[1:] for line in lines if len(cells := re.split(r"  +", line.strip())) > 3}
+    assert table["selection Dice %"] == ["90.0", "70.0", "+20.0"]
+    assert table["Dice %"][:5] == ["85.0", "72.5", "+12.5", "2", "2"]
+    assert table["MAE"][:5] == ["0.0850", "0.0725", "+0.0125", "2", "0"]
+    worse = run("compare", *reversed(names), "--storage", tmp_path).stdout
+    assert "-12.5" in worse and "-0.0125" in worse
 
 
 @pytest.mark.parametrize(
