@@ -81,7 +81,7 @@ def describe(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("detector", (record.detector_fingerprint or "-")[:12]),
                 ("prompt coverage", plain(record.prompt_coverage) or "-"),
                 ("amsam-ray", f"{environment.version}, commit {commit}"),
-                *sorted(environment.packages.items()),
+                *sorted(pair for pair in environment.packages.items() if pair[0] != "amsam-ray"),
             ],
         ),
         (

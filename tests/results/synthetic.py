@@ -26,7 +26,7 @@ ENVIRONMENT = Environment(
     dirty=False,
     python="3.11.7",
     platform="Linux x86_64",
-    packages={"torch": "2.15.0", "numpy": "2.3.4", "ray": "2.60.0"},
+    packages={"amsam-ray": "0.1.0", "torch": "2.15.0", "numpy": "2.3.4", "ray": "2.60.0"},
     hardware={"cpu": "a processor", "cores": "2", "memory": "24 GiB"},
 )
 STRENGTH = {"sam": 0.55, "samed": 0.68, "blo_sam": 0.72, "am_sam": 0.8}

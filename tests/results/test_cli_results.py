@@ -63,6 +63,8 @@ def test_leaderboard_filters(results: Path) -> None:
 def test_show(results: Path) -> None:
     text = run("show", "demo-00000000/lesion.k4.am_sam", "--storage", results).stdout
     assert "alpha *" in text and "tau_token" not in text
+    made_of = text.partition("made of")[2].partition("stored")[0]
+    assert made_of.count("amsam-ray ") == made_of.count("torch ") == 1
     assert "Dice % on test images" in text and "IoU % on test images" in text
     name = text.splitlines()[0].split("/")[1]
     assert json.loads(run("show", name, "--storage", results, "--format", "json").stdout)["trial"] == name
