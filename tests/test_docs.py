@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from amsam_ray.data.layout import SUFFIXES
 from scripts.make_space_docs import TARGET, render
 
 ROOT = Path(__file__).parent.parent
@@ -12,6 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_space_file_page_is_current() -> None:
     assert TARGET.read_text() == render(), "run: python -m scripts.make_space_docs"
+
+
+def test_the_data_page_lists_the_types_of_image_that_are_read() -> None:
+    listed = re.search(r"Files ending in (.*?) \(in any case\)", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    assert listed is not None and set(re.findall(r"\.[a-z]+", listed[1])) == SUFFIXES
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amsam_ray.cli.stored import STORAGE, read_adapter
+from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from amsam_ray.training.predict import Prediction
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 _OVERLAY_SIDE = 1024
 
 
@@ -68,9 +68,9 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
-                problems.append(Problem(str(path), f"holds no image ({', '.join(sorted(_SUFFIXES))})"))
+                problems.append(Problem(str(path), f"holds no image ({', '.join(sorted(SUFFIXES))})"))
             found |= dict.fromkeys(inside)
         elif path.is_file():
             found[path] = None

@@ -13,7 +13,10 @@ from PIL import Image
 from segment_anything import SamPredictor
 
 from amsam_ray.cli.main import cli
+from amsam_ray.cli.predict import find_images
 from amsam_ray.data.dataset import open_dataset
+from amsam_ray.data.images import decode_image
+from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.models.backbone import build_sam
 from amsam_ray.models.config import DetectorConfig
@@ -155,6 +158,17 @@ def test_predict_command_writes_the_predictor_s_masks(
         assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255}
         assert np.array_equal(mask > 0, prediction.mask)
         assert Image.open(tmp_path / "out" / "overlays" / f"{index}.png").size == mask.shape[::-1]
+
+
+def test_predict_takes_every_type_of_image_that_datasets_take(tmp_path: Path) -> None:
+    wanted = []
+    for index, suffix in enumerate(sorted(SUFFIXES)):
+        wanted.append(tmp_path / f"{index}{suffix.upper() if index % 2 else suffix}")
+        Image.new("L", (8, 8)).save(wanted[-1])
+    (tmp_path / "notes.txt").write_text("no image")
+    assert find_images([tmp_path]) == wanted
+    for path in wanted:
+        assert decode_image(path.read_bytes(), path.name).pixels.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
