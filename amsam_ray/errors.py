@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import yaml
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,16 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
+
+
+def yaml_problem(file: str, error: yaml.YAMLError) -> Problem:
+    """A file that is not YAML: the line, what stands there, where the part that it breaks begins, and what to do."""
+    mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    what = " ".join((getattr(error, "problem", None) or str(error)).split())
+    if mark and begun and begun.line != mark.line:
+        what += f" {getattr(error, 'context', '')} that begins in line {begun.line + 1}"
+    remedy = "mend it: close brackets and quotes, put a space after each colon, indent with spaces"
+    return Problem(f"{file}:{mark.line + 1}" if mark else file, f"is not valid YAML: {what}; {remedy}")
 
 
 def counted(number: int, thing: str) -> str:

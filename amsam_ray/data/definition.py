@@ -21,7 +21,7 @@ from amsam_ray.data.config import DatasetConfig
 from amsam_ray.data.layout import Scan, scan
 from amsam_ray.data.schema import DatasetDefinition, OptionRule, unsafe_path
 from amsam_ray.data.tree import LocalTree, Tree
-from amsam_ray.errors import InputError, Problem
+from amsam_ray.errors import InputError, Problem, yaml_problem
 
 ENTRY_POINTS = "amsam_ray.datasets"
 """Entry point group of other packages' definitions: each loads to the path of a YAML file."""
@@ -38,8 +38,11 @@ def load_definition(path: Path) -> DatasetDefinition:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(Problem(str(path), f"cannot be read as a dataset definition: {error}")) from None
+    except yaml.YAMLError as error:
+        raise InputError(yaml_problem(str(path), error)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"cannot be read as a dataset definition ({error}); give a text file of YAML"
+        raise InputError(Problem(str(path), what)) from None
     try:
         return DatasetDefinition.model_validate(data)
     except ValidationError as error:

@@ -139,9 +139,11 @@ def test_a_wrong_definition_is_refused(change: dict[str, object], message: str, 
 
 def test_a_definition_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text("name: [")
-    with pytest.raises(InputError, match="cannot be read as a dataset definition"):
+    path.write_text("title: own\nname: [a\n")
+    with pytest.raises(InputError, match=r"own\.yaml:3: is not valid YAML: .* begins in line 2; mend it: "):
         load_definition(path)
+    with pytest.raises(InputError, match=r"cannot be read as a dataset definition .*; give a text file"):
+        load_definition(tmp_path / "missing.yaml")
 
 
 def test_all_problems_of_a_dataset_are_told_at_once() -> None:
