@@ -8,7 +8,7 @@ from typing import Literal
 
 from amsam_ray.training.config import TrialConfig
 
-Blame = Literal["trial", "input", "lane", "start", "room"]
+Blame = Literal["trial", "input", "lane", "stop"]
 Status = Literal["completed", "pruned", "failed", "error"]
 
 
@@ -54,8 +54,7 @@ class Outcome:
         seconds: wall time of the attempt.
         reason: why it failed, one sentence.
         blame: whose fault an ``error`` is: the ``trial`` raised, refused its ``input`` (which it would again), or its
-            ``lane`` died under it. The lane may not even have come up, because it failed to ``start`` or the cluster
-            had no ``room``; that is not counted as an attempt.
+            ``lane`` died under it; or the sweep was made to ``stop``, which is not counted as an attempt.
     """
 
     trial_id: str

@@ -130,13 +130,17 @@ class Board:
             if recorded is None:
                 if attempt.blame in ("trial", "lane"):
                     self.retried += 1
-                self.message = f"{assignment.trial_id} is tried again: {attempt.reason}"
+                    self.message = f"{assignment.trial_id} is tried again: {attempt.reason}"
                 return
             _count(row, recorded)
             self._finished.append(time.monotonic())
             if recorded.status == "failed":
                 self.message = f"{assignment.trial_id} failed: {recorded.reason}"
             self._refresh(next(p for p in self.cells if p.cell.id == assignment.cell))
+
+    def lost(self, reason: str, stage: str) -> None:
+        """A lane without a trial is gone."""
+        self.message = f"a lane was lost and another one comes: {reason}"
 
     def snapshot(self) -> Snapshot:
         """The state now."""

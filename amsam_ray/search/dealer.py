@@ -39,6 +39,11 @@ class Dealer:
         """Trials that are in a lane."""
         return sum(len(cell.running) for cell in self.cells)
 
+    @property
+    def left(self) -> int:
+        """Trials that have no record yet, finals included, as far as is known now."""
+        return sum(cell.planned - cell.done for cell in self.cells)
+
     def cell(self, cell_id: str) -> CellProgress:
         """The progress of one cell."""
         return self._by_id[cell_id]

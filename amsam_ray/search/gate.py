@@ -99,6 +99,9 @@ class Gate:
             self._begun -= recorded is None
             self._gpu_seconds += (time.monotonic() - self._since.pop(assignment.trial_id)) * self.gpus
 
+    def lost(self, reason: str, stage: str) -> None:
+        """A lane without a trial costs none of the budgets."""
+
 
 @contextlib.contextmanager
 def interruptible(gate: Gate) -> Iterator[None]:

@@ -1,19 +1,15 @@
-"""One ASHA ladder per cell in one Tune scheduler: scores of different cells cannot be compared."""
+"""One ASHA ladder per cell: scores of different cells cannot be compared."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import ray
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from amsam_ray.search.assignment import Outcome
 from amsam_ray.search.cells import Cell
-from amsam_ray.search.unsaved import NotSaved
 
 
 class Ladder:
@@ -51,42 +47,3 @@ class Ladder:
         for epoch, score in outcome.rung_scores.items():
             if epoch in self._steps:
                 self.stops(outcome.trial_id, epoch, score)
-
-
-class CellLadders(NotSaved, FIFOScheduler):
-    """The Tune scheduler of a sweep: trials run in the order they are dealt, each is judged by its cell's ladder.
-
-    The decision goes to the lane's mailbox, not back to Tune: a trial that is pruned ends itself and is recorded before
-    Tune counts it as over, exactly as one that completes.
-
-    Args:
-        ladders: by cell id.
-    """
-
-    def __init__(self, ladders: dict[str, Ladder]):
-        super().__init__()
-        self._ladders = ladders
-        self._errors: dict[str, BaseException] = {}
-        self._mailboxes: dict[str, Any] = {}
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "epoch" in result:
-            stop = self._ladders[result["cell"]].stops(result["trial"], result["epoch"], result["score"])
-            # A mailbox that died takes its lane along, and with it the trial that asked.
-            with contextlib.suppress(ValueError, ray.exceptions.RayActorError):
-                self._mailbox(result["mailbox"]).decide.remote(result["ticket"], result["epoch"], stop)
-        return str(TrialScheduler.CONTINUE)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        path = Path(trial.pickled_error_file or "")
-        if path.is_file():
-            self._errors[trial.trial_id] = ray.cloudpickle.loads(path.read_bytes())
-
-    def error_of(self, tune_trial: str) -> BaseException | None:
-        """What ended a Tune trial, once; Tune tells its searcher only that something did."""
-        return self._errors.pop(tune_trial, None)
-
-    def _mailbox(self, name: str) -> Any:
-        if name not in self._mailboxes:
-            self._mailboxes[name] = ray.get_actor(name)
-        return self._mailboxes[name]

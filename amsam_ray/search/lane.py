@@ -1,8 +1,10 @@
 """A lane: one long-lived Ray Train run that trains trial after trial.
 
 Ray documents one Ray Train run per Tune trial, which starts a controller and a worker group, with all their imports,
-for each. A lane starts them once. It is a Tune class trainable with actor reuse: ``setup`` starts the Train run in a
-thread, ``reset_config`` posts the next trial to the run's mailbox, ``step`` waits for the trial's next event.
+for each. A lane starts them once. To Tune it is one long trial: a class trainable whose ``setup`` starts the Train run
+in a thread, and whose ``step`` waits for the next event of whichever search trial it was dealt. One Tune trial per
+search trial, with Tune's own actor reuse, costs the driver 23 ms each, most of it for making and ending Tune trials,
+and its lane three answers of the driver before it begins; this way it is one.
 """
 
 from __future__ import annotations
@@ -14,14 +16,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import train, tune
 from ray.train.torch import TorchTrainer
 
-from amsam_ray.search.assignment import Assignment
-from amsam_ray.search.mailbox import Event, Mailbox, News
+from amsam_ray.search.mailbox import Mailbox, News
 from amsam_ray.search.worker import LaneMustRestart, WorkerSettings, serve
 
 _WAIT_S = 1.0  # how long one question to the mailbox may wait; a death of the Train run is seen this soon
@@ -36,7 +37,7 @@ class LaneSettings:
         workers: data-parallel training workers of one lane.
         cpus, gpus: of each worker; gpus may be a fraction.
         timeout_s: a trial that gives no sign of life for so long is given up.
-        start_timeout_s: a lane whose workers are not up by then gives its trial back.
+        start_timeout_s: a lane whose workers are not up by then gives up.
         run_dir: a throw-away folder for what Ray Train writes.
     """
 
@@ -49,30 +50,32 @@ class LaneSettings:
     run_dir: Path
 
 
+Stage = Literal["running", "start", "room"]
+
+
 class LaneError(RuntimeError):
     """A lane that is of no more use. ``str(error)`` is the reason.
 
     Args:
         reason: one sentence.
-        blame: as in Outcome.
+        stage: ``running``: it was up; ``start``: it did not come up; ``room``: the cluster had no room for it.
     """
 
-    def __init__(self, reason: str, blame: str = "lane"):
-        super().__init__(reason, blame)
+    def __init__(self, reason: str, stage: Stage = "running"):
+        super().__init__(reason, stage)
         self.reason = reason
-        self.blame = blame
+        self.stage = stage
 
     def __str__(self) -> str:
         return self.reason
 
 
 class Lane(tune.Trainable):
-    """One trial at a time through one Train run.
+    """Search trials, one at a time, through one Train run.
 
-    The Tune config holds ``assignment`` (an Assignment) and ``lane`` (the LaneSettings); or, in place of a trial,
-    ``hold_s``: seconds to stay warm until there is one. A result is either a rung
-    (``cell``, ``trial``, ``epoch``, ``score``, ``ticket`` and ``mailbox``, the actor's name, by which the scheduler
-    sends its decision) or the end (``done`` and ``outcome``).
+    The Tune config holds ``lane``, the LaneSettings. A result holds ``event``, the mailbox's next Event or None for a
+    sign of life, and ``mailbox``, the actor's name, through which the driver deals trials and sends the ladder's
+    decisions.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -94,51 +97,24 @@ class Lane(tune.Trainable):
         self._run.start()
         self._started = time.monotonic()
         self._up = False
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._begin(new_config)
-        return True
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._hold_s: float | None = config.get("hold_s")
-        if self._hold_s is None:
-            self._assignment: Assignment = config["assignment"]
-            self._ticket: int | None = None
 
     def step(self) -> dict[str, Any]:
-        if self._hold_s is not None:
-            time.sleep(self._hold_s)
-            return {"done": True}
         while True:
-            news = self._news()
-            if news.event is not None:
-                return self._result(news.event)
+            news: News = ray.get(self._mailbox.news.remote(_WAIT_S))
             self._up = self._up or news.ready
-            self._check(news)
-
-    def _news(self) -> News:
-        if self._ticket is None:
-            self._ticket, news = ray.get(self._mailbox.post.remote(self._assignment, _WAIT_S))
-        else:
-            news = ray.get(self._mailbox.news.remote(self._ticket, _WAIT_S))
-        return news
+            if news.event is None:
+                self._check(news)
+            if self._up:
+                return {"event": news.event, "mailbox": self._name}
 
     def _check(self, news: News) -> None:
         """Raise LaneError if waiting on is in vain."""
         if not self._run.is_alive():
-            raise LaneError(self._end_of_run or "the lane's Train run ended", "lane" if self._up else "start")
+            raise LaneError(self._end_of_run or "the lane's Train run ended", "running" if self._up else "start")
         if not self._up and time.monotonic() - self._started > self._settings.start_timeout_s:
             raise LaneError("the cluster had no room for the lane's workers", "room")
         if self._up and news.silent_s > self._settings.timeout_s:
             raise LaneError(f"hung: no sign of life for {self._settings.timeout_s:g} s")
-
-    def _result(self, event: Event) -> dict[str, Any]:
-        base = {"trial": self._assignment.trial_id, "cell": self._assignment.cell}
-        if event.kind == "rung":
-            where = {"ticket": event.ticket, "mailbox": self._name}
-            return {**base, **where, "epoch": event.epoch, "score": event.score, "done": False}
-        return {**base, "outcome": event.outcome, "done": True}
 
     def _train(self) -> None:
         settings = self._settings

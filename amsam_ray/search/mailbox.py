@@ -3,7 +3,7 @@
 Calls go one way only (everybody calls the mailbox, the mailbox calls nobody), so none of the three can block another,
 and each may die at any moment without leaving a lock behind. Trials are numbered by ``ticket``; a message that carries
 an old ticket, say from a worker that was given up for dead, is ignored. A call costs milliseconds, so each does two
-things where it can: a trial without rungs takes one call of the lane and one of each worker.
+things where it can: a trial without rungs takes one call of the driver, one of the lane and one of each worker.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ class Event:
     """What a lane's workers report.
 
     Attributes:
-        kind: ``rung``: an epoch that the ladder decides on was reached; ``end``: the trial is over.
-        ticket: which trial of this lane.
+        kind: ``ready``: all workers have come up; ``rung``: an epoch that the ladder decides on was reached; ``end``:
+            the trial is over.
+        ticket: which trial of this lane, 0 for ``ready``.
         epoch, score: of a rung; the score is the best so far.
         outcome: of an end.
     """
 
-    kind: Literal["rung", "end"]
-    ticket: int
+    kind: Literal["ready", "rung", "end"]
+    ticket: int = 0
     epoch: int = 0
     score: float = float("nan")
     outcome: Outcome | None = None
@@ -42,9 +43,10 @@ class News:
     """Answer to a lane that waits: an event if there is one, and how its workers are.
 
     Attributes:
-        event: the next event of the lane's present trial.
+        event: the next event, if there is one.
         ready: whether all workers have come up.
-        silent_s: seconds since the last sign of life from the workers (or since the trial was posted).
+        silent_s: seconds since the last sign of life from the workers (or since the trial was posted); 0 between
+            trials.
     """
 
     event: Event | None
@@ -65,6 +67,7 @@ class Mailbox:
         self._changed = asyncio.Condition()
         self._ticket = 0
         self._assignment: Assignment | None = None
+        self._running = False
         self._closed = False
         self._events: list[Event] = []
         self._decisions: dict[tuple[int, int], Decision] = {}
@@ -72,23 +75,12 @@ class Mailbox:
 
     # The lane's side.
 
-    async def post(self, assignment: Assignment, timeout_s: float) -> tuple[int, News]:
-        """Hand out the next trial and wait as ``news`` does; returns its ticket, and the news."""
-        async with self._changed:
-            self._ticket += 1
-            self._assignment = assignment
-            self._events.clear()
-            self._decisions.clear()
-            self._last_sign = time.monotonic()
-            self._changed.notify_all()
-            ticket = self._ticket
-        return ticket, await self.news(ticket, timeout_s)
-
-    async def news(self, ticket: int, timeout_s: float) -> News:
-        """Wait up to ``timeout_s`` for an event of the trial ``ticket``."""
-        await self._until(lambda: bool(self._events) or self._ticket != ticket, timeout_s)
-        event = self._events.pop(0) if self._events and self._ticket == ticket else None
-        return News(event, len(self._present) == self._workers, time.monotonic() - self._last_sign)
+    async def news(self, timeout_s: float) -> News:
+        """Wait up to ``timeout_s`` for an event."""
+        await self._until(lambda: bool(self._events), timeout_s)
+        event = self._events.pop(0) if self._events else None
+        silent_s = time.monotonic() - self._last_sign if self._running else 0.0
+        return News(event, len(self._present) == self._workers, silent_s)
 
     async def close(self) -> None:
         """Tell the workers to go home; a trial that runs is stopped at its next epoch."""
@@ -97,6 +89,16 @@ class Mailbox:
             self._changed.notify_all()
 
     # The driver's side.
+
+    async def post(self, assignment: Assignment) -> None:
+        """Hand out the next trial."""
+        async with self._changed:
+            self._ticket += 1
+            self._assignment, self._running = assignment, True
+            self._events.clear()
+            self._decisions.clear()
+            self._last_sign = time.monotonic()
+            self._changed.notify_all()
 
     async def decide(self, ticket: int, epoch: int, stop: bool) -> None:
         """The ladder's answer to a rung."""
@@ -110,7 +112,8 @@ class Mailbox:
         """A worker is up, with all that it needs imported."""
         async with self._changed:
             self._present.add(rank)
-            self._last_sign = time.monotonic()
+            if len(self._present) == self._workers:
+                self._events.append(Event("ready"))
             self._changed.notify_all()
 
     async def take(self, after: int, outcome: Outcome | None = None) -> tuple[int, Assignment] | None:
@@ -153,6 +156,7 @@ class Mailbox:
         async with self._changed:
             self._last_sign = time.monotonic()
             if event.ticket == self._ticket:
+                self._running = event.kind != "end"
                 self._events.append(event)
                 self._changed.notify_all()
 

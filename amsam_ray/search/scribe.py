@@ -72,6 +72,9 @@ class Scribe:
         if recorded is not None:
             self._queue.put(recorded.trial_id)
 
+    def lost(self, reason: str, stage: str) -> None:
+        """Nothing to write."""
+
     def close(self) -> None:
         """Write what is noted and stop."""
         self._queue.put(None)

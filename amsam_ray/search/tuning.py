@@ -11,10 +11,11 @@ from ray import tune
 from amsam_ray.search.assignment import Assignment, Outcome
 from amsam_ray.search.capacity import LANE_CPUS, Capacity
 from amsam_ray.search.dealer import Dealer
+from amsam_ray.search.desk import Desk, Watcher
 from amsam_ray.search.gate import Gate
-from amsam_ray.search.ladders import CellLadders, Ladder
-from amsam_ray.search.lane import Lane, LaneSettings
-from amsam_ray.search.searcher import CellSearcher, Watcher
+from amsam_ray.search.ladders import Ladder
+from amsam_ray.search.lane import Lane, LaneSettings, Stage
+from amsam_ray.search.searcher import LaneScheduler, LaneSearcher, MailboxSender
 from amsam_ray.search.unsaved import NotSaved
 
 # A lane that comes up imports torch and more; on a busy machine with many lanes that takes its time.
@@ -52,15 +53,18 @@ class LaneWatch:
         """Nothing to note."""
 
     def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
-        """Look at why an attempt came to nothing."""
-        if attempt.status == "error" and attempt.blame == "room":
-            self._capacity.no_room(self._dealer.running)
-        if attempt.status == "error" and attempt.blame == "start":
-            self._failed_starts += 1
-            if self._failed_starts > 2 + self._capacity.wanted:
-                self._gate.fail(f"lanes do not start: {attempt.reason}")
-        else:
+        """A lane that runs trials has started well."""
+        if attempt.status != "error":
             self._failed_starts = 0
+
+    def lost(self, reason: str, stage: Stage) -> None:
+        """Look at why a lane came to nothing."""
+        if stage == "room":
+            self._capacity.no_room(self._dealer.running)
+            return
+        self._failed_starts += 1
+        if self._failed_starts > 2 + self._capacity.wanted:
+            self._gate.fail(f"lanes do not start: {reason}")
 
 
 def tune_cells(
@@ -84,24 +88,24 @@ def tune_cells(
         watchers: told of every trial.
         folder: throw-away; Tune's own notes go there.
     """
-    scheduler = CellLadders(ladders)
-    searcher = CellSearcher(
+    desk = Desk(
         dealer,
-        settings,
-        lanes=capacity.lanes,
+        ladders,
+        room=capacity.lanes,
         may_start=gate.may_start,
-        error_of=scheduler.error_of,
         watchers=[gate, LaneWatch(gate, capacity, dealer), *watchers],
+        connect=MailboxSender,
     )
+    searcher = LaneSearcher(desk, settings)
     # The workers take the resources, through the placement group of the lane's Train run.
     trainable = tune.with_resources(Lane, tune.PlacementGroupFactory([{"CPU": LANE_CPUS}]))
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler,
+            scheduler=LaneScheduler(desk, searcher.errors),
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=False,
             trial_name_creator=_short_name,
             trial_dirname_creator=_short_name,
         ),

@@ -120,14 +120,13 @@ def test_a_trial_is_tried_again_up_to_the_limit_and_then_recorded_as_failed(blam
     assert dealer.next_assignment() is None and dealer.finished
 
 
-@pytest.mark.parametrize("blame", ["room", "start"])
-def test_a_lane_that_never_came_up_costs_a_trial_nothing(blame: Blame) -> None:
+def test_an_attempt_that_was_stopped_from_outside_is_not_counted() -> None:
     book = Book()
     dealer = deal(space(trials=1, retries=0), book)
     for _ in range(5):
         assignment = dealer.next_assignment()
         assert assignment and assignment.attempt == 1
-        assert dealer.settle(assignment, error(assignment, blame)) is None
+        assert dealer.settle(assignment, error(assignment, "stop")) is None
     assert not book.failed
 
 

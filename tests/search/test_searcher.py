@@ -1,21 +1,22 @@
-"""The searcher, ladders and mailbox that Tune and the lanes talk to, without starting Ray."""
+"""The desk, ladders and mailbox that Tune and the lanes talk to, without starting Ray."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.search import Searcher
 
-from amsam_ray.search.assignment import Outcome
+from amsam_ray.search.assignment import Assignment, Outcome
 from amsam_ray.search.dealer import Dealer
+from amsam_ray.search.desk import Desk
 from amsam_ray.search.ladders import Ladder
 from amsam_ray.search.lane import LaneError, LaneSettings
-from amsam_ray.search.mailbox import Mailbox
+from amsam_ray.search.mailbox import Event, Mailbox
 from amsam_ray.search.progress import ladder_epochs
-from amsam_ray.search.searcher import CellSearcher
+from amsam_ray.search.searcher import LaneSearcher
 from amsam_ray.search.worker import WorkerSettings
 from tests.search.spaces import one_cell, space
 from tests.search.test_dealer import Book, completed, deal
@@ -23,88 +24,155 @@ from tests.search.test_dealer import Book, completed, deal
 SETTINGS = LaneSettings(WorkerSettings("s", "r", "m:f", 0.0, Path("w")), 1, 1.0, 0.0, 60.0, 60.0, Path("r"))
 
 
-class Tune:
-    """Calls a searcher as Tune does."""
+class Box:
+    """Notes what is sent to a lane."""
 
-    def __init__(self, dealer: Dealer, lanes: int = 2):
-        self.lanes, self.open, self.errors = lanes, True, dict[str, BaseException]()
-        self.searcher = CellSearcher(
+    def __init__(self) -> None:
+        self.posted: list[Assignment] = []
+        self.decided: list[tuple[int, int, bool]] = []
+
+    def post(self, assignment: Assignment) -> None:
+        self.posted.append(assignment)
+
+    def decide(self, ticket: int, epoch: int, stop: bool) -> None:
+        self.decided.append((ticket, epoch, stop))
+
+
+class Lanes:
+    """Opens lanes at a desk and lets them speak."""
+
+    def __init__(self, dealer: Dealer, room: int = 2):
+        self.room, self.open_gate, self.lost_lanes = room, True, list[tuple[str, str]]()
+        self.boxes: dict[str, Box] = {}
+        self.dealer = dealer
+        self.desk = Desk(
             dealer,
-            SETTINGS,
-            lanes=lambda: self.lanes,
-            may_start=lambda: self.open,
-            error_of=lambda trial: self.errors.get(trial),
-            watchers=[],
+            {p.cell.id: Ladder(p.cell, p.rungs) for p in dealer.cells},
+            room=lambda: self.room,
+            may_start=lambda: self.open_gate,
+            watchers=[self],
+            connect=lambda name: self.boxes.setdefault(name, Box()),
         )
-        self.live: dict[str, Any] = {}
-        self.count = 0
+        self.events: list[str] = []
 
-    def ask(self) -> Any:
-        self.count += 1
-        config = self.searcher.suggest(str(self.count))
-        if isinstance(config, dict):
-            self.live[str(self.count)] = config
-        return config
+    def began(self, assignment: Assignment) -> None:
+        self.events.append(f"began {assignment.trial_id}")
 
-    def finish(self, trial: str) -> None:
-        config = self.live.pop(trial)
-        outcome = {"outcome": completed(config["assignment"])} if "assignment" in config else {}
-        self.searcher.on_trial_complete(trial, result={"done": True, **outcome})
+    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
+        self.events.append(f"ended {assignment.trial_id} {recorded and recorded.status}")
 
+    def lost(self, reason: str, stage: str) -> None:
+        self.lost_lanes.append((reason, stage))
 
-def test_no_more_trials_run_than_there_are_lanes() -> None:
-    tune = Tune(deal(space()))
-    assert tune.ask() and tune.ask() and tune.ask() is None
-    tune.lanes = 3  # a node came
-    assert tune.ask() and tune.ask() is None
-    tune.lanes = 1  # two nodes went, and their trials end
-    tune.finish("1")
-    assert tune.ask() is None
+    def up(self, *names: str) -> None:
+        for name in names:
+            assert self.desk.open(name)
+            assert self.desk.hear(name, name, Event("ready"))
+
+    def now(self, name: str) -> Assignment:
+        return self.boxes[name].posted[-1]
+
+    def finish(self, name: str) -> bool:
+        ticket = len(self.boxes[name].posted)
+        return self.desk.hear(name, name, Event("end", ticket, outcome=completed(self.now(name))))
 
 
-def test_an_idle_lane_is_held_while_finals_are_to_come_and_the_search_ends_when_all_is_done() -> None:
-    tune = Tune(deal(space(trials=2)))
-    first, second = tune.ask(), tune.ask()
-    assert first["assignment"] != second["assignment"]
-    tune.finish("1")
-    assert tune.ask()["hold_s"] > 0
-    assert tune.ask() is None
-    tune.finish("3")
-    tune.finish("2")
-    finals = [tune.ask()["assignment"], tune.ask()["assignment"]]
-    assert all(final.final for final in finals)
-    for trial in list(tune.live):
-        tune.finish(trial)
-    assert tune.ask() == Searcher.FINISHED
+def test_no_more_lanes_are_opened_than_there_is_room_for() -> None:
+    lanes = Lanes(deal(space()))
+    assert lanes.desk.open("a") and lanes.desk.open("b") and not lanes.desk.open("c")
+    lanes.room = 3  # a node came
+    assert lanes.desk.open("c") and not lanes.desk.open("d")
+
+
+def test_no_more_lanes_are_opened_than_there_are_trials() -> None:
+    lanes = Lanes(deal(space(methods=("sam",), space={})), room=8)  # a trial and a final
+    assert [lanes.desk.open(name) for name in "abc"] == [True, True, False]
+
+
+def test_a_trial_is_dealt_to_a_lane_that_is_up_and_to_no_other() -> None:
+    lanes = Lanes(deal(space()))
+    assert lanes.desk.open("slow")
+    lanes.up("a")
+    first = lanes.now("a")
+    assert lanes.finish("a") and lanes.now("a") != first
+    assert "slow" not in lanes.boxes and len(lanes.boxes["a"].posted) == 2
+
+
+def test_an_idle_lane_stays_while_finals_are_to_come_and_goes_when_all_is_done() -> None:
+    lanes = Lanes(deal(space(trials=2)))
+    lanes.up("a", "b")
+    assert lanes.finish("a") and len(lanes.boxes["a"].posted) == 1  # waits for the other's trial
+    assert lanes.desk.hear("a", "a", None)
+    assert lanes.finish("b")
+    # The end of the last search trial gives both a final at once.
+    assert lanes.now("a").final and lanes.now("b").final
+    assert lanes.finish("a") and not lanes.dealer.finished
+    assert not lanes.finish("b") and not lanes.desk.hear("a", "a", None)
+    for name in "ab":
+        lanes.desk.closed(name)
+    assert lanes.desk.finished and not lanes.lost_lanes
 
 
 def test_a_closed_gate_lets_running_trials_finish() -> None:
-    tune = Tune(deal(space()))
-    tune.ask()
-    tune.open = False
-    assert tune.ask() is None
-    tune.finish("1")
-    assert tune.ask() == Searcher.FINISHED
+    lanes = Lanes(deal(space()))
+    lanes.up("a", "b")
+    lanes.open_gate = False
+    assert lanes.desk.hear("a", "a", None), "it still trains"
+    assert not lanes.finish("a") and not lanes.desk.open("c") and not lanes.desk.finished
+    assert not lanes.finish("b")
+    for name in "ab":
+        lanes.desk.closed(name)
+    assert lanes.desk.finished
 
 
 def test_why_a_lane_died_reaches_the_record() -> None:
     book = Book()
-    tune = Tune(deal(space(retries=0), book))
-    tune.ask()
+    lanes = Lanes(deal(space(retries=0), book))
+    lanes.up("a")
     cause = RuntimeError("wrapped by Ray")
     cause.__cause__ = LaneError("hung: no sign of life for 60 s")
-    tune.errors["1"] = cause
-    tune.searcher.on_trial_complete("1", error=True)
+    searcher = LaneSearcher(lanes.desk, SETTINGS)
+    searcher.errors["a"] = cause
+    searcher.on_trial_complete("a", error=True)
     assert [o.reason for o in book.failed] == ["hung: no sign of life for 60 s"]
 
 
-def test_a_lane_that_did_not_start_does_not_count() -> None:
+def test_the_trial_of_a_lane_that_died_goes_to_one_that_idles() -> None:
+    lanes = Lanes(deal(space(methods=("sam",), space={})))
+    lanes.up("a", "b")
+    trial = lanes.now("a")
+    assert not lanes.boxes["b"].posted
+    lanes.desk.closed("a", "the lane's training worker died")
+    assert lanes.now("b") == replace(trial, attempt=2)
+
+
+def test_a_stopped_sweep_costs_a_trial_no_attempt() -> None:
     book = Book()
-    tune = Tune(deal(space(retries=0), book))
-    tried = tune.ask()["assignment"]
-    tune.errors["1"] = LaneError("no room", "room")
-    tune.searcher.on_trial_complete("1", error=True)
-    assert not book.failed and tune.ask()["assignment"] == tried
+    lanes = Lanes(deal(space(retries=0), book))
+    lanes.up("a")
+    tried = lanes.now("a")
+    lanes.open_gate = False
+    lanes.desk.closed("a")
+    assert not book.failed and lanes.dealer.next_assignment() == tried
+
+
+def test_a_lane_that_did_not_come_up_is_told_of_and_replaced() -> None:
+    lanes = Lanes(deal(space()), room=1)
+    assert lanes.desk.open("a")
+    searcher = LaneSearcher(lanes.desk, SETTINGS)
+    searcher.errors["a"] = LaneError("no room", "room")
+    searcher.on_trial_complete("a", error=True)
+    assert lanes.lost_lanes == [("no room", "room")] and not lanes.events
+    assert searcher.suggest("b") == {"lane": SETTINGS} and searcher.suggest("c") is None
+
+
+def test_a_rung_is_answered_through_the_lanes_mailbox() -> None:
+    source = space(epochs=9, scheduler={"name": "asha", "grace_epochs": 3, "reduction": 3})
+    lanes = Lanes(deal(source), room=3)
+    lanes.up("a", "b", "c")
+    for name, score in zip("abc", (0.9, 0.8, 0.1), strict=True):
+        assert lanes.desk.hear(name, name, Event("rung", 1, epoch=3, score=score))
+    assert [lanes.boxes[name].decided for name in "abc"] == [[(1, 3, False)], [(1, 3, True)], [(1, 3, True)]]
 
 
 def test_a_ladder_stops_what_is_below_the_best_share() -> None:
@@ -149,16 +217,17 @@ def test_a_trial_passes_through_the_mailbox() -> None:
         taken = asyncio.create_task(box.take(0))
         await asyncio.sleep(0)
         sent = assignment()
-        ticket, _ = await box.post(sent, 0.01)
+        await box.post(sent)
+        ticket = 1
         assert await taken == (ticket, sent)
         asked = asyncio.create_task(box.rung(ticket, 5, 0.5))
-        event = (await box.news(ticket, 1)).event
+        event = (await box.news(1)).event
         assert event and (event.kind, event.epoch, event.score) == ("rung", 5, 0.5)
         assert not asked.done()
         await box.decide(ticket, 5, stop=True)
         assert await asked == "stop"
         waiting = asyncio.create_task(box.take(ticket, Outcome(sent.trial_id, "pruned")))
-        event = (await box.news(ticket, 1)).event
+        event = (await box.news(1)).event
         waiting.cancel()
         assert event and event.outcome and event.outcome.status == "pruned"
 
@@ -168,14 +237,15 @@ def test_a_trial_passes_through_the_mailbox() -> None:
 def test_what_an_old_trial_says_is_ignored() -> None:
     async def run() -> None:
         box = Mailbox(workers=1)
-        old, _ = await box.post(assignment(), 0.01)
-        new, _ = await box.post(assignment(), 0.01)
+        await box.post(assignment())
+        await box.post(assignment())
+        old, new = 1, 2
         taken = await box.take(old, Outcome("x", "completed"))
         assert taken and taken[0] == new
-        assert (await box.news(new, 0.01)).event is None
+        assert (await box.news(0.01)).event is None
         assert not await box.beat(old) and await box.beat(new)
         assert await box.rung(old, 5, 0.5) == "abandon"
-        assert (await box.news(new, 0.01)).event is None
+        assert (await box.news(0.01)).event is None
 
     asyncio.run(run())
 
@@ -183,7 +253,8 @@ def test_what_an_old_trial_says_is_ignored() -> None:
 def test_a_closing_mailbox_sends_everybody_home() -> None:
     async def run() -> None:
         box = Mailbox(workers=2)
-        ticket, _ = await box.post(assignment(), 0.01)
+        await box.post(assignment())
+        ticket = 1
         waiting = [asyncio.create_task(box.take(ticket)), asyncio.create_task(box.rung(ticket, 5, None))]
         await asyncio.sleep(0.01)
         await box.close()
@@ -196,12 +267,14 @@ def test_a_closing_mailbox_sends_everybody_home() -> None:
 def test_a_mailbox_knows_who_is_there_and_for_how_long_nobody_spoke() -> None:
     async def run() -> None:
         box = Mailbox(workers=2)
-        ticket, _ = await box.post(assignment(), 0.01)
         await box.arrive(0)
-        assert not (await box.news(ticket, 0.01)).ready
+        assert not (await box.news(0.01)).ready
         await box.arrive(1)
-        news = await box.news(ticket, 0.05)
-        assert news.ready and news.silent_s >= 0.05
+        news = await box.news(1)
+        assert news.ready and news.event == Event("ready")
+        assert (await box.news(0.05)).silent_s == 0, "nothing runs"
+        await box.post(assignment())
+        assert (await box.news(0.05)).silent_s >= 0.05
 
     asyncio.run(run())
 
@@ -210,7 +283,8 @@ def test_a_mailbox_knows_who_is_there_and_for_how_long_nobody_spoke() -> None:
 def test_every_rank_gets_every_trial(workers: int) -> None:
     async def run() -> None:
         box = Mailbox(workers)
-        ticket, _ = await box.post(assignment(), 0.01)
+        await box.post(assignment())
+        ticket = 1
         taken = await asyncio.gather(*(box.take(0) for _ in range(workers)))
         assert [t for t, _ in taken] == [ticket] * workers  # type: ignore[misc]
 
