@@ -10,14 +10,17 @@ import yaml
 from click.testing import CliRunner
 
 from amsam_ray.cli.main import COMMANDS, cli
+from amsam_ray.search.cells import make_cells
 from amsam_ray.search.space_file import parse_space
 from scripts.readme_demo import fill, space_block
+from tests.results.synthetic import Folder, write_sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 LINES = [line.split("#")[0].split() for kind, body in BLOCKS if not kind for line in body.splitlines()]
 CALLS = [line for line in LINES if line[:1] == ["amsam-ray"]]
+SPACES = [parse_space(yaml.safe_load(body)) for kind, body in BLOCKS if kind == "yaml"]
 
 
 def test_the_demos_space_file_is_the_shipped_one() -> None:
@@ -25,8 +28,7 @@ def test_the_demos_space_file_is_the_shipped_one() -> None:
 
 
 def test_space_files_shown_are_valid() -> None:
-    shown = [parse_space(yaml.safe_load(body)) for kind, body in BLOCKS if kind == "yaml"]
-    assert [space.name for space in shown] == ["demo", "mine"]
+    assert [space.name for space in SPACES] == ["demo", "mine"]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
@@ -35,6 +37,26 @@ def test_commands_shown_exist_with_their_options(call: list[str]) -> None:
     usage = CliRunner().invoke(cli, [*words, "--help"])
     assert usage.exit_code == 0, usage.output
     assert all(option in usage.output for option in call if option.startswith("--"))
+
+
+def test_what_reads_results_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AMSAM_CACHE_DIR", str(tmp_path / "cache"))
+    write_sweep(Folder(tmp_path / "results"), tmp_path, datasets=["lesion"], shots=[8], trials=4)
+    readers = {"leaderboard", "show", "compare", "report"}
+    shown = [call[1:] for call in CALLS if call[1] in readers]
+    assert {call[0] for call in shown} == readers
+    for call in shown:
+        result = CliRunner().invoke(cli, call)
+        assert result.exit_code == 0, f"{call}: {result.output} {result.exception}"
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["export", "predict"])
+def test_models_are_used_by_the_names_that_sweeps_shown_give_them(name: str) -> None:
+    cells = {cell.id for space in SPACES for cell in make_cells(space) if cell.space}
+    models = [word for call in CALLS if call[1] == name for word in call if re.fullmatch(r"\w+\.k\d+\.\w+", word)]
+    assert models and set(models) <= cells
 
 
 def test_the_make_targets_shown_exist() -> None:
