@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from amsam_ray.errors import InputError, Problem
+from amsam_ray.errors import InputError, Problem, yaml_problem
 from amsam_ray.search.space_check import check_space
 from amsam_ray.search.space_model import SpaceFile
 
@@ -78,10 +78,7 @@ def load_space(path: str | Path) -> SpaceFile:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path.name}:{mark.line + 1}" if mark else path.name
-        what = getattr(error, "problem", None) or str(error)
-        raise InputError(Problem(place, f"is not valid YAML: {what}")) from None
+        raise InputError(yaml_problem(path.name, error)) from None
     places = Places(path.name, node)
     if not isinstance(data, dict):
         raise InputError(Problem(path.name, "must hold keys and values (name, datasets, shots, methods, ...)"))

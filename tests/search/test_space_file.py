@@ -162,6 +162,7 @@ def test_problems_found_later_get_their_lines_too(tmp_path: Path) -> None:
 def test_not_a_file_not_yaml_not_a_mapping(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_space(tmp_path / "absent.yaml")
-    assert "is not valid YAML" in problems_of(tmp_path, "name: [1\nshots: }")[0]
+    broken = problems_of(tmp_path, "name: [1\nshots: }")[0]
+    assert "is not valid YAML" in broken and "; mend it: close brackets and quotes" in broken
     assert "must hold keys" in problems_of(tmp_path, "- 1\n- 2\n")[0]
     assert "is not valid YAML" in problems_of(tmp_path, "name: !!python/object/apply:os.system ['true']\n")[0]
