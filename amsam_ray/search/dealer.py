@@ -35,11 +35,6 @@ class Dealer:
         return all(cell.finished for cell in self.cells)
 
     @property
-    def running(self) -> int:
-        """Trials that are in a lane."""
-        return sum(len(cell.running) for cell in self.cells)
-
-    @property
     def left(self) -> int:
         """Trials that have no record yet, finals included, as far as is known now."""
         return sum(cell.planned - cell.done for cell in self.cells)

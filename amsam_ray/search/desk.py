@@ -72,6 +72,8 @@ class Desk:
         self._watchers = list(watchers)
         self._connect = connect
         self._lanes: dict[str, _Lane] = {}
+        # A suggestion costs milliseconds: it is made while all lanes are busy, not while one waits for it.
+        self._prepared: Assignment | None = None
 
     @property
     def finished(self) -> bool:
@@ -102,6 +104,7 @@ class Desk:
             elif event.kind == "end" and event.outcome is not None:
                 self._settle(state, event.outcome)
         self._deal()
+        self._prepare()
         # A lane that idles stays: another one may die and leave its trial, and finals begin when the last search trial
         # of their cell is over.
         state.closing = state.assignment is None and not self._more
@@ -129,9 +132,14 @@ class Desk:
         for state in self._lanes.values():
             if state.sender is None or state.assignment is not None or state.closing:
                 continue
-            if not self._may_start() or (assignment := self._dealer.next_assignment()) is None:
+            self._prepare()
+            if (assignment := self._prepared) is None or not self._may_start():
                 return
-            state.assignment = assignment
+            self._prepared, state.assignment = None, assignment
             for watcher in self._watchers:
                 watcher.began(assignment)
             state.sender.post(assignment)
+
+    def _prepare(self) -> None:
+        if self._prepared is None and self._may_start():
+            self._prepared = self._dealer.next_assignment()

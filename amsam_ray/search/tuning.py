@@ -42,25 +42,26 @@ class LaneWatch:
     Args:
         gate: closed when lanes fail to start again and again.
         capacity: told when there was no room.
-        dealer: knows how many trials are in lanes.
     """
 
-    def __init__(self, gate: Gate, capacity: Capacity, dealer: Dealer):
-        self._gate, self._capacity, self._dealer = gate, capacity, dealer
-        self._failed_starts = 0
+    def __init__(self, gate: Gate, capacity: Capacity):
+        self._gate, self._capacity = gate, capacity
+        self._running = self._failed_starts = 0
 
     def began(self, assignment: Assignment) -> None:
-        """Nothing to note."""
+        """One more lane is at work."""
+        self._running += 1
 
     def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
         """A lane that runs trials has started well."""
+        self._running -= 1
         if attempt.status != "error":
             self._failed_starts = 0
 
     def lost(self, reason: str, stage: Stage) -> None:
         """Look at why a lane came to nothing."""
         if stage == "room":
-            self._capacity.no_room(self._dealer.running)
+            self._capacity.no_room(self._running)
             return
         self._failed_starts += 1
         if self._failed_starts > 2 + self._capacity.wanted:
@@ -93,7 +94,7 @@ def tune_cells(
         ladders,
         room=capacity.lanes,
         may_start=gate.may_start,
-        watchers=[gate, LaneWatch(gate, capacity, dealer), *watchers],
+        watchers=[gate, LaneWatch(gate, capacity), *watchers],
         connect=MailboxSender,
     )
     searcher = LaneSearcher(desk, settings)
