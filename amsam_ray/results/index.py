@@ -9,21 +9,24 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import sqlite3
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 from amsam_ray.errors import AmsamError, Problem
 from amsam_ray.results.brief import Brief, CellSummary
 from amsam_ray.results.record import Record
-from amsam_ray.results.records import list_records, load
+from amsam_ray.results.records import list_records, list_sweeps, load, records_folder
 from amsam_ray.results.storage import Entry, Storage
 
 _BATCH = 500
+_PATIENCE_S = 60.0  # with other processes that hold the index
 _COMPLETED, _PRUNED, _FAILED = 2, 1, 0
 _Cell = tuple[str, str, int, str]  # sweep, dataset, shots, label
-_LAYOUT = 3  # raise it whenever the tables or Brief change: older files are then made anew
+_LAYOUT = 4  # raise it whenever the tables or Brief change: older files are then made anew
 _TABLES = """
 CREATE TABLE files (
     key TEXT PRIMARY KEY, stamp TEXT NOT NULL, sweep TEXT NOT NULL, problem TEXT,
@@ -34,9 +37,11 @@ CREATE INDEX cells ON files (
     sweep, dataset, shots, label, role, standing DESC, rank DESC, number, trial, seconds, gpu_seconds
 );
 CREATE TABLE briefs (key TEXT PRIMARY KEY, brief TEXT NOT NULL, scores BLOB NOT NULL);
+CREATE TABLE folders (sweep TEXT PRIMARY KEY, stamp TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _INSERT = f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 14)})"  # noqa: S608 - question marks only
+_SWEEPS = "SELECT DISTINCT sweep FROM files"
 _INSERT_BRIEF = "INSERT OR REPLACE INTO briefs VALUES (?, ?, ?)"
 
 
@@ -70,13 +75,22 @@ class Index:
     def update(self, sweep: str | None = None) -> list[Problem]:
         """Read the records that are new or changed, of one sweep or of all, and forget those that are gone.
 
+        A folder in which no file has come or gone since it was read is not listed again.
+
         Returns:
             One problem for each file that is not a record, those found earlier included.
         """
-        where, values = ("WHERE sweep = ?", (sweep,)) if sweep is not None else ("", ())
-        known = dict(self._db.execute(f"SELECT key, stamp FROM files {where}", values))  # noqa: S608
+        sweeps = [sweep] if sweep is not None else list_sweeps(self._storage)
+        # Before anything is listed, so that what comes meanwhile makes the folder look changed the next time.
+        stamps = {name: self._storage.folder_stamp(records_folder(name)) for name in sweeps}
+        settled = dict(self._db.execute("SELECT sweep, stamp FROM folders"))
+        changed = [name for name in sweeps if stamps[name] is None or settled.get(name) != stamps[name]]
+        gone = [] if sweep is not None else [n for (n,) in self._db.execute(_SWEEPS) if n not in stamps]
+        known: dict[str, str] = {}
+        for name in (*changed, *gone):
+            known.update(self._db.execute("SELECT key, stamp FROM files WHERE sweep = ?", (name,)))
         fresh = []
-        for entry in list_records(self._storage, sweep):
+        for entry in list_records(self._storage, changed):
             if known.pop(entry.key, None) != entry.stamp:
                 fresh.append(entry)
         if known:
@@ -89,9 +103,17 @@ class Index:
                 self._db.executemany(_INSERT, (_row(entry, item) for entry, item in batch))
                 briefs = (Brief.of(item) for _, item in batch if isinstance(item, Record))
                 self._db.executemany(_INSERT_BRIEF, ((brief.key, *brief.dump()) for brief in briefs))
-        condition = where or "WHERE 1"
-        faults = self._db.execute(f"SELECT key, problem FROM files {condition} AND problem NOT NULL", values)  # noqa: S608
-        return [Problem(key, problem) for key, problem in faults]
+        where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
+        faults = self._db.execute(f"SELECT key, problem FROM files WHERE problem NOT NULL {where}", values)  # noqa: S608
+        problems = [Problem(key, problem) for key, problem in faults]
+        self._settle(changed, stamps, {problem.where.split("/")[1] for problem in problems})
+        return problems
+
+    def _settle(self, sweeps: list[str], stamps: Mapping[str, str | None], faulty: set[str]) -> None:
+        """Note which folders are read to the end. A faulty file may be mended in place, so its folder never is."""
+        done = [(name, stamp) for name in sweeps if name not in faulty and (stamp := stamps[name]) is not None]
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", done)
 
     def cells(self, sweep: str | None = None) -> list[CellSummary]:
         """Every cell of one sweep or of all, sorted by sweep, dataset, shots and label."""
@@ -162,28 +184,41 @@ class Index:
 
 def _open(path: Path) -> sqlite3.Connection:
     """The database at ``path``, made anew if it is damaged or of another layout."""
-    for _ in range(2):
-        db = sqlite3.connect(path, timeout=60, isolation_level=None)
+    deadline, attempts = time.monotonic() + _PATIENCE_S, 2
+    while attempts:
+        db = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = OFF")
-            db.execute("BEGIN IMMEDIATE")
-            (layout,) = db.execute("PRAGMA user_version").fetchone()
-            if layout == 0:
-                for statement in _TABLES.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {_LAYOUT}")
-            db.execute("COMMIT")
+            layout = _prepare(db)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-                raise
+                db.close()
+                # SQLite does not wait where processes switch a new file to its write-ahead log at the same moment.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.01, 0.1))
+                continue
         else:
             if layout in (0, _LAYOUT):
                 return db
         db.close()
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
+        attempts -= 1
     raise sqlite3.DatabaseError(f"{path} cannot be made")
+
+
+def _prepare(db: sqlite3.Connection) -> int:
+    """Make the tables where there are none; returns the layout that was found, 0 for none."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("BEGIN IMMEDIATE")
+    (layout,) = db.execute("PRAGMA user_version").fetchone()
+    if layout == 0:
+        for statement in _TABLES.split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_LAYOUT}")
+    db.execute("COMMIT")
+    return int(layout)
 
 
 def _cell(brief: Brief) -> _Cell:

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from amsam_ray.results.storage import (
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE}
+_CLOCK_TICK_NS = 2 * 10**9  # of FAT; all others are finer
 
 
 class LocalStorage(Storage):
@@ -81,6 +83,14 @@ class LocalStorage(Storage):
         with _faults(prefix), contextlib.suppress(FileNotFoundError), os.scandir(self._folder(prefix)) as items:
             return tuple(sorted(item.name for item in items if item.is_dir() and not item.name.startswith(".")))
         return ()
+
+    def folder_stamp(self, prefix: str) -> str | None:
+        try:
+            changed = self._folder(prefix).stat().st_mtime_ns
+        except OSError:
+            return None
+        # A file that comes within the same tick of the file system's clock would leave the stamp as it is.
+        return str(changed) if time.time_ns() - changed > _CLOCK_TICK_NS else None
 
     def delete(self, key: str) -> None:
         with _faults(key), contextlib.suppress(FileNotFoundError):

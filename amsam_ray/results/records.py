@@ -56,7 +56,8 @@ def read_records(storage: Storage, sweep: str | None = None) -> tuple[list[Recor
         foreign, of a newer schema, or lying where it does not belong. Those are left alone.
     """
     records, problems = [], []
-    for _, item in load(storage, list_records(storage, sweep)):
+    sweeps = [sweep] if sweep is not None else list_sweeps(storage)
+    for _, item in load(storage, list_records(storage, sweeps)):
         if isinstance(item, Record):
             records.append(item)
         else:
@@ -64,12 +65,16 @@ def read_records(storage: Storage, sweep: str | None = None) -> tuple[list[Recor
     return records, problems
 
 
-def list_records(storage: Storage, sweep: str | None = None) -> Iterator[Entry]:
-    """Every file under ``records/`` of one sweep or of all, sorted by key."""
-    sweeps = [sweep] if sweep is not None else list_sweeps(storage)
+def list_records(storage: Storage, sweeps: Iterable[str]) -> Iterator[Entry]:
+    """Every file under ``records/`` of these sweeps, sorted by key within each."""
     with _mapper(storage) as each:
-        for entries in each(lambda name: list(storage.list(f"sweeps/{name}/records/")), sweeps):
+        for entries in each(lambda name: list(storage.list(records_folder(name))), sweeps):
             yield from entries
+
+
+def records_folder(sweep: str) -> str:
+    """The prefix of a sweep's records."""
+    return f"sweeps/{sweep}/records/"
 
 
 def list_sweeps(storage: Storage) -> list[str]:

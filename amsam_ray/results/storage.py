@@ -143,6 +143,13 @@ class Storage(ABC):
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below ``prefix``, sorted, without reading what is in them."""
 
+    def folder_stamp(self, prefix: str) -> str | None:
+        """What changes whenever an object directly below the folder ``prefix`` comes or goes; None: not known.
+
+        Tells a reader that a folder need not be listed again. Objects that are written anew in place do not show.
+        """
+        return None
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove the object; no error if there is none."""

@@ -1,7 +1,7 @@
 """How long leaderboards take over many records in a directory: ``python -m tests.benchmarks.records [--records N]``.
 
 Writes N synthetic records (curves of 50 epochs; finals with 100 test images), then measures the leaderboard command's
-work in fresh processes: from nothing, again with 10 new records, and again with nothing new.
+work in fresh processes: from nothing, again with nothing new, and again with 10 new records.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         started = time.perf_counter()
         count, size = _write(root, Path(folder), options.records)
         figures = {"records": count, "megabytes": round(size / 1e6), "writing_s": time.perf_counter() - started}
-        for name in ("from_nothing", "ten_new", "nothing_new"):
+        for name in ("from_nothing", "nothing_new", "ten_new"):
             if name == "ten_new":
                 _write(root, Path(folder), 10, sweep="late-00000000")
             seconds, cpu, memory, rows = _measure(root, index)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from amsam_ray.results.brief import Brief, CellSummary
 from amsam_ray.results.index import Index
 from amsam_ray.results.local import LocalStorage
 from amsam_ray.results.records import read_records, write_record
+from amsam_ray.results.storage import Entry
 from tests.results.synthetic import Folder, config, record, write_sweep
 
 
@@ -22,6 +27,16 @@ class CountingStorage(LocalStorage):
     def __init__(self, root: Path):
         super().__init__(root)
         self.read: list[str] = []
+        self.listed: list[str] = []
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        self.listed.append(prefix)
+        return super().list(prefix)
+
+    def age(self, sweep: str) -> None:
+        """Let nothing have come or gone among a sweep's records for an hour."""
+        hour_ago = time.time() - 3600
+        os.utime(self.root / "sweeps" / sweep / "records", (hour_ago, hour_ago))
 
     def get(self, key: str) -> bytes:
         self.read.append(key)
@@ -73,6 +88,42 @@ def test_a_mended_file_is_read_again(storage: CountingStorage, index: Index) -> 
     storage.put(made.key, made.to_bytes())
     assert index.update() == []
     assert [cell.trials for cell in index.cells()] == [1]
+
+
+def test_a_folder_in_which_nothing_came_or_went_is_not_listed_again(storage: CountingStorage, index: Index) -> None:
+    first, second = record(config(), 0), record(config(), 1)
+    for sweep in ("old-00000000", "new-00000000"):
+        write_record(storage, first.model_copy(update={"sweep": sweep}))
+        storage.age(sweep)
+    index.update()
+    storage.listed.clear()
+    index.update()
+    assert storage.listed == []
+    write_record(storage, second.model_copy(update={"sweep": "new-00000000"}))
+    index.update()
+    assert storage.listed == ["sweeps/new-00000000/records/"]
+    assert {cell.sweep: cell.trials for cell in index.cells()} == {"old-00000000": 1, "new-00000000": 2}
+    shutil.rmtree(storage.root / "sweeps" / "old-00000000")
+    index.update()
+    assert {cell.sweep for cell in index.cells()} == {"new-00000000"}
+
+
+def test_a_folder_that_has_just_changed_or_holds_a_faulty_file_is_listed_again(
+    storage: CountingStorage, index: Index
+) -> None:
+    made = record(config())
+    write_record(storage, made)
+    index.update()
+    storage.listed.clear()
+    index.update()
+    assert storage.listed, "another record may have come within the same tick of the clock"
+    path = storage.root / made.key
+    path.write_bytes(made.to_bytes()[:100])
+    storage.age(made.sweep)
+    assert index.update()
+    path.write_bytes(made.to_bytes())  # mended in place
+    storage.age(made.sweep)
+    assert index.update() == []
 
 
 def test_cells_are_those_of_the_records(storage: CountingStorage, index: Index, tmp_path: Path) -> None:
