@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,9 +36,20 @@ class Sender(Protocol):
         """As Mailbox.decide."""
 
 
+class Groups(Protocol):
+    """Takes back what dead lanes held, as LaneGroups does."""
+
+    def remove(self, group: str) -> None:
+        """One lane's placement group."""
+
+    def remove_others(self, known: Collection[str]) -> None:
+        """All but those of known lanes."""
+
+
 @dataclass
 class _Lane:
     sender: Sender | None = None  # known once it is up
+    group: str = ""
     assignment: Assignment | None = None
     closing: bool = False
 
@@ -53,6 +64,7 @@ class Desk:
         may_start: whether another trial may begin (budgets, an interrupt).
         watchers: told of all that happens.
         connect: from a mailbox's name to what sends there.
+        groups: takes back what dead lanes held.
     """
 
     def __init__(
@@ -64,6 +76,7 @@ class Desk:
         may_start: Callable[[], bool],
         watchers: Sequence[Watcher],
         connect: Callable[[str], Sender],
+        groups: Groups,
     ):
         self._dealer = dealer
         self._ladders = ladders
@@ -71,6 +84,8 @@ class Desk:
         self._may_start = may_start
         self._watchers = list(watchers)
         self._connect = connect
+        self._groups = groups
+        self._died_starting = False
         self._lanes: dict[str, _Lane] = {}
         # A suggestion costs milliseconds: it is made while all lanes are busy, not while one waits for it.
         self._prepared: Assignment | None = None
@@ -88,6 +103,12 @@ class Desk:
         """Whether another lane is to be started; it is known by the name ``lane`` from then on."""
         if not self._more or len(self._lanes) >= min(self._room(), self._dealer.left):
             return False
+        if self._died_starting:
+            # Which group it had is not known, but once no other lane is starting, it is any that belongs to none.
+            if any(lane.sender is None for lane in self._lanes.values()):
+                return False
+            self._groups.remove_others({lane.group for lane in self._lanes.values()})
+            self._died_starting = False
         self._lanes[lane] = _Lane()
         return True
 
@@ -96,6 +117,8 @@ class Desk:
         state = self._lanes[lane]
         if state.sender is None:
             state.sender = self._connect(mailbox)
+        if event is not None and event.kind == "ready":
+            state.group = event.group
         if event is not None and state.assignment is not None:
             if event.kind == "rung":
                 ladder = self._ladders[state.assignment.cell]
@@ -113,6 +136,10 @@ class Desk:
     def closed(self, lane: str, reason: str | None = None, stage: Stage = "running") -> None:
         """A lane is gone: by itself or because the sweep was stopped, or for a ``reason``."""
         state = self._lanes.pop(lane)
+        if reason and state.group:
+            self._groups.remove(state.group)
+        elif reason:
+            self._died_starting = True
         if state.assignment is not None:
             blamed = Outcome(state.assignment.trial_id, "error", reason=reason, blame="lane" if reason else "stop")
             self._settle(state, blamed)

@@ -70,6 +70,14 @@ class LaneError(RuntimeError):
         return self.reason
 
 
+class _Trainer(TorchTrainer):
+    """Without the process that would clean up after a dead controller: the driver does (see ``groups``)."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # of Ray Train V2
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
 class Lane(tune.Trainable):
     """Search trials, one at a time, through one Train run.
 
@@ -118,7 +126,7 @@ class Lane(tune.Trainable):
 
     def _train(self) -> None:
         settings = self._settings
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             serve,
             train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": settings.cpus},
             scaling_config=train.ScalingConfig(

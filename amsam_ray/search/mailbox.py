@@ -27,12 +27,14 @@ class Event:
         kind: ``ready``: all workers have come up; ``rung``: an epoch that the ladder decides on was reached; ``end``:
             the trial is over.
         ticket: which trial of this lane, 0 for ``ready``.
+        group: of ``ready``: id of the placement group in which the workers run.
         epoch, score: of a rung; the score is the best so far.
         outcome: of an end.
     """
 
     kind: Literal["ready", "rung", "end"]
     ticket: int = 0
+    group: str = ""
     epoch: int = 0
     score: float = float("nan")
     outcome: Outcome | None = None
@@ -108,12 +110,12 @@ class Mailbox:
 
     # The workers' side.
 
-    async def arrive(self, rank: int) -> None:
-        """A worker is up, with all that it needs imported."""
+    async def arrive(self, rank: int, group: str) -> None:
+        """A worker is up, with all that it needs imported, in the placement group with the id ``group``."""
         async with self._changed:
             self._present.add(rank)
             if len(self._present) == self._workers:
-                self._events.append(Event("ready"))
+                self._events.append(Event("ready", group=group))
             self._changed.notify_all()
 
     async def take(self, after: int, outcome: Outcome | None = None) -> tuple[int, Assignment] | None:

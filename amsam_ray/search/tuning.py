@@ -13,6 +13,7 @@ from amsam_ray.search.capacity import LANE_CPUS, Capacity
 from amsam_ray.search.dealer import Dealer
 from amsam_ray.search.desk import Desk, Watcher
 from amsam_ray.search.gate import Gate
+from amsam_ray.search.groups import LaneGroups
 from amsam_ray.search.ladders import Ladder
 from amsam_ray.search.lane import Lane, LaneSettings, Stage
 from amsam_ray.search.searcher import LaneScheduler, LaneSearcher, MailboxSender
@@ -96,6 +97,7 @@ def tune_cells(
         may_start=gate.may_start,
         watchers=[gate, LaneWatch(gate, capacity), *watchers],
         connect=MailboxSender,
+        groups=LaneGroups(capacity.size),
     )
     searcher = LaneSearcher(desk, settings)
     # The workers take the resources, through the placement group of the lane's Train run.

@@ -67,7 +67,8 @@ def serve(config: dict[str, Any]) -> None:
     worker = _Worker(mailbox, settings, rank, train.get_context().get_world_size())
     # The mailbox dies with its lane; its workers then have nobody to work for.
     with contextlib.suppress(ray.exceptions.RayActorError):
-        ray.get(mailbox.arrive.remote(rank))
+        group = ray.util.get_current_placement_group()
+        ray.get(mailbox.arrive.remote(rank, group.id.hex() if group else ""))
         ticket, outcome = 0, None
         while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
             ticket, assignment = taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ class Lanes:
             may_start=lambda: self.open_gate,
             watchers=[self],
             connect=lambda name: self.boxes.setdefault(name, Box()),
+            groups=self,
         )
+        self.removed: list[str] = []
+        self.kept: list[set[str]] = []
         self.events: list[str] = []
 
     def began(self, assignment: Assignment) -> None:
@@ -64,10 +68,16 @@ class Lanes:
     def lost(self, reason: str, stage: str) -> None:
         self.lost_lanes.append((reason, stage))
 
+    def remove(self, group: str) -> None:
+        self.removed.append(group)
+
+    def remove_others(self, known: Collection[str]) -> None:
+        self.kept.append(set(known))
+
     def up(self, *names: str) -> None:
         for name in names:
             assert self.desk.open(name)
-            assert self.desk.hear(name, name, Event("ready"))
+            assert self.desk.hear(name, name, Event("ready", group=f"group of {name}"))
 
     def now(self, name: str) -> Assignment:
         return self.boxes[name].posted[-1]
@@ -144,6 +154,27 @@ def test_the_trial_of_a_lane_that_died_goes_to_one_that_idles() -> None:
     assert not lanes.boxes["b"].posted
     lanes.desk.closed("a", "the lane's training worker died")
     assert lanes.now("b") == replace(trial, attempt=2)
+
+
+def test_what_a_dead_lane_held_is_taken_back() -> None:
+    lanes = Lanes(deal(space()), room=3)
+    lanes.up("a", "b")
+    assert lanes.desk.open("starting")
+    lanes.desk.closed("a", "the lane's Train controller died")
+    assert lanes.removed == ["group of a"]
+    assert lanes.desk.open("doomed")
+    lanes.desk.closed("doomed", "its node died", "start")
+    assert not lanes.desk.open("d"), "whose group is whose is not known while another lane starts"
+    assert lanes.desk.hear("starting", "starting", Event("ready", group="group of starting"))
+    assert lanes.desk.open("d")
+    assert lanes.kept == [{"group of b", "group of starting"}] and lanes.removed == ["group of a"]
+
+
+def test_a_lane_that_closes_by_itself_gives_its_group_back_by_itself() -> None:
+    lanes = Lanes(deal(space()))
+    lanes.up("a")
+    lanes.desk.closed("a")
+    assert not lanes.removed and not lanes.kept
 
 
 def test_a_stopped_sweep_costs_a_trial_no_attempt() -> None:
@@ -267,11 +298,11 @@ def test_a_closing_mailbox_sends_everybody_home() -> None:
 def test_a_mailbox_knows_who_is_there_and_for_how_long_nobody_spoke() -> None:
     async def run() -> None:
         box = Mailbox(workers=2)
-        await box.arrive(0)
+        await box.arrive(0, "g")
         assert not (await box.news(0.01)).ready
-        await box.arrive(1)
+        await box.arrive(1, "g")
         news = await box.news(1)
-        assert news.ready and news.event == Event("ready")
+        assert news.ready and news.event == Event("ready", group="g")
         assert (await box.news(0.05)).silent_s == 0, "nothing runs"
         await box.post(assignment())
         assert (await box.news(0.05)).silent_s >= 0.05
