@@ -108,14 +108,15 @@ class SweepView:
         if len(shown) < len(state.rows):
             lines.append(Text(f"... and {len(state.rows) - len(shown)} more cells", style="dim"))
         if state.closing:
-            lines.append(Text(f"{state.closing}: finishing what runs (Ctrl-C again stops it)", style="yellow"))
+            hint = "" if state.stopping else " (Ctrl-C again stops it)"
+            lines.append(Text(f"{closing(state)}{hint}", style="yellow"))
         if state.message:
             lines.append(Text(state.message, style="yellow", overflow="ellipsis", no_wrap=True))
         lines.append(Text(f"log: {self._log}", style="dim"))
         return Group(*lines)
 
     def _lines(self, snapshot: Callable[[], Snapshot], over: threading.Event) -> None:
-        said, message, closing = 0.0, "", ""
+        said, message, ending = 0.0, "", ""
         while True:
             last = over.wait(1.0)
             state = snapshot()
@@ -123,9 +124,9 @@ class SweepView:
             if state.message != message:
                 message, changed = state.message, True
                 self._say(message)
-            if (state.closing or "") != closing:
-                closing, changed = state.closing or "", True
-                self._say(f"{closing}: finishing what runs")
+            if closing(state) != ending:
+                ending, changed = closing(state), True
+                self._say(ending)
             if last or changed or time.monotonic() - said >= _LINE_EVERY_S:
                 said = time.monotonic()
                 best = max((r for r in state.rows if r.best is not None), key=lambda r: r.done, default=None)
@@ -147,8 +148,15 @@ def totals(state: Snapshot) -> str:
     return ", ".join(parts)
 
 
+def closing(state: Snapshot) -> str:
+    """Why the sweep is coming to an end before it is finished, and how; empty if it is not."""
+    return f"{state.closing}: {'stopping' if state.stopping else 'finishing'} what runs" if state.closing else ""
+
+
 def speed(state: Snapshot) -> str:
     """Lanes, trials per hour, GPU hours and the time left."""
+    if not state.wanted_lanes:
+        return f"starting Ray, elapsed {duration(state.elapsed_s)}"
     if state.trials_per_hour is None:
         begun = "starting lanes and preparing inputs" if state.lanes else "waiting for nodes"
     else:

@@ -39,6 +39,7 @@ def _state(storage: Storage, name: str) -> dict[str, Any] | None:
     from amsam_ray.search.board import Board
     from amsam_ray.search.cells import make_cells
     from amsam_ray.search.folder import read_folder, stored_space
+    from amsam_ray.search.gate import Budget, Gate
     from amsam_ray.search.history import read_history
     from amsam_ray.search.lease import read_lease, stale
     from amsam_ray.search.progress import CellProgress, ladder_epochs
@@ -50,7 +51,7 @@ def _state(storage: Storage, name: str) -> dict[str, Any] | None:
     cells = make_cells(space)
     history, problems = read_history(storage, name, cells)
     progress = [CellProgress(cell, ladder_epochs(space), history.get(cell.id, ())) for cell in cells]
-    board = Board(progress, gpu_hours=lambda: 0.0, closing=lambda: None)
+    board = Board(progress, Gate(Budget()))
     lease = read_lease(storage, name)
     driven = lease is not None and not stale(lease)
     return {

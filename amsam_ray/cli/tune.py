@@ -96,14 +96,18 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
     from amsam_ray.cli.progress import SweepView, quiet
     from amsam_ray.search.places import log_dir
-    from amsam_ray.search.sweep import run_sweep
+    from amsam_ray.search.sweep import check_sweep, run_sweep
 
     log = log_dir() / f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     with quiet(log) as (out, err):
         console = Console(file=out, width=None if out.isatty() else _WIDE)
-        console.print(f"Sweep {space.name}: results in {storage}, log in {log}", highlight=False, soft_wrap=True)
         try:
-            outcome = run_sweep(space, storage, options, SweepView(console, space.name, log))
+            with console.status("Checking the data, the models and the storage"):  # which imports them
+                problems = check_sweep(space, storage, options)
+            if problems:
+                raise InputError(problems)
+            console.print(f"Sweep {space.name}: results in {storage}, log in {log}", highlight=False, soft_wrap=True)
+            outcome = run_sweep(space, storage, options, SweepView(console, space.name, log), checked=True)
             _tell(console, err, space, storage, outcome)
         except AmsamError:
             raise

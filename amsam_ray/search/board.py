@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.gate import Gate
 from amsam_ray.search.progress import CellProgress
 
 _WINDOW = 50  # trials over which the present speed is measured
@@ -57,6 +58,7 @@ class Snapshot:
         retried: attempts that came to nothing and were run again.
         message: the last thing worth saying, for instance why a trial failed.
         closing: why no further trial begins, None while they do.
+        stopping: whether what runs is not even finished.
     """
 
     rows: list[CellRow]
@@ -70,6 +72,7 @@ class Snapshot:
     retried: int
     message: str
     closing: str | None
+    stopping: bool = False
 
     @property
     def done(self) -> int:
@@ -92,13 +95,14 @@ class Board:
 
     Args:
         cells: whose progress is shown.
-        gpu_hours, closing, lanes_now: asked at every snapshot.
-        wanted_lanes: how many there are to be.
+        gate: asked at every snapshot, like ``lanes_now``.
+        started: ``time.monotonic`` when the run began.
+        wanted_lanes: how many there are to be; 0 while Ray starts.
     """
 
     cells: list[CellProgress]
-    gpu_hours: Callable[[], float]
-    closing: Callable[[], str | None]
+    gate: Gate
+    started: float = field(default_factory=time.monotonic)
     lanes_now: Callable[[], int] = lambda: 0
     wanted_lanes: int = 0
     message: str = ""
@@ -106,7 +110,6 @@ class Board:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _rows: dict[str, CellRow] = field(default_factory=dict)
-    _started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         for progress in self.cells:
@@ -153,13 +156,14 @@ class Board:
                 lanes=self.lanes_now(),
                 wanted_lanes=self.wanted_lanes,
                 busy=sum(row.running for row in rows),
-                elapsed_s=time.monotonic() - self._started,
+                elapsed_s=time.monotonic() - self.started,
                 trials_per_hour=None if speed is None else 3600 * speed,
                 eta_s=None if not speed else left / speed,
-                gpu_hours=self.gpu_hours(),
+                gpu_hours=self.gate.gpu_hours,
                 retried=self.retried,
                 message=self.message,
-                closing=self.closing(),
+                closing=self.gate.why_closed,
+                stopping=self.gate.stop_now,
             )
 
     def _speed(self) -> float | None:

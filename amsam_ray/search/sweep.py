@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -102,7 +103,12 @@ def _check_weights(space: SpaceFile) -> list[Problem]:
 
 
 def run_sweep(
-    space: SpaceFile, storage_uri: str, options: RunOptions | None = None, view: View | None = None
+    space: SpaceFile,
+    storage_uri: str,
+    options: RunOptions | None = None,
+    view: View | None = None,
+    *,
+    checked: bool = False,
 ) -> SweepOutcome:
     """Run a sweep, or continue it: what is recorded is not run again.
 
@@ -111,6 +117,7 @@ def run_sweep(
         storage_uri: where records and leaderboards go, a folder or ``s3://bucket/prefix``.
         options: see there.
         view: shows progress; a context manager that is given a function which returns the present state.
+        checked: whether ``check_sweep`` has just found nothing wrong with this.
 
     Raises:
         InputError: the space, its data or the storage will not do; nothing was started.
@@ -122,7 +129,7 @@ def run_sweep(
         True
     """
     options = options or RunOptions()
-    if problems := check_sweep(space, storage_uri, options):
+    if not checked and (problems := check_sweep(space, storage_uri, options)):
         raise InputError(problems)
     run = _Run(space, open_storage(storage_uri), options)
     return run.report() if run.complete() else run.drive(view)
@@ -137,6 +144,7 @@ class _Run:
         self._sweep = self._folder.sweep
         self._cells = make_cells(space)
         self._gate = Gate(options.budget)
+        self._started = time.monotonic()
         self._problems: list[Problem] = []
         self._waiting: list[str] = []
         self._bring_waiting()
@@ -152,7 +160,7 @@ class _Run:
         history, self._problems = read_history(self._storage, self._sweep, self._cells)
         rungs = ladder_epochs(self._space)
         self._progress = [CellProgress(cell, rungs, history.get(cell.id, ())) for cell in self._cells]
-        self._board = Board(self._progress, lambda: self._gate.gpu_hours, lambda: self._gate.why_closed)
+        self._board = Board(self._progress, self._gate, self._started)
 
     def complete(self) -> bool:
         """Whether everything is recorded already."""
@@ -162,7 +170,8 @@ class _Run:
         """Run what is missing."""
         lease = Lease(self._storage, self._sweep, lambda: self._board.snapshot().as_dict(), self._gate.fail)
         lease.check()  # a second driver should not have to wait for a Ray of its own to be refused
-        with connected(self._options.address) as scratch:
+        watched = (view or _no_view)(lambda: self._board.snapshot())  # the board is made anew under the lease
+        with watched, connected(self._options.address) as scratch:
             from amsam_ray.search.capacity import Capacity
 
             remote = self._options.address is not None
@@ -171,12 +180,12 @@ class _Run:
                 try:
                     self._load()  # another driver may have recorded more until it gave the lease back
                     write_folder(self._storage, self._folder, self._space)
-                    self._search(capacity, view, scratch)
+                    self._search(capacity, scratch)
                     return self.report()
                 finally:
                     lease.release()
 
-    def _search(self, capacity: Capacity, view: View | None, scratch: Path) -> None:
+    def _search(self, capacity: Capacity, scratch: Path) -> None:
         from amsam_ray.search.ladders import Ladder
         from amsam_ray.search.tuning import lane_settings, tune_cells
         from amsam_ray.search.worker import WorkerSettings
@@ -193,7 +202,7 @@ class _Run:
                 ladders[progress.cell.id].remember(outcome)
         scribe = Scribe(self._storage, self._sweep, self._progress)
         try:
-            with interruptible(self._gate), (view or _no_view)(self._board.snapshot):
+            with interruptible(self._gate):
                 tune_cells(
                     dealer,
                     ladders=ladders,

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from amsam_ray.cli.progress import SweepView, duration
 from amsam_ray.search.board import Board
+from amsam_ray.search.gate import Budget, Gate
 from tests.search.spaces import space
 from tests.search.test_dealer import completed, deal, error
 
@@ -20,7 +21,9 @@ from tests.search.test_dealer import completed, deal, error
 def board(cells: int = 2) -> Board:
     """A sweep under way: a trial recorded, one failed, one running."""
     dealer = deal(space(datasets=2, shots=tuple(range(4, 4 + cells, 2)), retries=0))
-    found = Board(dealer.cells, gpu_hours=lambda: 0.25, closing=lambda: None, lanes_now=lambda: 2, wanted_lanes=2)
+    gate = Gate(Budget())
+    gate.gpus = 1.0
+    found = Board(dealer.cells, gate, lanes_now=lambda: 2, wanted_lanes=2)
     for end in (completed, error, None):
         assignment = dealer.next_assignment()
         assert assignment
@@ -28,6 +31,9 @@ def board(cells: int = 2) -> Board:
         if end is not None:
             attempt = end(assignment)
             found.ended(assignment, attempt, dealer.settle(assignment, attempt))
+        else:
+            gate.began(assignment)
+            gate._since[assignment.trial_id] -= 900
     return found
 
 
@@ -58,6 +64,22 @@ def test_plain_lines_have_no_control_codes() -> None:
     text = shown(board(), terminal=False)
     assert "\x1b" not in text
     assert "2/16 trials, 1 running, 0 pruned, 1 failed" in text
+
+
+def test_a_sweep_that_ends_early_says_why_and_what_becomes_of_its_trials() -> None:
+    state = board()
+    state.gate.interrupts = 1
+    assert "interrupted: finishing what runs" in shown(state, terminal=False)
+    assert "finishing what runs (Ctrl-C again stops it)" in shown(state, terminal=True)
+    state.gate.interrupts = 2
+    assert "interrupted: stopping what runs" in shown(state, terminal=False)
+    assert "Ctrl-C" not in shown(state, terminal=True)
+
+
+def test_what_happens_before_there_are_lanes_is_said() -> None:
+    state = board()
+    state.wanted_lanes = 0
+    assert "starting Ray, elapsed" in shown(state, terminal=False)
 
 
 def test_many_cells_are_cut_to_the_window_with_the_running_ones_first() -> None:
