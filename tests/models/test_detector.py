@@ -208,7 +208,7 @@ def _blob(index: int) -> TuningShot:
 
 
 def test_tuning_learns_the_shots_boxes(tiny: Path, tmp_path: Path) -> None:
-    config = DetectorConfig(weights=str(tiny), confidence=0.05, finetune_epochs=80)
+    config = DetectorConfig(weights=str(tiny), confidence=0.05, finetune_epochs=240)
     tuned = tune_detector(config, [_blob(index) for index in range(8)], seed=0, cache_dir=tmp_path)
     detector = _load(Path(tuned.weights), confidence=0.05)
     assert detector.names == {0: "object"}
