@@ -130,7 +130,8 @@ def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcom
     for problem in outcome.problems:
         print(f"warning: {problem}", file=err)
     if outcome.waiting:
-        print(f"warning: {len(outcome.waiting)} results wait on this machine for the storage", file=err)
+        where = "on the disks of the nodes that made them; the next run there brings them"
+        print(f"warning: {len(outcome.waiting)} results wait for the storage, {where}", file=err)
     labels = [str(dataset.label) for dataset in space.datasets]
     with contextlib.closing(Index(open_storage(storage))) as index:
         index.update()

@@ -23,7 +23,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "15",
+    # A lane closes within seconds, or takes two minutes to bring results to a storage that was away.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "150",
     "TUNE_WARN_THRESHOLD_S": "5",
     "RAY_AIR_NEW_OUTPUT": "0",
     # How soon a dead training worker is noticed.

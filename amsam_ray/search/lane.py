@@ -23,8 +23,9 @@ from ray import train, tune
 from ray.train.torch import TorchTrainer
 
 from amsam_ray.search.mailbox import Mailbox, News
-from amsam_ray.search.worker import LaneMustRestart, WorkerSettings, serve
+from amsam_ray.search.worker import BRING_S, LaneMustRestart, WorkerSettings, serve
 
+_CLOSE_S = 5.0
 _WAIT_S = 1.0  # how long one question to the mailbox may wait; a death of the Train run is seen this soon
 
 
@@ -151,7 +152,9 @@ class Lane(tune.Trainable):
         # The run ends by itself once its workers have seen the closed mailbox; what hangs dies with this process.
         with contextlib.suppress(ray.exceptions.RayActorError):
             ray.get(self._mailbox.close.remote())
-        self._run.join(timeout=5)
+            self._run.join(timeout=_CLOSE_S)
+            if ray.get(self._mailbox.bringing.remote()):
+                self._run.join(timeout=BRING_S)
 
 
 def _why(error: BaseException) -> str:

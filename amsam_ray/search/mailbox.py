@@ -70,7 +70,7 @@ class Mailbox:
         self._ticket = 0
         self._assignment: Assignment | None = None
         self._running = False
-        self._closed = False
+        self._closed = self._bringing = False
         self._events: list[Event] = []
         self._decisions: dict[tuple[int, int], Decision] = {}
         self._last_sign = time.monotonic()
@@ -89,6 +89,10 @@ class Mailbox:
         async with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    async def bringing(self) -> bool:
+        """Whether a worker that was sent home is still bringing results to the storage."""
+        return self._bringing
 
     # The driver's side.
 
@@ -133,6 +137,10 @@ class Mailbox:
         if self._closed or self._assignment is None:
             return None
         return self._ticket, self._assignment
+
+    async def bring(self) -> None:
+        """A worker goes home, but results wait on its node's disk for the storage: its lane is to wait too."""
+        self._bringing = True
 
     async def beat(self, ticket: int) -> bool:
         """A sign of life; answers False where the trial is to be abandoned: the lane closes or has moved on."""

@@ -74,6 +74,10 @@ class Recorder:
         record = self._build(assignment, result, outcome.rung_scores, time.time() - outcome.seconds, {})
         return self._store(assignment, record, result)
 
+    def waiting(self) -> list[str]:
+        """Keys of what this node's disk still holds for the storage."""
+        return self._spool.pending()
+
     def close(self, timeout_s: float) -> list[str]:
         """Bring what waits; returns the keys that still do."""
         return self._spool.close(timeout_s)

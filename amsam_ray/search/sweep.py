@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.results.leaderboard import update_leaderboards
+from amsam_ray.results.record import record_key
+from amsam_ray.results.records import list_records
 from amsam_ray.results.spool import Spool
-from amsam_ray.results.storage import Storage, check_storage, open_storage
+from amsam_ray.results.storage import Storage, UnavailableError, check_storage, open_storage
 from amsam_ray.search.board import Board, Snapshot
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.cluster import connected
@@ -69,7 +71,7 @@ class SweepOutcome:
         why: why it ended before it was finished.
         snapshot: the last state.
         problems: files among the records that could not be read.
-        waiting: results that the storage has not taken yet; they are brought by the next run on this machine.
+        waiting: keys of results that the storage has not taken yet; they wait on the disk of the node that made them.
     """
 
     sweep: str
@@ -214,9 +216,19 @@ class _Run:
                 )
         finally:
             scribe.close()
-            self._waiting = recorder.close(_LAST_TRY_S)
+            recorder.close(_LAST_TRY_S)
+            self._waiting = self._not_stored()
         if self._gate.fault:
             raise AmsamError(f"{self._gate.fault}. Run the same command again to continue.")
+
+    def _not_stored(self) -> list[str]:
+        """Keys of what this run has recorded and the storage does not hold."""
+        outcomes = [o for p in self._progress for o in (*p.searched.values(), *p.finals.values())]
+        recorded = {record_key(self._sweep, outcome.trial_id) for outcome in outcomes}
+        try:
+            return sorted(recorded - {entry.key for entry in list_records(self._storage, [self._sweep])})
+        except UnavailableError:
+            return sorted(recorded)
 
     def report(self) -> SweepOutcome:
         """Write the leaderboards and say how it went."""

@@ -19,6 +19,7 @@ from amsam_ray.search.assignment import Assignment, Blame, Outcome
 from amsam_ray.search.places import cache_dir
 from amsam_ray.search.recording import Recorder
 
+BRING_S = 120.0  # how long a closing lane tries to bring what waits on its node
 _BEAT_EVERY_S = 1.0
 _PULSE_EVERY_S = 2.0
 _BUSY = 0.1  # of a core; a process that waits for something that never comes uses less
@@ -75,6 +76,7 @@ def serve(config: dict[str, Any]) -> None:
             outcome = None
             with contextlib.suppress(Abandoned):
                 outcome = worker.run(ticket, assignment)
+        worker.close()
 
 
 def _use_device(cpus: float) -> None:
@@ -123,6 +125,12 @@ class _Worker:
                 outcome = Outcome(assignment.trial_id, "error", reason=reason, blame=blame)
                 _free_memory()
         return outcome if self._rank == 0 else None
+
+    def close(self) -> None:
+        """Bring what waits on this node's disk while there is somebody to bring it: the driver may be on another."""
+        if self._recorder.waiting():
+            self._mailbox.bring.remote()
+            self._recorder.close(BRING_S)
 
     def _train(self, ticket: int, assignment: Assignment) -> Outcome | None:
         started = time.time()
