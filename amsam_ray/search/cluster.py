@@ -12,6 +12,8 @@ from pathlib import Path
 
 from amsam_ray.errors import AmsamError
 
+logger = logging.getLogger(__name__)
+
 # Read by Ray when it is imported, by its workers, or by Tune when it starts.
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -37,6 +39,7 @@ _ENVIRONMENT = {
 }
 
 _PREFIX = "amsam-"
+_STARTS = 3
 _OBJECT_STORE_BYTES = 256 << 20  # nothing large goes through it
 
 
@@ -66,6 +69,20 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
     try:
         if address is None:
+            _start(cpus, folder)
+        else:
+            _join(address)
+        yield folder
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(cpus: float | None, folder: Path) -> None:
+    import ray
+
+    for attempt in range(_STARTS):
+        try:
             ray.init(
                 address="local",
                 num_cpus=None if cpus is None else int(cpus),
@@ -76,12 +93,18 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
                 _temp_dir=str(folder),
                 _node_ip_address="127.0.0.1",
             )
+        except Exception as error:
+            # Ray gives its node 30 s, which a busy machine may miss; it raises nothing narrower than Exception.
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            logger.warning("Ray did not start within its 30 s (attempt %d of %d).", attempt + 1, _STARTS)
         else:
-            _join(address)
-        yield folder
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+            return
+    raise AmsamError(
+        f"Ray did not start on this machine within 30 s, {_STARTS} times: something else keeps it busy. Run the same "
+        "command again when that is over, or lower the load."
+    )
 
 
 def _sweep_up(base: Path) -> None:
