@@ -12,7 +12,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _BATCH = 500
 _PATIENCE_S = 60.0  # with other processes that hold the index
 _COMPLETED, _PRUNED, _FAILED = 2, 1, 0
 _Cell = tuple[str, str, int, str]  # sweep, dataset, shots, label
-_LAYOUT = 4  # raise it whenever the tables or Brief change: older files are then made anew
+_LAYOUT = 5  # raise it whenever the tables or Brief change: older files are then made anew
 _TABLES = """
 CREATE TABLE files (
     key TEXT PRIMARY KEY, stamp TEXT NOT NULL, sweep TEXT NOT NULL, problem TEXT,
@@ -75,7 +75,7 @@ class Index:
     def update(self, sweep: str | None = None) -> list[Problem]:
         """Read the records that are new or changed, of one sweep or of all, and forget those that are gone.
 
-        A folder in which no file has come or gone since it was read is not listed again.
+        A folder in which no file has come, gone or changed since it was read is not listed again.
 
         Returns:
             One problem for each file that is not a record, those found earlier included.
@@ -106,14 +106,10 @@ class Index:
         where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
         faults = self._db.execute(f"SELECT key, problem FROM files WHERE problem NOT NULL {where}", values)  # noqa: S608
         problems = [Problem(key, problem) for key, problem in faults]
-        self._settle(changed, stamps, {problem.where.split("/")[1] for problem in problems})
-        return problems
-
-    def _settle(self, sweeps: list[str], stamps: Mapping[str, str | None], faulty: set[str]) -> None:
-        """Note which folders are read to the end. A faulty file may be mended in place, so its folder never is."""
-        done = [(name, stamp) for name in sweeps if name not in faulty and (stamp := stamps[name]) is not None]
+        read = [(name, stamp) for name in changed if (stamp := stamps[name]) is not None]
         with self._transaction():
-            self._db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", done)
+            self._db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", read)
+        return problems
 
     def cells(self, sweep: str | None = None) -> list[CellSummary]:
         """Every cell of one sweep or of all, sorted by sweep, dataset, shots and label."""

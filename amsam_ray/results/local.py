@@ -85,12 +85,19 @@ class LocalStorage(Storage):
         return ()
 
     def folder_stamp(self, prefix: str) -> str | None:
+        content = hashlib.blake2b(digest_size=16)
         try:
-            changed = self._folder(prefix).stat().st_mtime_ns
+            folder = self._folder(prefix)
+            newest = folder.stat().st_mtime_ns
+            with os.scandir(folder) as items:
+                for item in items:  # in an order that stays as long as nothing comes or goes
+                    info = item.stat()
+                    newest = max(newest, info.st_mtime_ns)
+                    content.update(f"{item.name}/{_stamp(info)}/".encode())
         except OSError:
             return None
-        # A file that comes within the same tick of the file system's clock would leave the stamp as it is.
-        return str(changed) if time.time_ns() - changed > _CLOCK_TICK_NS else None
+        # What is written within the same tick of the file system's clock would leave the stamp as it is.
+        return content.hexdigest() if time.time_ns() - newest > _CLOCK_TICK_NS else None
 
     def delete(self, key: str) -> None:
         with _faults(key), contextlib.suppress(FileNotFoundError):
@@ -193,7 +200,11 @@ def _scan(folder: Path, prefix: str) -> Iterator[Entry]:
                 info = item.stat()
             except FileNotFoundError:  # deleted while we look
                 continue
-            yield Entry(prefix + item.name, info.st_size, f"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}")
+            yield Entry(prefix + item.name, info.st_size, _stamp(info))
+
+
+def _stamp(info: os.stat_result) -> str:
+    return f"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"
 
 
 @contextlib.contextmanager

@@ -144,9 +144,9 @@ class Storage(ABC):
         """Names of the folders directly below ``prefix``, sorted, without reading what is in them."""
 
     def folder_stamp(self, prefix: str) -> str | None:
-        """What changes whenever an object directly below the folder ``prefix`` comes or goes; None: not known.
+        """What changes whenever an object directly below the folder ``prefix`` comes, goes or changes; None: not known.
 
-        Tells a reader that a folder need not be listed again. Objects that are written anew in place do not show.
+        Tells a reader that a folder need not be listed again. Cheaper than a list, or not given at all.
         """
         return None
 

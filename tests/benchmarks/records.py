@@ -17,7 +17,6 @@ from itertools import count as count_from
 from pathlib import Path
 
 from amsam_ray.results.record import record_key
-from tests.results.synthetic import sweep_records
 
 DATASETS = ("lesion", "polyp", "camouflage", "shadow", "person")
 METHODS = ("am_sam", "blo_sam", "samed", "sam_adapter")
@@ -53,6 +52,8 @@ def _write(root: Path, work: Path, wanted: int, sweep: str = "bench") -> tuple[i
     Each cell gets its finals and a few search trials of its own; the other search trials are copies of those under
     numbers of their own, because making each from a configuration would take most of an hour.
     """
+    from tests.results.synthetic import sweep_records  # not in the processes that are measured
+
     count = size = 0
     (root / "sweeps" / sweep / "records").mkdir(parents=True, exist_ok=True)
     made = [m for m, _ in sweep_records(work, sweep, DATASETS, SHOTS, METHODS, 8, SEEDS, EPOCHS, IMAGES)]

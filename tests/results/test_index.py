@@ -34,9 +34,11 @@ class CountingStorage(LocalStorage):
         return super().list(prefix)
 
     def age(self, sweep: str) -> None:
-        """Let nothing have come or gone among a sweep's records for an hour."""
-        hour_ago = time.time() - 3600
-        os.utime(self.root / "sweeps" / sweep / "records", (hour_ago, hour_ago))
+        """Let nothing have happened to a sweep's records for at least an hour."""
+        folder = self.root / "sweeps" / sweep / "records"
+        for path in (*folder.iterdir(), folder):
+            then = min(path.stat().st_mtime, time.time() - 3600)
+            os.utime(path, (then, then))
 
     def get(self, key: str) -> bytes:
         self.read.append(key)
@@ -90,7 +92,7 @@ def test_a_mended_file_is_read_again(storage: CountingStorage, index: Index) -> 
     assert [cell.trials for cell in index.cells()] == [1]
 
 
-def test_a_folder_in_which_nothing_came_or_went_is_not_listed_again(storage: CountingStorage, index: Index) -> None:
+def test_a_folder_in_which_nothing_happened_is_not_listed_again(storage: CountingStorage, index: Index) -> None:
     first, second = record(config(), 0), record(config(), 1)
     for sweep in ("old-00000000", "new-00000000"):
         write_record(storage, first.model_copy(update={"sweep": sweep}))
@@ -108,22 +110,27 @@ def test_a_folder_in_which_nothing_came_or_went_is_not_listed_again(storage: Cou
     assert {cell.sweep for cell in index.cells()} == {"new-00000000"}
 
 
-def test_a_folder_that_has_just_changed_or_holds_a_faulty_file_is_listed_again(
-    storage: CountingStorage, index: Index
-) -> None:
-    made = record(config())
-    write_record(storage, made)
+def test_a_folder_that_has_just_changed_is_listed_again(storage: CountingStorage, index: Index) -> None:
+    write_record(storage, record(config()))
     index.update()
     storage.listed.clear()
     index.update()
     assert storage.listed, "another record may have come within the same tick of the clock"
-    path = storage.root / made.key
-    path.write_bytes(made.to_bytes()[:100])
-    storage.age(made.sweep)
-    assert index.update()
-    path.write_bytes(made.to_bytes())  # mended in place
+
+
+def test_a_record_that_changes_in_a_settled_folder_is_read_again(storage: CountingStorage, index: Index) -> None:
+    made = record(config())
+    write_record(storage, made)
     storage.age(made.sweep)
     assert index.update() == []
+    path = storage.root / made.key
+    path.write_bytes(made.to_bytes()[:100])  # in place: the folder's own time stays
+    assert [p.where for p in index.update()] == [made.key]
+    storage.age(made.sweep)
+    assert [p.where for p in index.update()] == [made.key]
+    path.write_bytes(made.to_bytes())
+    assert index.update() == []
+    assert [cell.trials for cell in index.cells()] == [1]
 
 
 def test_cells_are_those_of_the_records(storage: CountingStorage, index: Index, tmp_path: Path) -> None:
