@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amsam_ray.results.tables import score_title, show_score
-from amsam_ray.search.board import CellRow, Snapshot
+from amsam_ray.search.board import CellRow, Snapshot, duration
 
 _LIVE_EVERY_S = 0.5
 _LINE_EVERY_S = 30.0
@@ -157,10 +157,12 @@ def speed(state: Snapshot) -> str:
     """Lanes, trials per hour, GPU hours and the time left."""
     if not state.wanted_lanes:
         return f"starting Ray, elapsed {duration(state.elapsed_s)}"
-    if state.trials_per_hour is None:
-        begun = "starting lanes and preparing inputs" if state.lanes else "waiting for nodes"
-    else:
+    if state.trials_per_hour is not None:
         begun = f"{state.trials_per_hour:,.0f} trials/h"
+    elif state.busy:
+        begun = "first trials under way"
+    else:
+        begun = "starting lanes" if state.lanes else "waiting for nodes"
     parts = [f"lanes {min(state.busy, state.lanes)}/{state.wanted_lanes} busy", begun]
     if state.gpu_hours:
         parts.append(f"{state.gpu_hours:.2f} GPU h")
@@ -168,15 +170,6 @@ def speed(state: Snapshot) -> str:
     if state.eta_s is not None and state.done < state.planned:
         parts.append(f"about {duration(state.eta_s)} left")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Like ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {s:02d} s" if minutes else f"{s} s"
 
 
 def cell_line(row: CellRow) -> list[str]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amsam_ray.errors import InputError
+from amsam_ray.errors import AmsamError, InputError, Problem, counted
 from amsam_ray.models.methods import METHODS
 from amsam_ray.results.storage import open_storage
 from amsam_ray.search.assignment import derived_seed
+from amsam_ray.search.board import duration
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.cluster import connected
 from amsam_ray.search.folder import choose_folder
@@ -78,22 +79,27 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     """Lines that say what would run, on what, and for about how long. Writes nothing to the storage.
 
     Raises:
-        InputError: as ``run_sweep``.
+        InputError: as ``run_sweep``, or a trial would refuse its data.
+        AmsamError: the probe failed.
     """
     if problems := check_sweep(space, storage_uri, options):
         raise InputError(problems)
     storage = open_storage(storage_uri)
     folder = choose_folder(storage, space, extend=options.extend, fresh=options.fresh)
     cells, rungs = make_cells(space), ladder_epochs(space)
-    history = read_history(storage, folder.sweep, cells)[0] if folder.exists else {}
+    history, skipped = read_history(storage, folder.sweep, cells) if folder.exists else ({}, [])
     progress = [CellProgress(cell, rungs, history.get(cell.id, ())) for cell in cells]
     yield f"Sweep {folder.sweep} in {storage_uri}: {'continues' if folder.exists else 'begins'}"
+    for problem in skipped:
+        yield f"warning: {problem}"
     for each in progress:
         searched = ", ".join(each.cell.space) or "nothing to search"
         finals = each.planned - each.size
-        yield f"  {each.cell.id}: {each.size} trials, {finals} finals, {each.done} recorded ({searched})"
+        amount = f"{counted(each.size, 'trial')}, {counted(finals, 'final')}"
+        yield f"  {each.cell.id}: {amount}, {each.done} recorded ({searched})"
     left = sum(each.planned - each.done for each in progress)
-    yield f"{len(cells)} cells, {sum(each.planned for each in progress)} trials, {left} to run"
+    planned = counted(sum(each.planned for each in progress), "trial")
+    yield f"{counted(len(cells), 'cell')}, {planned}, {left} to run"
     if not left:
         return
     with connected(options.address):
@@ -101,14 +107,15 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
 
         capacity = Capacity(space.resources, remote=options.address is not None)
         size, lanes = capacity.size, capacity.wanted
-        each_lane = f"{size.workers} x ({size.cpus:g} CPU, {size.gpus:g} GPU)"
-        yield f"Lanes: {lanes} of {each_lane}; {min(lanes, capacity.lanes())} fit now"
+        each_lane = f"{counted(size.workers, 'worker')} of {size.cpus:g} CPU and {size.gpus:g} GPU"
+        yield f"{counted(lanes, 'lane')}, each {each_lane}; {min(lanes, capacity.lanes())} fit now"
         busiest = max((p for p in progress if _trains(p)), key=lambda p: p.cell.shots, default=progress[-1])
         measured = _probe_remotely(busiest, size, options.trial_function)
         yield f"Probe of {busiest.cell.id}: first epoch {measured.first_s:.1f} s, then {measured.epoch_s:.2f} s each"
-        hours = _hours(progress, measured, busiest, lanes)
-        gpu_hours = hours * lanes * size.total_gpus
-        yield f"About {hours:.2g} h" + (f", {gpu_hours:.2g} GPU h" if gpu_hours else "") + " (test scores not counted)"
+        seconds = _seconds(progress, measured, busiest, lanes)
+        gpu_hours = seconds * lanes * size.total_gpus / 3600
+        cost = f" and {gpu_hours:.2g} GPU hours" if gpu_hours else ""
+        yield f"About {duration(seconds)}{cost}, without the time that test scores take"
 
 
 def _trains(progress: CellProgress) -> bool:
@@ -123,12 +130,25 @@ def _probe_remotely(progress: CellProgress, size: LaneSize, trial_function: str)
     seed = derived_seed(progress.cell.source.search.seed, progress.cell.id, 0, "trial")
     config = progress.cell.config(params, seed=seed)
     task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=0)(probe)
-    result: Probe = ray.get(task.remote(config, trial_function))
+    try:
+        result: Probe = ray.get(task.remote(config, trial_function))
+    except ray.exceptions.RayTaskError as error:
+        raise _fault_of(error.cause, progress) from error
+    except ray.exceptions.RayError as error:  # the process is gone, for lack of memory perhaps
+        first = str(error).strip().splitlines()[0]
+        raise AmsamError(f"The probe of {progress.cell.id} came to nothing ({first}).") from error
     return result
 
 
-def _hours(progress: list[CellProgress], measured: Probe, busiest: CellProgress, lanes: int) -> float:
-    """Wall hours of what is left, epochs taken to grow with the shots."""
+def _fault_of(cause: Exception, progress: CellProgress) -> AmsamError:
+    """What a probe raised in its own process, as every trial of the cell would raise it."""
+    if isinstance(cause, AmsamError):
+        return InputError(Problem(progress.cell.id, str(cause)))
+    return AmsamError(f"The probe of {progress.cell.id} failed: {type(cause).__name__}: {cause}")
+
+
+def _seconds(progress: list[CellProgress], measured: Probe, busiest: CellProgress, lanes: int) -> float:
+    """Wall seconds of what is left, epochs taken to grow with the shots."""
     seconds = 0.0
     for each in progress:
         if not _trains(each):
@@ -138,4 +158,4 @@ def _hours(progress: list[CellProgress], measured: Probe, busiest: CellProgress,
         trials, finals = each.size - len(each.searched), each.planned - each.size - len(each.finals)
         searching = trials * expected_epochs(each.rungs, scheduler.reduction, epochs)
         seconds += epoch_s * (searching + finals * epochs)
-    return (measured.first_s + seconds / lanes) / 3600
+    return measured.first_s + seconds / lanes

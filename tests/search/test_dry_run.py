@@ -1,0 +1,37 @@
+"""What ``amsam-ray tune --dry-run`` says before anything runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.search.driving import Driver
+from tests.search.spaces import space
+
+CELL = "lesions.k8.am_sam"
+
+
+def test_it_says_what_would_run_for_how_long_and_writes_nothing(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, space(shots=(4, 8), methods=("am_sam", "sam"), trials=5), {"seconds": 0.2})
+    assert driver.run("--dry-run") == 0, driver.terminal()
+    lines = driver.terminal().splitlines()
+    assert "  lesions.k8.am_sam: 5 trials, 2 finals, 0 recorded (lambda, lr)" in lines
+    assert "  lesions.k8.sam: 1 trial, 1 final, 0 recorded (nothing to search)" in lines
+    assert "4 cells, 18 trials, 18 to run" in lines
+    assert re.search(r"2 lanes, each 1 worker of 1 CPU and 0 GPU; [12] fit now", driver.terminal())
+    assert f"Probe of {CELL}: first epoch" in driver.terminal()
+    # 7 trials at 8 shots and 7 at 4, 0.2 s each at most, over two lanes.
+    assert re.search(r"About [0-3] s, without the time that test scores take", driver.terminal())
+    assert not driver.results.exists() and len(driver.starts()) == 1
+
+
+def test_a_fault_that_every_trial_would_meet_is_told_in_a_sentence(tmp_path: Path) -> None:
+    for fault, status, told in (
+        ("input", 2, f"error: {CELL}: the image is no image"),
+        ("raise", 1, f"error: The probe of {CELL} failed: ValueError: the labels are upside down"),
+        ("exit", 1, f"error: The probe of {CELL} came to nothing ("),
+    ):
+        driver = Driver(tmp_path / fault, space(shots=(8,)))
+        driver.fake = {"faults": {driver.seed(CELL, 0): fault}}
+        assert driver.run("--dry-run") == status
+        assert told in driver.terminal() and "Traceback" not in driver.terminal()
