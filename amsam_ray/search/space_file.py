@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from amsam_ray.data.config import DatasetConfig
+from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import InputError, Problem, yaml_problem
 from amsam_ray.search.space_check import check_space
 from amsam_ray.search.space_model import SpaceFile
@@ -97,11 +99,21 @@ def _validated(data: dict[str, Any], places: Places) -> SpaceFile:
     except ValidationError as error:
         problems += [Problem(places.at(_in_file(e["loc"])), _plain(e)) for e in error.errors()]
         problems += [Problem(places.at(path), what) for path, what in _beside(data, error)]
-        raise InputError(problems) from None
+        raise InputError(_by_line(problems)) from None
     problems += [Problem(places.at(path), what) for path, what in check_space(space)]
     if problems:
-        raise InputError(problems)
+        raise InputError(_by_line(problems))
     return space
+
+
+def _by_line(problems: Iterable[Problem]) -> list[Problem]:
+    """In the order of the file that they are in; those without a line come last."""
+
+    def line(problem: Problem) -> float:
+        found = re.match(r"[^\s:]+:(\d+)( |$)", problem.where)
+        return int(found[1]) if found else float("inf")
+
+    return sorted(problems, key=line)
 
 
 # Stand-ins for what a broken file lacks, so that the rest of it can be checked all the same.
@@ -143,8 +155,28 @@ def _misses_something(what: str) -> bool:
     return any(words in what for words in ("acts on none", "has no effect", "nothing in search.space", "does not hold"))
 
 
+def all_problems(path: str | Path, refused: InputError) -> list[Problem]:
+    """What ``load_space`` refused, and what is wrong with the data of those datasets that can be read all the same."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        datasets, shots = data["datasets"], data.get("shots")
+        readable = [(i, dataset) for i, item in enumerate(datasets) if (dataset := _dataset(item))]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return refused.problems
+    most = max((n for n in shots if isinstance(n, int)), default=0) if isinstance(shots, list) else 0
+    of_data = [p for i, dataset in readable for p in check_dataset_config(dataset, most, f"datasets[{i}]")]
+    return _by_line([*refused.problems, *problems_at(path, of_data)])
+
+
+def _dataset(item: Any) -> DatasetConfig | None:
+    try:
+        return DatasetConfig.model_validate(item)
+    except ValidationError:
+        return None
+
+
 def problems_at(path: str | Path, problems: Iterable[Problem]) -> list[Problem]:
-    """Problems that name a key of a space file (``datasets[0].root``), with the file and line of that key."""
+    """Problems that name a key of a space file (``datasets[0].root``), with the file and line of that key, in order."""
     try:
         node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -154,7 +186,7 @@ def problems_at(path: str | Path, problems: Iterable[Problem]) -> list[Problem]:
         steps = tuple(int(n) if n else name for name, n in re.findall(r"([a-z0-9_]+)|\[(\d+)\]", problem.where))
         known = steps and re.match(r"[a-z_]+($|[.\[])", problem.where) and steps[0] in SpaceFile.model_fields
         placed.append(Problem(places.at(steps), problem.what) if known else problem)
-    return placed
+    return _by_line(placed)
 
 
 def _in_file(loc: tuple[Any, ...]) -> KeyPath:

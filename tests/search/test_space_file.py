@@ -8,7 +8,7 @@ import pytest
 
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.space_file import load_space, parse_space, problems_at, space_hash, sweep_id
+from amsam_ray.search.space_file import all_problems, load_space, parse_space, problems_at, space_hash, sweep_id
 
 SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 GOOD = """\
@@ -149,6 +149,34 @@ def test_the_schemas_faults_do_not_hide_the_others(tmp_path: Path) -> None:
     found = "\n".join(problems_of(tmp_path, text + "foo: 1\n"))
     for expected in ("3 is odd", "sam3 is not a method", "(foo): is not a known key", "must be an integer in [1, inf)"):
         assert expected in found
+
+
+def test_faults_of_the_data_are_told_with_those_of_the_schema_in_the_files_order(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    bad = "  - {name: folder, root: /nowhere}\n  - {name: procedural, options: {family: cow}}\n  - {nome: x}\nshots"
+    file.write_text("extra: 1\n" + GOOD.replace("trials: 3", "trials: 0").replace("shots", bad, 1))
+    with pytest.raises(InputError) as caught:
+        load_space(file)
+    places = [problem.where for problem in all_problems(file, caught.value)]
+    assert places == [
+        "space.yaml:1 (extra)",
+        "space.yaml:5 (datasets[1].root)",
+        "space.yaml:6 (datasets[2].options.family)",
+        "space.yaml:7 (datasets[3].name)",
+        "space.yaml:7 (datasets[3].nome)",
+        "space.yaml:11 (search.trials)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["datasets: 5\n", "- 1\n", "datasets: [a: b: c\n", "datasets: [{name: [1]}]\nshots: x\n"]
+)
+def test_no_file_is_too_broken_for_its_data_to_be_looked_at(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_space(file)
+    assert all_problems(file, caught.value) == caught.value.problems
 
 
 def test_problems_found_later_get_their_lines_too(tmp_path: Path) -> None:
