@@ -38,7 +38,7 @@ def compare(first: str, second: str, storage: str, form: str) -> None:
     click.secho("configuration, where it differs", bold=True)
     _columns([("", "A", "B"), *((name, *map(str, pair)) for name, pair in found["configuration"].items())])
     click.secho("scores", bold=True)
-    lines: list[tuple[str, ...]] = [("", "A", "B", "A - B", "images", "A better", "p")]
+    lines: list[tuple[str, ...]] = [("", "A", "B", "A - B", "images", "A better", "p (two-sided)")]
     lines += [_score_line(name, score) for name, score in found["scores"].items()]
     _columns(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
 import click
 
@@ -53,10 +53,16 @@ def cli() -> None:
     """Find the best way to adapt the Segment Anything Model to a small labelled dataset."""
 
 
-def main(args: Sequence[str] | None = None) -> Any:
+def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point: faults that a user can mend are told in one sentence each, with exit status 2 for bad input."""
     try:
-        return cli.main(args=args, prog_name="amsam-ray", standalone_mode=True)
+        sys.exit(cli.main(args=args, prog_name="amsam-ray", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
     except InputError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.cli.stored import STORAGE
+from amsam_ray.cli.stored import STORAGE, open_index
 from amsam_ray.errors import InputError, Problem
 
 
@@ -30,7 +30,8 @@ def report(sweep: str | None, storage: str, out: Path | None) -> None:
             what = f"has several sweeps; name one of {', '.join(sweeps)}" if sweeps else "holds no sweep"
             raise InputError(Problem(storage, what))
         sweep = sweeps[0]
-    key = write_report(opened, sweep)
+    with open_index(storage, sweep=sweep):  # names the files that are no records
+        key = write_report(opened, sweep)
     if out is not None:
         opened.download(key, out)
     click.echo(out or f"{opened.uri}/{key}")

@@ -69,12 +69,15 @@ def tune(
     same command continues.
     """
     from amsam_ray.search.gate import Budget
-    from amsam_ray.search.space_file import load_space, problems_at
+    from amsam_ray.search.space_file import all_problems, load_space, problems_at
     from amsam_ray.search.sweep import TRIAL_FUNCTION, RunOptions
 
     if extend and fresh:
         raise click.UsageError("--extend goes on with a sweep and --fresh starts over; give one of them.")
-    space = load_space(space_path)
+    try:
+        space = load_space(space_path)
+    except InputError as error:
+        raise InputError(all_problems(space_path, error)) from None
     options = RunOptions(
         address=address,
         extend=extend,
@@ -111,6 +114,9 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
             _tell(console, err, space, storage, outcome)
         except AmsamError:
             raise
+        except KeyboardInterrupt:
+            print("Interrupted before a trial began; what is recorded stays, and the same command continues.", file=err)
+            sys.exit(130)
         except Exception as error:
             import traceback
 
@@ -135,11 +141,24 @@ def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcom
     labels = [str(dataset.label) for dataset in space.datasets]
     with contextlib.closing(Index(open_storage(storage))) as index:
         index.update()
-        console.print(to_terminal(build_leaderboard(index.cells(), datasets=labels, remember=index.remember)))
+        rows = build_leaderboard(index.cells(), datasets=labels, remember=index.remember)
+    console.print(to_terminal(rows))
     boards = ", ".join(leaderboard_key(label) for label in labels)
     console.print(f"Leaderboards: {boards} in {storage}", highlight=False, soft_wrap=True)
+    others = sorted({str(row["sweep"]) for row in rows if row["source"] == "run"} - {outcome.sweep})
+    if others:
+        console.print(f"Rows of other sweeps are among them: {', '.join(others)}", highlight=False, soft_wrap=True)
+    done = f"Sweep {outcome.sweep}: {outcome.snapshot.done} of {outcome.snapshot.planned} trials are recorded"
     if not outcome.finished:
-        console.print(f"Not finished ({outcome.why}): the same command continues.", style="yellow", highlight=False)
+        console.print(
+            f"{done}; not finished ({outcome.why}): the same command continues.", style="yellow", soft_wrap=True
+        )
+    elif outcome.ran:
+        place = "" if storage == "./results" else f" --storage {storage}"
+        hint = f"`amsam-ray report {outcome.sweep}{place}` shows them in pictures"
+        console.print(f"{done}; {hint}.", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"{done}: there was nothing left to run.", highlight=False, soft_wrap=True)
 
 
 def _plan(space: SpaceFile, storage: str, options: RunOptions) -> None:

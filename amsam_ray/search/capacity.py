@@ -159,8 +159,9 @@ class Capacity:
         self._no_room = (time.monotonic() + 60, max(1, lanes))
 
     def close(self) -> None:
-        """Take the requests for nodes back."""
+        """Take the requests for nodes back, and look no more: the connection to Ray ends before the last question."""
         with self._lock:
+            self._looked = math.inf
             self._request(0)
 
     def _request(self, missing: int) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from amsam_ray.errors import AmsamError
+import amsam_ray
+from amsam_ray.errors import AmsamError, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
 }
 
+_REMEDY = "start one with `ray up` or `ray start --head`, or leave --address out to run on this machine"
+_ANSWER_S = 10.0  # that a cluster has to take a connection
 _PREFIX = "amsam-"
 _STARTS = 3
 _OBJECT_STORE_BYTES = 256 << 20  # nothing large goes through it
@@ -47,6 +52,32 @@ def prepare_environment() -> None:
     """Set what Ray reads from the environment; call before the first import of ray. What the user set stays."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def check_ray(address: str | None) -> list[Problem]:
+    """What would keep Ray's workers from running this package, as far as that is known without Ray.
+
+    Args:
+        address: as for ``connected``.
+    """
+    if address is None:
+        # Ray puts the driver's folder first on its workers' path.
+        here, own = Path.cwd() / "amsam_ray" / "__init__.py", Path(amsam_ray.__file__)
+        if here.is_file() and not here.samefile(own):
+            what = f"holds another amsam_ray than {own.parent}, and Ray's workers would use it; run from another folder"
+            return [Problem(str(Path.cwd()), what)]
+        return []
+    if address == "auto":
+        return []
+    parts = re.fullmatch(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[^\s:/]+):(\d{1,5})", address)
+    if parts is None:
+        return [Problem("--address", f"{address!r} is no address; give host:port, ray://host:port or auto")]
+    try:
+        socket.create_connection((parts[1].strip("[]"), int(parts[2])), _ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        what = f"nothing answers at {address} ({error}); {_REMEDY}"
+        return [Problem("--address", what)]
+    return []
 
 
 @contextlib.contextmanager
@@ -133,7 +164,4 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise AmsamError(
-            f"There is no Ray cluster at {address} ({first}) Start one with `ray up` or `ray start --head`, "
-            "or leave --address out to run on this machine."
-        ) from error
+        raise AmsamError(f"There is no Ray cluster at {address} ({first.rstrip('.')}); {_REMEDY}.") from error

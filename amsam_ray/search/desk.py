@@ -113,13 +113,19 @@ class Desk:
         return True
 
     def hear(self, lane: str, mailbox: str, event: Event | None) -> bool:
-        """Take in a lane's event, or a mere sign of life; returns whether the lane is still of use."""
+        """Take in a lane's event, or a mere sign of life; returns whether the lane is still of use.
+
+        Args:
+            lane: its name.
+            mailbox: its mailbox's name, empty while it is coming up.
+            event: what happened, None: nothing.
+        """
         state = self._lanes[lane]
-        if state.sender is None:
+        if state.sender is None and mailbox:
             state.sender = self._connect(mailbox)
         if event is not None and event.kind == "ready":
             state.group = event.group
-        if event is not None and state.assignment is not None:
+        if event is not None and state.assignment is not None and state.sender is not None:
             if event.kind == "rung":
                 ladder = self._ladders[state.assignment.cell]
                 stop = ladder.stops(state.assignment.trial_id, event.epoch, event.score)

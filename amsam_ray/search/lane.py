@@ -84,7 +84,7 @@ class Lane(tune.Trainable):
 
     The Tune config holds ``lane``, the LaneSettings. A result holds ``event``, the mailbox's next Event or None for a
     sign of life, and ``mailbox``, the actor's name, through which the driver deals trials and sends the ladder's
-    decisions.
+    decisions; it is empty until the workers are up.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -108,13 +108,11 @@ class Lane(tune.Trainable):
         self._up = False
 
     def step(self) -> dict[str, Any]:
-        while True:
-            news: News = ray.get(self._mailbox.news.remote(_WAIT_S))
-            self._up = self._up or news.ready
-            if news.event is None:
-                self._check(news)
-            if self._up:
-                return {"event": news.event, "mailbox": self._name}
+        news: News = ray.get(self._mailbox.news.remote(_WAIT_S))
+        self._up = self._up or news.ready
+        if news.event is None:
+            self._check(news)
+        return {"event": news.event, "mailbox": self._name if self._up else ""}
 
     def _check(self, news: News) -> None:
         """Raise LaneError if waiting on is in vain."""

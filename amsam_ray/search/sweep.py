@@ -19,7 +19,7 @@ from amsam_ray.results.spool import Spool
 from amsam_ray.results.storage import Storage, UnavailableError, check_storage, open_storage
 from amsam_ray.search.board import Board, Snapshot
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.cluster import connected
+from amsam_ray.search.cluster import check_ray, connected
 from amsam_ray.search.dealer import Dealer
 from amsam_ray.search.folder import choose_folder, write_folder
 from amsam_ray.search.gate import Budget, Gate, interruptible
@@ -72,6 +72,7 @@ class SweepOutcome:
         snapshot: the last state.
         problems: files among the records that could not be read.
         waiting: keys of results that the storage has not taken yet; they wait on the disk of the node that made them.
+        ran: whether there was anything left to run.
     """
 
     sweep: str
@@ -80,11 +81,14 @@ class SweepOutcome:
     snapshot: Snapshot
     problems: Sequence[Problem] = ()
     waiting: Sequence[str] = ()
+    ran: bool = True
 
 
 def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list[Problem]:
     """Everything that would keep a sweep from running and can be known before it starts. Leaves nothing behind."""
-    problems = _check_weights(space) if options.address is None and options.trial_function == TRIAL_FUNCTION else []
+    problems = check_ray(options.address)
+    if options.address is None and options.trial_function == TRIAL_FUNCTION:
+        problems += _check_weights(space)
     problems += [
         problem
         for index, dataset in enumerate(space.datasets)
@@ -134,7 +138,7 @@ def run_sweep(
     if not checked and (problems := check_sweep(space, storage_uri, options)):
         raise InputError(problems)
     run = _Run(space, open_storage(storage_uri), options)
-    return run.report() if run.complete() else run.drive(view)
+    return run.report(ran=False) if run.complete() else run.drive(view)
 
 
 class _Run:
@@ -230,7 +234,7 @@ class _Run:
         except UnavailableError:
             return sorted(recorded)
 
-    def report(self) -> SweepOutcome:
+    def report(self, *, ran: bool = True) -> SweepOutcome:
         """Write the leaderboards and say how it went."""
         datasets = [dataset.label for dataset in self._space.datasets]
         skipped = update_leaderboards(self._storage, datasets)
@@ -242,6 +246,7 @@ class _Run:
             snapshot=self._board.snapshot(),
             problems=tuple(dict.fromkeys([*self._problems, *skipped])),
             waiting=self._waiting,
+            ran=ran,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from amsam_ray.results.storage import Storage, open_storage
 from amsam_ray.search import lease as lease_module
 from amsam_ray.search.assignment import Assignment, Outcome
 from amsam_ray.search.cells import make_cells
+from amsam_ray.search.cluster import check_ray
 from amsam_ray.search.dry_run import expected_epochs
 from amsam_ray.search.folder import choose_folder, read_folder, stored_space, write_folder
 from amsam_ray.search.gate import Budget, Gate, interruptible
@@ -215,3 +217,21 @@ def test_a_trial_given_up_is_recorded_with_its_reason(storage: Storage) -> None:
 def test_the_estimate_counts_what_the_ladder_lets_pass() -> None:
     assert expected_epochs((), 3, 100) == 100
     assert expected_epochs((10, 30), 3, 90) == pytest.approx(10 + 20 / 3 + 60 / 9)
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert check_ray(f"127.0.0.1:{port}") == check_ray(f"ray://localhost:{port}") == check_ray("auto") == []
+    (problem,) = check_ray(f"127.0.0.1:{port}")
+    assert problem.where == "--address" and "nothing answers" in problem.what and "ray start --head" in problem.what
+    assert "is no address" in check_ray("auto2")[0].what
+
+
+def test_another_copy_of_the_package_in_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_ray(None) == []
+    (tmp_path / "amsam_ray").mkdir()
+    (tmp_path / "amsam_ray" / "__init__.py").touch()
+    (problem,) = check_ray(None)
+    assert problem.where == str(tmp_path) and "run from another folder" in problem.what

@@ -123,6 +123,15 @@ def test_an_idle_lane_stays_while_finals_are_to_come_and_goes_when_all_is_done()
     assert lanes.desk.finished and not lanes.lost_lanes
 
 
+def test_a_lane_that_is_coming_up_goes_as_soon_as_the_gate_closes() -> None:
+    lanes = Lanes(deal(space()))
+    assert lanes.desk.open("a") and lanes.desk.hear("a", "", None) and not lanes.boxes
+    lanes.open_gate = False
+    assert not lanes.desk.hear("a", "", None)
+    lanes.desk.closed("a")
+    assert lanes.desk.finished and not lanes.lost_lanes
+
+
 def test_a_closed_gate_lets_running_trials_finish() -> None:
     lanes = Lanes(deal(space()))
     lanes.up("a", "b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,31 @@ def test_a_killed_sweep_continues_and_equals_an_undisturbed_one(tmp_path: Path) 
     assert undisturbed.leaderboard() == disturbed.leaderboard()
     assert disturbed.run(timeout=60) == 0  # nothing is left to do, and Ray is not even started
     assert [s["seed"] for s in disturbed.starts()] == seeds
+
+
+def interrupt(driver: Driver, after: float) -> None:
+    """Ctrl-C while nothing runs yet; the run is to end at once."""
+    with driver.start() as process:
+        until(lambda: "starting Ray" in driver.terminal())
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert "Traceback" not in driver.terminal()
+
+
+def test_an_interrupt_before_the_first_trial_ends_the_run_at_once(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, space(trials=2), {"seconds": 0.2})
+    interrupt(driver, 0.5)  # while Ray starts
+    interrupt(driver, 6.0)  # while its lanes do
+    assert driver.run() == 0
+    assert "4 of 4 trials are recorded" in driver.terminal()
+    last = [line for line in driver.terminal().splitlines() if " trials, " in line][-1]
+    assert "4/4 trials, 0 running" in last
+    assert driver.run() == 0
+    assert "4 of 4 trials are recorded: there was nothing left to run" in driver.terminal()
+
+    victim = next(driver.results.glob("sweeps/*/records/*.t0001.json"))
+    victim.write_text(victim.read_text()[:100])
+    assert driver.run("--dry-run") == 0
+    assert f"warning: {victim.relative_to(driver.results)}: " in driver.terminal()
+    assert "1 cell, 4 trials, 1 to run" in driver.terminal()
