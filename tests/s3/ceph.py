@@ -1,7 +1,7 @@
 """Ceph's RADOS gateway on loopback, from Debian's packages: a second, stricter S3 server for `make test-s3`.
 
-The packages are downloaded with apt-get (73 MB; package lists must be fresh: ``apt-get update``) and unpacked into a
-cache folder. Nothing is installed on the system. One monitor, one object store and one gateway use about 150 MB.
+The packages are downloaded with apt-get (73 MB, as root) and unpacked into a cache folder. Nothing is installed on the
+system. One monitor, one object store and one gateway use about 150 MB.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def unpacked(cache: Path) -> Path:
     (cache / "debs" / "partial").mkdir(parents=True, exist_ok=True)
     options = ["-o", f"Dir::Cache::archives={cache / 'debs'}", "-o", "APT::Sandbox::User=root"]
     command = ["apt-get", "-qq", "-y", "--no-install-recommends", "--download-only", *options, "install", *PACKAGES]
-    subprocess.run(command, check=True)
+    if subprocess.run(command).returncode:  # lists that are missing or name packages that are no more
+        subprocess.run(["apt-get", "-qq", "update"], check=True)
+        subprocess.run(command, check=True)
     root.mkdir(exist_ok=True)
     for package in sorted((cache / "debs").glob("*.deb")):
         subprocess.run(["dpkg", "-x", package, root], check=True)
