@@ -36,7 +36,8 @@ def compare(first: str, second: str, storage: str, form: str) -> None:
         return
     click.echo(f"A  {found['a']}\nB  {found['b']}\n")
     click.secho("configuration, where it differs", bold=True)
-    _columns([("", "A", "B"), *((name, *map(str, pair)) for name, pair in found["configuration"].items())])
+    configuration = found["configuration"].items()
+    _columns([("", "A", "B"), *((name, *("-" if v is None else str(v) for v in pair)) for name, pair in configuration)])
     click.secho("scores", bold=True)
     lines: list[tuple[str, ...]] = [("", "A", "B", "A - B", "images", "A better", "p (two-sided)")]
     lines += [_score_line(name, score) for name, score in found["scores"].items()]
@@ -45,7 +46,7 @@ def compare(first: str, second: str, storage: str, form: str) -> None:
 
 def comparison(a: Record, b: Record) -> dict[str, Any]:
     """Everything in which ``a`` and ``b`` differ, and their scores side by side."""
-    left, right = _flat(a.config), _flat(b.config)
+    left, right = _flat(_acting(a)), _flat(_acting(b))
     names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
     scores = {f"{_SELECTION}{m}": _means(a.val.get(m), b.val.get(m)) for m in a.val if m in b.val}
     for metric in a.test or {}:
@@ -78,6 +79,13 @@ def _means(left: float | None, right: float | None) -> dict[str, Any]:
     both = left is not None and right is not None
     difference = left - right if both and left is not None and right is not None else None
     return {"a": left, "b": right, "difference": difference, "images": None, "a_better": None, "p": None}
+
+
+def _acting(record: Record) -> dict[str, Any]:
+    """The configuration without the hyperparameters that act on nothing in it."""
+    from amsam_ray.results.leaderboard import acting_params
+
+    return {**record.config, "params": acting_params(record.method, record.params)}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

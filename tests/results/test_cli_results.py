@@ -76,7 +76,11 @@ def test_compare(results: Path) -> None:
     dice = found["scores"]["dice"]
     assert dice["difference"] == pytest.approx(dice["a"] - dice["b"])
     assert dice["images"] == 20 and dice["a_better"] > 10 and dice["p"] < 0.05
-    assert found["configuration"]["method"] == ["am_sam", "blo_sam"]
+    different = found["configuration"]
+    assert different["method"] == ["am_sam", "blo_sam"]
+    # What acts in one of them only has no value in the other, and what acts in neither is no difference.
+    assert different["params.alpha"][0] is not None and different["params.alpha"][1] is None
+    assert not any(name.startswith(("params.tau_", "params.adaptor_")) for name in different)
 
 
 def test_compare_prints_the_units_of_leaderboards(tmp_path: Path) -> None:
