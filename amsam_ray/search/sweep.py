@@ -177,7 +177,8 @@ class _Run:
         lease = Lease(self._storage, self._sweep, lambda: self._board.snapshot().as_dict(), self._gate.fail)
         lease.check()  # a second driver should not have to wait for a Ray of its own to be refused
         watched = (view or _no_view)(lambda: self._board.snapshot())  # the board is made anew under the lease
-        with watched, connected(self._options.address) as scratch:
+        # Also while Ray starts, which may swallow a KeyboardInterrupt.
+        with interruptible(self._gate), watched, connected(self._options.address) as scratch:
             from amsam_ray.search.capacity import Capacity
 
             remote = self._options.address is not None
@@ -208,7 +209,7 @@ class _Run:
                 ladders[progress.cell.id].remember(outcome)
         scribe = Scribe(self._storage, self._sweep, self._progress)
         try:
-            with interruptible(self._gate):
+            with interruptible(self._gate):  # again: Ray takes SIGTERM for itself when it starts
                 tune_cells(
                     dealer,
                     ladders=ladders,
