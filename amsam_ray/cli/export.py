@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, read_adapter
+from amsam_ray.cli.stored import STORAGE, naming, read_adapter
 
 
 @click.command()
@@ -22,6 +22,8 @@ def export(adapter: str, storage: str, out: Path, decoder: str) -> None:
     """
     from amsam_ray.results.export import export_adapter
 
-    made = export_adapter(read_adapter(adapter, storage), out, decoder=decoder)  # type: ignore[arg-type]  # click's choice
+    content = read_adapter(adapter, storage)
+    with naming(adapter):
+        made = export_adapter(content, out, decoder=decoder)  # type: ignore[arg-type]  # click's choice
     for name, what in made.items():
         click.echo(f"{out / name}  {what}")

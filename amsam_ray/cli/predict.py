@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, read_adapter
+from amsam_ray.cli.stored import STORAGE, naming, read_adapter
 from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
@@ -42,7 +42,8 @@ def predict(
     content = read_adapter(adapter, storage)
     from amsam_ray.training.predict import load_predictor
 
-    predictor = load_predictor(content, device)
+    with naming(adapter):
+        predictor = load_predictor(content, device)
     failed = 0
     with click.progressbar(length=len(paths), label="predict", file=sys.stderr) as progress:
         rest = iter(paths)

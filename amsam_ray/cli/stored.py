@@ -62,6 +62,16 @@ def _of_cell(index: Index, name: str) -> list[str]:
     return [key for row in rows for key in index.find(f"{row['sweep']}/{row['trial']}")]
 
 
+@contextlib.contextmanager
+def naming(adapter: str) -> Iterator[None]:
+    """Tell problems of an adapter's content, which has no name, under the name that the user gave."""
+    try:
+        yield
+    except InputError as error:
+        problems = [Problem(adapter if p.where == "adapter" else p.where, p.what) for p in error.problems]
+        raise InputError(problems) from error
+
+
 def read_adapter(name: str, storage: str) -> bytes:
     """The content of an adapter.
 

@@ -8,12 +8,15 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from amsam_ray.errors import AmsamError
+from amsam_ray.errors import AmsamError, InputError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
     from amsam_ray.models.adapted import AdaptedSam
+
+_ABOUT = "model.json"
+_FILES = ("sam.pth", "decoder.onnx", "decoder.pt", _ABOUT)
 
 DecoderFormat = Literal["onnx", "torchscript", "none"]
 
@@ -34,7 +37,8 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
         File name -> what it is, and for a file that could not be made ``(why)`` under the name it would have had.
 
     Raises:
-        InputError: ``adapter`` is none, or its backbone is not here.
+        InputError: ``adapter`` is none, its backbone is not here, or ``out`` holds files of these names that no
+            export has left there. Those of an earlier export are replaced, all of them.
         AmsamError: its method changes the encoder in ways that plain SAM has no place for, or the ``export`` extra is
             not installed.
     """
@@ -54,7 +58,7 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
             raise  # the decoder alone is of no use without its encoder
         made["sam.pth"] = f"(not written: {error})"
         state = None
-    out.mkdir(parents=True, exist_ok=True)
+    _make_room(out)
     if state is not None:
         torch.save(state, out / "sam.pth")
         made["sam.pth"] = "SAM's weights with the training folded in"
@@ -76,6 +80,16 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
     (out / "model.json").write_text(json.dumps(about, indent=2) + "\n")
     made["model.json"] = "how to use them"
     return made
+
+
+def _make_room(out: Path) -> None:
+    """Make the folder and remove an earlier export from it, so that no file of another model stays beside the new."""
+    out.mkdir(parents=True, exist_ok=True)
+    present = [name for name in _FILES if (out / name).exists()]
+    if present and _ABOUT not in present:
+        raise InputError(Problem(str(out), f"holds {', '.join(present)} of another origin; name another folder"))
+    for name in present:
+        (out / name).unlink()
 
 
 def _write_decoder(model: AdaptedSam, path: Path, form: DecoderFormat) -> None:

@@ -124,6 +124,17 @@ def test_a_cold_head_has_no_merged_weights_but_a_decoder(trained: dict[str, Path
     assert (tmp_path / "decoder.pt").exists()
 
 
+def test_an_export_leaves_nothing_of_an_earlier_one(trained: dict[str, Path], tmp_path: Path) -> None:
+    export_adapter(adapter_of(trained["am_sam"]), tmp_path, decoder="none")
+    assert (tmp_path / "sam.pth").exists()
+    export_adapter(adapter_of(trained["blo_sam"]), tmp_path, decoder="none")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sam.pth").write_text("somebody's")
+    with pytest.raises(InputError, match=r"sam\.pth of another origin"):
+        export_adapter(adapter_of(trained["am_sam"]), tmp_path / "other", decoder="none")
+
+
 def test_adaptors_in_the_encoder_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(AmsamError, match="adaptors sit in the encoder"):
         export_adapter(adapter_of(trained["mca_sam"]), tmp_path / "out")
