@@ -128,26 +128,40 @@ _STAND_INS: dict[str, Any] = {
 def _beside(data: dict[str, Any], error: ValidationError) -> list[tuple[KeyPath, str]]:
     """What is wrong beside what the schema refused: the same checks on the file without the refused parts."""
     rest = copy.deepcopy(data)
-    refused = [_in_file(e["loc"]) for e in error.errors()]
-    for path in refused:
-        # A list goes as a whole: without one item, the places of those after it would be wrong.
-        keys = list(itertools.takewhile(lambda step: isinstance(step, str), path))
-        holder: Any = rest
-        for key in keys[:-1]:
-            holder = holder.get(key) if isinstance(holder, dict) else None
-        if keys and isinstance(holder, dict):
-            holder.pop(keys[-1], None)
-    made_up = set(_STAND_INS) - set(rest)
-    try:
-        space = SpaceFile.model_validate({**_STAND_INS, **rest})
-    except ValidationError:
-        return []
+    found: list[tuple[KeyPath, str]] = []
+    refused: set[KeyPath] = set()
+    while True:
+        for path in (_in_file(e["loc"]) for e in error.errors()):
+            refused.add(path)
+            _drop(rest, path)
+        made_up = set(_STAND_INS) - set(rest)
+        try:
+            space = SpaceFile.model_validate({**_STAND_INS, **rest})
+        except ValidationError as further:
+            paths = {_in_file(e["loc"]) for e in further.errors()}
+            if paths <= refused:  # no part of the file is left to drop
+                return found
+            # Some checks are made only once all others pass.
+            found += [(_in_file(e["loc"]), _plain(e)) for e in further.errors()]
+            error = further
+            continue
+        break
     incomplete = made_up | {str(path[0]) for path in refused if path}
-    return [
+    return found + [
         (path, what)
         for path, what in check_space(space)
         if path[0] not in made_up and not (incomplete & {"methods", "search"} and _misses_something(what))
     ]
+
+
+def _drop(data: dict[str, Any], path: KeyPath) -> None:
+    """Take the key at ``path`` out; a list goes as a whole: without one item, the places after it would be wrong."""
+    keys = list(itertools.takewhile(lambda step: isinstance(step, str), path))
+    holder: Any = data
+    for key in keys[:-1]:
+        holder = holder.get(key) if isinstance(holder, dict) else None
+    if keys and isinstance(holder, dict):
+        holder.pop(keys[-1], None)
 
 
 def _misses_something(what: str) -> bool:
@@ -159,7 +173,8 @@ def all_problems(path: str | Path, refused: InputError) -> list[Problem]:
     """What ``load_space`` refused, and what is wrong with the data of those datasets that can be read all the same."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        datasets, shots = data["datasets"], data.get("shots")
+        datasets, shots = list(data["datasets"]), data.get("shots")
+        datasets = [] if isinstance(data["datasets"], str) else datasets
         readable = [(i, dataset) for i, item in enumerate(datasets) if (dataset := _dataset(item))]
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError):
         return refused.problems

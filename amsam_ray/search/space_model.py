@@ -201,6 +201,16 @@ class SpaceFile(_Section):
             raise ValueError("must be lower-case letters, digits, _ or -, at most 48, and begin with a letter or digit")
         return value
 
+    @field_validator("datasets", "shots", "methods", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            shown = "[...]" if isinstance(value, dict) or value is None else f"[{value}]"
+            raise ValueError(f"must be a list; write {shown}")
+        if not value:
+            raise ValueError("is empty; name at least one")
+        return value
+
     @field_validator("shots")
     @classmethod
     def _even(cls, value: tuple[int, ...]) -> tuple[int, ...]:

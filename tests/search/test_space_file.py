@@ -194,3 +194,20 @@ def test_not_a_file_not_yaml_not_a_mapping(tmp_path: Path) -> None:
     assert "is not valid YAML" in broken and "; mend it: close brackets and quotes" in broken
     assert "must hold keys" in problems_of(tmp_path, "- 1\n- 2\n")[0]
     assert "is not valid YAML" in problems_of(tmp_path, "name: !!python/object/apply:os.system ['true']\n")[0]
+
+
+def test_one_thing_where_a_list_belongs_is_one_fault(tmp_path: Path) -> None:
+    text = "name: x\ndatasets: procedural\nshots: 4\nmethods: []\n"
+    assert problems_of(tmp_path, text) == [
+        "space.yaml:2 (datasets): must be a list; write [procedural]",
+        "space.yaml:3 (shots): must be a list; write [4]",
+        "space.yaml:4 (methods): is empty; name at least one",
+    ]
+
+
+def test_faults_that_show_only_once_others_are_mended_are_told_at_once(tmp_path: Path) -> None:
+    # A method's name taken twice is seen by the check of the whole file, which the unknown key would put off.
+    text = GOOD.replace("[sam, am_sam]", "[am_sam, am_sam, sam3]") + "extra: 1\n"
+    found = "\n".join(problems_of(tmp_path, text))
+    for expected in ("(extra)", "label am_sam is taken", "sam3 is not a method"):
+        assert expected in found
