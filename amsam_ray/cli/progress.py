@@ -39,6 +39,7 @@ def quiet(log: Path) -> Iterator[tuple[IO[str], IO[str]]]:
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
+    logging.getLogger("amsam_ray").setLevel(logging.INFO)
     try:
         with (
             log.open("a") as file,
@@ -160,7 +161,7 @@ def speed(state: Snapshot) -> str:
     if state.trials_per_hour is not None:
         begun = f"{state.trials_per_hour:,.0f} trials/h"
     elif state.busy:
-        begun = "first trials under way"
+        begun = "first trials of this run under way"
     else:
         begun = "starting lanes" if state.lanes else "waiting for nodes"
     parts = [f"lanes {min(state.busy, state.lanes)}/{state.wanted_lanes} busy", begun]

@@ -122,8 +122,10 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
             traceback.print_exc()  # into the log
             raise AmsamError(f"{type(error).__name__}: {error} (details in {log})") from error
-    if not outcome.finished:
-        sys.exit(130 if outcome.why == "interrupted" else 0)
+    if not outcome.finished and outcome.why == "interrupted":
+        sys.exit(130)
+    if outcome.put_off or outcome.fruitless:
+        sys.exit(1)
 
 
 def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepOutcome) -> None:
@@ -143,12 +145,19 @@ def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcom
         index.update()
         rows = build_leaderboard(index.cells(), datasets=labels, remember=index.remember)
     console.print(to_terminal(rows))
-    boards = ", ".join(leaderboard_key(label) for label in labels)
-    console.print(f"Leaderboards: {boards} in {storage}", highlight=False, soft_wrap=True)
+    boards = ", ".join(leaderboard_key(label) for label in labels if any(row["dataset"] == label for row in rows))
+    if boards:
+        console.print(f"Leaderboards: {boards} in {storage}", highlight=False, soft_wrap=True)
     others = sorted({str(row["sweep"]) for row in rows if row["source"] == "run"} - {outcome.sweep})
     if others:
         console.print(f"Rows of other sweeps are among them: {', '.join(others)}", highlight=False, soft_wrap=True)
+    failed = sum(row.failed for row in outcome.snapshot.rows)
     done = f"Sweep {outcome.sweep}: {outcome.snapshot.done} of {outcome.snapshot.planned} trials are recorded"
+    done += f", {failed} of them as failed" if failed else ""
+    if outcome.fruitless:
+        cells = ", ".join(outcome.fruitless)
+        what = f"Every trial has failed in {cells}; `amsam-ray show TRIAL` tells why, and --fresh starts over"
+        console.print(what, style="yellow", highlight=False, soft_wrap=True)
     if not outcome.finished:
         console.print(
             f"{done}; not finished ({outcome.why}): the same command continues.", style="yellow", soft_wrap=True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +18,10 @@ from pydantic import ValidationError
 
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.results.record import SCHEMA_VERSION, Record
-from amsam_ray.results.storage import Entry, NotFoundError, Storage
+from amsam_ray.results.storage import Entry, NotFoundError, Storage, StorageError, UnavailableError
 from amsam_ray.training.result import TrialResult
+
+logger = logging.getLogger(__name__)
 
 _SWEEP = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _AT_ONCE = 512
@@ -35,6 +39,23 @@ class Sink(Protocol):
 def write_record(sink: Sink, record: Record) -> None:
     """Store ``record`` under its key, once. Raises ExistsError if another record has that key."""
     sink.create(record.key, record.to_bytes())
+
+
+def replace_damaged(storage: Storage, key: str, data: bytes) -> bool:
+    """Put a record where a file lies that is none; that file is kept as ``sweeps/<sweep>/damaged/<trial>.<hash>.json``.
+
+    Returns:
+        Whether it was done. It is not where the file is a record.
+    """
+    old = storage.get(key)
+    if isinstance(parse_record(key, old), Record):
+        return False
+    _, sweep, _, name = key.split("/")
+    kept = f"sweeps/{sweep}/damaged/{name.removesuffix('.json')}.{hashlib.sha256(old).hexdigest()[:8]}.json"
+    storage.put(kept, old)
+    storage.put(key, data)
+    logger.warning("%s was no record; it is now, and the file that lay there is %s.", key, kept)
+    return True
 
 
 def write_trial(sink: Sink, record: Record, result: TrialResult) -> None:
@@ -127,6 +148,10 @@ def _load(storage: Storage, entry: Entry) -> Record | Problem | None:
         return None
     except InputError:
         return Problem(entry.key, "skipped, not a record (no trial has such a name); delete it")
+    except UnavailableError:
+        raise
+    except StorageError as error:  # a link that leads elsewhere, a file that may not be read
+        return Problem(entry.key, f"skipped: {error}")
 
 
 def _curve_csv(record: Record) -> bytes:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from amsam_ray.results.local import LocalStorage
+from amsam_ray.results.records import replace_damaged
 from amsam_ray.results.storage import ExistsError, NotFoundError, Storage, StorageError, check_key
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,9 @@ class Spool:
         try:
             self._storage.create(key, data)
         except ExistsError:
+            if replace_damaged(self._storage, key, data):
+                self._create.delete(key)
+                return
             logger.warning("%s is recorded already, by another attempt; ours is kept in %s.", key, self._rejected.root)
             self._rejected.put(key, data)
         self._create.delete(key)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from amsam_ray.training.config import TrialConfig
 
-Blame = Literal["trial", "input", "lane", "stop"]
+Blame = Literal["trial", "input", "data", "lane", "stop"]
 Status = Literal["completed", "pruned", "failed", "error"]
 
 
@@ -53,8 +53,10 @@ class Outcome:
         params: the trial's hyperparameters as recorded.
         seconds: wall time of the attempt.
         reason: why it failed, one sentence.
-        blame: whose fault an ``error`` is: the ``trial`` raised, refused its ``input`` (which it would again), or its
-            ``lane`` died under it; or the sweep was made to ``stop``, which is not counted as an attempt.
+        blame: whose fault an ``error`` is: the ``trial`` raised, refused its ``input`` (which it would again), could
+            not read its cell's ``data``, or its ``lane`` died under it; or the sweep was made to ``stop``. The data's
+            and the sweep's are not counted as attempts.
+        trace: the traceback of an ``error``, for the log.
     """
 
     trial_id: str
@@ -65,6 +67,7 @@ class Outcome:
     seconds: float = 0.0
     reason: str | None = None
     blame: Blame = "trial"
+    trace: str = ""
 
 
 def trial_id(cell: str, number: int, seed_index: int | None = None) -> str:

@@ -134,6 +134,8 @@ class Board:
                 if attempt.blame in ("trial", "lane"):
                     self.retried += 1
                     self.message = f"{assignment.trial_id} is tried again: {attempt.reason}"
+                elif attempt.blame == "data":
+                    self.message = f"{assignment.cell} is put off until its images can be read: {attempt.reason}"
                 return
             _count(row, recorded)
             self._finished.append(time.monotonic())

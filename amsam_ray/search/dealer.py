@@ -19,6 +19,9 @@ class Dealer:
         retries: how often a trial is tried again after its lane died or it raised.
         give_up: records a trial as failed and returns what is recorded.
         stop: ends the sweep, with a reason.
+
+    Attributes:
+        put_off: cell id -> which of its images cannot be read. Such a cell is left as it is until the next run.
     """
 
     def __init__(self, cells: Sequence[CellProgress], retries: int, give_up: GiveUp, stop: Callable[[str], None]):
@@ -28,16 +31,21 @@ class Dealer:
         self._give_up = give_up
         self._stop = stop
         self._turn = 0
+        self.put_off: dict[str, str] = {}
 
     @property
     def finished(self) -> bool:
-        """Whether every cell has all its records."""
-        return all(cell.finished for cell in self.cells)
+        """Whether every cell has all its records that it can get in this run."""
+        return all(progress.finished for progress in self._active)
+
+    @property
+    def _active(self) -> list[CellProgress]:
+        return [progress for progress in self.cells if progress.cell.id not in self.put_off]
 
     @property
     def left(self) -> int:
         """Trials that have no record yet, finals included, as far as is known now."""
-        return sum(cell.planned - cell.done for cell in self.cells)
+        return sum(progress.planned - progress.done for progress in self._active)
 
     def cell(self, cell_id: str) -> CellProgress:
         """The progress of one cell."""
@@ -47,6 +55,8 @@ class Dealer:
         """A trial of the next cell in turn that has one to give; None: nothing now."""
         for step in range(len(self.cells)):
             index = (self._turn + step) % len(self.cells)
+            if self.cells[index].cell.id in self.put_off:
+                continue
             assignment = self.cells[index].next_assignment()
             if assignment is not None:
                 self._turn = index + 1
@@ -59,6 +69,11 @@ class Dealer:
     def settle(self, assignment: Assignment, outcome: Outcome) -> Outcome | None:
         """Take in how an attempt ended; returns the recorded outcome, None if the trial will be tried again."""
         progress = self._by_id[assignment.cell]
+        if outcome.status == "error" and outcome.blame == "data":
+            # Somebody can mend the file, so a failure for good would be too much.
+            self.put_off[assignment.cell] = outcome.reason or "unknown reason"
+            progress.put_back(assignment, attempt=assignment.attempt)
+            return None
         if outcome.status == "error":
             spent = outcome.blame in ("trial", "input", "lane")
             hopeless = outcome.blame == "input" and not self._any_success()

@@ -88,6 +88,12 @@ class CellProgress:
         return not self._open() and self.search_done and not self._missing_finals()
 
     @property
+    def fruitless(self) -> bool:
+        """Whether it is finished and nothing but failures came of it."""
+        ends = [*self.searched.values(), *self.finals.values()]
+        return self.finished and bool(ends) and all(outcome.status == "failed" for outcome in ends)
+
+    @property
     def best(self) -> Outcome | None:
         """The best completed search trial so far."""
         chosen = self.chosen(1)

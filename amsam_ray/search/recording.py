@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from amsam_ray.errors import AmsamError, Problem
 from amsam_ray.results.environment import describe_environment
 from amsam_ray.results.record import Record, record_key
-from amsam_ray.results.records import parse_record, write_trial
+from amsam_ray.results.records import parse_record, replace_damaged, write_trial
 from amsam_ray.results.spool import Spool
 from amsam_ray.results.storage import ExistsError, NotFoundError, UnavailableError, open_storage
 from amsam_ray.search.assignment import Assignment, Outcome
@@ -84,9 +84,12 @@ class Recorder:
 
     def _store(self, assignment: Assignment, record: Record, result: TrialResult) -> Outcome:
         try:
-            write_trial(self._storage, record, result)
-        except ExistsError:
-            return self.recorded(assignment) or outcome_of(record)
+            try:
+                write_trial(self._storage, record, result)
+            except ExistsError:
+                # Another attempt's, or a damaged file, which is why the trial was run again.
+                if not replace_damaged(self._storage, record.key, record.to_bytes()):
+                    return self.recorded(assignment) or outcome_of(record)
         except UnavailableError:
             write_trial(self._spool, record, result)
         return outcome_of(record)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amsam_ray import __version__
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.results.leaderboard import update_leaderboards
@@ -17,6 +19,7 @@ from amsam_ray.results.record import record_key
 from amsam_ray.results.records import list_records
 from amsam_ray.results.spool import Spool
 from amsam_ray.results.storage import Storage, UnavailableError, check_storage, open_storage
+from amsam_ray.search.assignment import Assignment, Outcome
 from amsam_ray.search.board import Board, Snapshot
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.cluster import check_ray, connected
@@ -34,6 +37,8 @@ from amsam_ray.search.space_model import SpaceFile
 
 if TYPE_CHECKING:
     from amsam_ray.search.capacity import Capacity
+
+logger = logging.getLogger(__name__)
 
 TRIAL_FUNCTION = "amsam_ray.training.trial:train_trial"
 # How long results that the storage would not take are offered when a run ends: it outlasts a restart of the server.
@@ -73,6 +78,8 @@ class SweepOutcome:
         problems: files among the records that could not be read.
         waiting: keys of results that the storage has not taken yet; they wait on the disk of the node that made them.
         ran: whether there was anything left to run.
+        fruitless: ids of the cells all of whose trials have failed.
+        put_off: cell id -> which of its images cannot be read; running again goes on there once they can.
     """
 
     sweep: str
@@ -82,6 +89,8 @@ class SweepOutcome:
     problems: Sequence[Problem] = ()
     waiting: Sequence[str] = ()
     ran: bool = True
+    fruitless: Sequence[str] = ()
+    put_off: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list[Problem]:
@@ -148,11 +157,13 @@ class _Run:
         self._space, self._storage, self._options = space, storage, options
         self._folder = choose_folder(storage, space, extend=options.extend, fresh=options.fresh)
         self._sweep = self._folder.sweep
+        logger.info("amsam-ray %s: sweep %s in %s, %s", __version__, self._sweep, storage.uri, options)
         self._cells = make_cells(space)
         self._gate = Gate(options.budget)
         self._started = time.monotonic()
         self._problems: list[Problem] = []
         self._waiting: list[str] = []
+        self._put_off: dict[str, str] = {}
         self._bring_waiting()
         self._load()
 
@@ -216,10 +227,11 @@ class _Run:
                     gate=self._gate,
                     capacity=capacity,
                     settings=lane_settings(capacity, worker, timeout_s=self._space.search.timeout_s, folder=scratch),
-                    watchers=[self._board, scribe],
+                    watchers=[self._board, scribe, _Journal()],
                     folder=scratch,
                 )
         finally:
+            self._put_off = dealer.put_off
             scribe.close()
             recorder.close(_LAST_TRY_S)
             self._waiting = self._not_stored()
@@ -239,16 +251,42 @@ class _Run:
         """Write the leaderboards and say how it went."""
         datasets = [dataset.label for dataset in self._space.datasets]
         skipped = update_leaderboards(self._storage, datasets)
+        if not self.complete():
+            self._load()  # lanes that were told to stop may have recorded a trial without being heard
         finished = self.complete()
+        put_off = ", ".join(f"{cell} cannot read its images: {why}" for cell, why in self._put_off.items())
         return SweepOutcome(
             sweep=self._sweep,
             finished=finished,
-            why=None if finished else self._gate.why_closed,
+            why=None if finished else put_off or self._gate.why_closed,
             snapshot=self._board.snapshot(),
             problems=tuple(dict.fromkeys([*self._problems, *skipped])),
             waiting=self._waiting,
             ran=ran,
+            put_off=self._put_off,
+            fruitless=[p.cell.id for p in self._progress if p.fruitless],
         )
+
+
+class _Journal:
+    """Notes in the log what came of every trial, and what went wrong in full."""
+
+    def began(self, assignment: Assignment) -> None:
+        """Not noted: its end is."""
+
+    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
+        """An attempt ended."""
+        if attempt.status == "error":
+            logger.warning(
+                "%s, attempt %d: %s\n%s", attempt.trial_id, assignment.attempt, attempt.reason, attempt.trace
+            )
+        if recorded is not None:
+            score = "" if recorded.score is None else f" {recorded.score:.4f}"
+            logger.info("%s: %s%s in %.1f s", recorded.trial_id, recorded.status, score, recorded.seconds)
+
+    def lost(self, reason: str, stage: str) -> None:
+        """A lane without a trial is gone."""
+        logger.warning("A lane was lost (%s): %s", stage, reason)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amsam_ray.data.images import ImageError
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.search.assignment import Assignment, Blame, Outcome
 from amsam_ray.search.places import cache_dir
@@ -121,8 +122,13 @@ class _Worker:
                 if self._world > 1 or _poisoned(error):
                     # The other ranks may wait for this one in a collective operation; or CUDA is gone for good.
                     raise LaneMustRestart(reason) from error
-                blame: Blame = "input" if isinstance(error, InputError) else "trial"
-                outcome = Outcome(assignment.trial_id, "error", reason=reason, blame=blame)
+                blame: Blame = "trial"
+                if isinstance(error, ImageError):
+                    blame = "data"
+                elif isinstance(error, InputError):
+                    blame = "input"
+                trace = traceback.format_exc()
+                outcome = Outcome(assignment.trial_id, "error", reason=reason, blame=blame, trace=trace)
                 _free_memory()
         return outcome if self._rank == 0 else None
 

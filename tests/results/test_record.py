@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from amsam_ray.results.environment import describe_environment
 from amsam_ray.results.record import Record, without_secrets
-from amsam_ray.results.records import parse_record, read_records, write_record, write_trial
+from amsam_ray.results.records import parse_record, read_records, replace_damaged, write_record, write_trial
 from amsam_ray.results.storage import ExistsError, open_storage
 from amsam_ray.training.result import TrialResult
 from tests.results.synthetic import config, record, sweep_records
@@ -145,3 +145,24 @@ def test_files_that_are_not_records_are_named_and_skipped(tmp_path: Path) -> Non
 def test_reason_is_kept() -> None:
     result = replace(TrialResult("failed"), reason="diverged at epoch 7")
     assert record(config(), result=result).reason == "diverged at epoch 7"
+
+
+def test_a_file_that_may_not_be_read_is_named_and_skipped(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "results")
+    made = record(config())
+    write_record(storage, made)
+    (tmp_path / "results" / made.key).with_name("link.json").symlink_to("/etc/hostname")
+    records, (problem,) = read_records(storage)
+    assert records == [made] and "leads out of" in problem.what
+
+
+def test_a_record_takes_the_place_of_a_damaged_file_and_of_no_other(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    made = record(config())
+    storage.put(made.key, b"{half")
+    assert replace_damaged(storage, made.key, made.to_bytes())
+    assert storage.get(made.key) == made.to_bytes()
+    (kept,) = storage.list(f"sweeps/{made.sweep}/damaged/")
+    assert storage.get(kept.key) == b"{half"
+    assert not replace_damaged(storage, made.key, b"another")
+    assert storage.get(made.key) == made.to_bytes() and read_records(storage) == ([made], [])

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from amsam_ray.data.images import ImageError
 from amsam_ray.errors import InputError
 from amsam_ray.training.config import TrialConfig
 from amsam_ray.training.result import TrialResult
@@ -86,11 +87,13 @@ def train(
 
 
 def befall(fault: str | None) -> None:
-    """Let one of the faults happen: raise, memory, input, exit, segfault, hang, hang_in_c."""
+    """Let one of the faults happen: raise, memory, data, input, exit, segfault, hang, hang_in_c."""
     if fault == "raise":
         raise ValueError("the labels are upside down")
     if fault == "memory":
         bytearray(1 << 60)
+    if fault == "data":
+        raise ImageError("photo.jpg: is cut short; restore it")
     if fault == "input":
         raise InputError("the image is no image")
     if fault == "exit":

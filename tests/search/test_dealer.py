@@ -196,3 +196,14 @@ def test_rungs_grow_by_the_reduction_and_stay_below_the_last_epoch() -> None:
     assert ladder_epochs(space(epochs=5, scheduler=asha)) == ()
     assert ladder_epochs(space(epochs=100, scheduler="none")) == ()
     assert ladder_epochs(space(epochs=20, scheduler={**asha, "reduction": 1.5})) == (5, 8, 11, 17)
+
+
+def test_a_cell_whose_images_cannot_be_read_is_put_off_and_costs_no_attempt() -> None:
+    book = Book()
+    dealer = deal(space(datasets=2, trials=2, retries=0), book)
+    first = dealer.next_assignment()
+    assert first and dealer.settle(first, error(first, "data")) is None
+    ran = run_all(dealer)
+    assert {a.cell for a in ran} == {"polyps.k4.am_sam"} and len(ran) == 2 + 2
+    assert dealer.finished and dealer.left == 0 and dealer.put_off == {first.cell: "it broke"}
+    assert not book.failed and not book.stopped and not dealer.cell(first.cell).finished

@@ -142,3 +142,25 @@ def test_an_interrupt_before_the_first_trial_ends_the_run_at_once(tmp_path: Path
     assert driver.run("--dry-run") == 0
     assert f"warning: {victim.relative_to(driver.results)}: " in driver.terminal()
     assert "1 cell, 4 trials, 1 to run" in driver.terminal()
+
+    # What is run again for a damaged record takes its place, and the file that lay there is kept.
+    damaged = victim.read_text()
+    assert driver.run() == 0
+    assert len(driver.assert_complete()) == 4
+    (kept,) = driver.results.glob("sweeps/*/damaged/*.json")
+    assert kept.read_text() == damaged
+
+
+def test_a_cell_whose_images_cannot_be_read_waits_for_them_and_the_others_go_on(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, space(datasets=2, trials=1, retries=0))
+    broken, failing = driver.seed(CELL, 0), driver.seed("polyps.k4.am_sam", 0)
+    driver.fake = {"faults": {broken: "data", failing: "raise"}}
+    assert driver.run() == 1
+    told = driver.terminal()
+    assert f"not finished ({CELL} cannot read its images: ImageError (fakes.py:" in told and "photo.jpg" in told
+    assert "Every trial has failed in polyps.k4.am_sam" in told and "1 of them as failed" in told
+    assert [record.trial for record in driver.records()] == ["polyps.k4.am_sam.t0000"]
+    assert "ValueError: the labels are upside down" in driver.logs() and "Traceback" in driver.logs()
+    driver.fake = {}  # mended
+    assert driver.run() == 1  # the failure stays recorded
+    assert [r.status for r in driver.assert_complete()] == ["completed"] * 3 + ["failed"]
