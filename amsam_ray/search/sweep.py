@@ -174,10 +174,13 @@ class _Run:
             self._waiting = Spool(folder, self._storage).close()
 
     def _load(self) -> None:
+        self._board = self._read()
+
+    def _read(self) -> Board:
         history, self._problems = read_history(self._storage, self._sweep, self._cells)
         rungs = ladder_epochs(self._space)
         self._progress = [CellProgress(cell, rungs, history.get(cell.id, ())) for cell in self._cells]
-        self._board = Board(self._progress, self._gate, self._started)
+        return Board(self._progress, self._gate, self._started)
 
     def complete(self) -> bool:
         """Whether everything is recorded already."""
@@ -251,15 +254,16 @@ class _Run:
         """Write the leaderboards and say how it went."""
         datasets = [dataset.label for dataset in self._space.datasets]
         skipped = update_leaderboards(self._storage, datasets)
+        board = self._board
         if not self.complete():
-            self._load()  # lanes that were told to stop may have recorded a trial without being heard
+            board = self._read()  # lanes that were told to stop may have recorded a trial without being heard
         finished = self.complete()
         put_off = ", ".join(f"{cell} cannot read its images: {why}" for cell, why in self._put_off.items())
         return SweepOutcome(
             sweep=self._sweep,
             finished=finished,
             why=None if finished else put_off or self._gate.why_closed,
-            snapshot=self._board.snapshot(),
+            snapshot=board.snapshot(),
             problems=tuple(dict.fromkeys([*self._problems, *skipped])),
             waiting=self._waiting,
             ran=ran,

@@ -130,10 +130,12 @@ def test_an_interrupt_before_the_first_trial_ends_the_run_at_once(tmp_path: Path
     driver = Driver(tmp_path, space(trials=2), {"seconds": 0.2})
     interrupt(driver, 0.5)  # while Ray starts
     interrupt(driver, 6.0)  # while its lanes do
+    lines = [line for line in driver.terminal().splitlines() if " trials, " in line]
+    assert "starting Ray" not in lines[-1]
     assert driver.run() == 0
     assert "4 of 4 trials are recorded" in driver.terminal()
-    last = [line for line in driver.terminal().splitlines() if " trials, " in line][-1]
-    assert "4/4 trials, 0 running" in last
+    lines = [line for line in driver.terminal().splitlines() if " trials, " in line]
+    assert "4/4 trials, 0 running" in lines[-1]
     assert driver.run() == 0
     assert "4 of 4 trials are recorded: there was nothing left to run" in driver.terminal()
 
