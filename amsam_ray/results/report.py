@@ -22,7 +22,7 @@ from amsam_ray.results.record import Record
 from amsam_ray.results.records import list_sweeps, read_records
 from amsam_ray.results.report_plots import Plot, Plots, score_label
 from amsam_ray.results.storage import NotFoundError, Storage
-from amsam_ray.results.tables import Row, columns, plain, show_score
+from amsam_ray.results.tables import Row, columns, duration, plain, show_score
 
 
 def report_key(sweep: str) -> str:
@@ -99,12 +99,12 @@ class _Content:
         return [
             ("sweep", self.sweep),
             ("first trial", f"{first:%Y-%m-%d %H:%M} UTC"),
-            ("from first to last", _duration((last - first).total_seconds())),
+            ("from first to last", duration((last - first).total_seconds())),
             ("cells", str(len({r.cell for r in self.records}))),
             ("search trials", f"{len(search)} ({', '.join(f'{n} {s}' for s, n in counts.items() if n)})"),
             ("finals", str(len(self.records) - len(search))),
-            ("work", _duration(sum(r.seconds for r in self.records))),
-            ("GPU time", _duration(sum(r.gpu_seconds for r in self.records))),
+            ("work", duration(sum(r.seconds for r in self.records))),
+            ("GPU time", duration(sum(r.gpu_seconds for r in self.records))),
             ("report made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         ]
 
@@ -242,12 +242,6 @@ def _facts(record: Record) -> Iterable[tuple[str, str]]:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _data_uri(png: bytes) -> str:

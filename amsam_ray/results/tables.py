@@ -164,3 +164,12 @@ def _score(row: Row, metric: str) -> str:
     mean, std = row.get(f"{metric}_mean"), row.get(f"{metric}_std")
     text = show_score(metric, mean)
     return f"{text} ± {show_score(metric, std)}" if std is not None else text
+
+
+def duration(seconds: float) -> str:
+    """Like ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {s:02d} s" if minutes else f"{s} s"

@@ -185,12 +185,3 @@ class Board:
 def _count(row: CellRow, outcome: Outcome) -> None:
     if outcome.status in ("completed", "pruned", "failed"):
         setattr(row, outcome.status, getattr(row, outcome.status) + 1)
-
-
-def duration(seconds: float) -> str:
-    """Like ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {s:02d} s" if minutes else f"{s} s"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
 from amsam_ray.models.methods import METHODS
 from amsam_ray.results.storage import open_storage
+from amsam_ray.results.tables import duration
 from amsam_ray.search.assignment import derived_seed
-from amsam_ray.search.board import duration
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.cluster import connected
 from amsam_ray.search.folder import choose_folder

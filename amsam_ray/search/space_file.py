@@ -144,8 +144,8 @@ def _beside(data: dict[str, Any], error: ValidationError) -> list[tuple[KeyPath,
             # Some checks are made only once all others pass.
             found += [(_in_file(e["loc"]), _plain(e)) for e in further.errors()]
             error = further
-            continue
-        break
+        else:
+            break
     incomplete = made_up | {str(path[0]) for path in refused if path}
     return found + [
         (path, what)
@@ -173,11 +173,11 @@ def all_problems(path: str | Path, refused: InputError) -> list[Problem]:
     """What ``load_space`` refused, and what is wrong with the data of those datasets that can be read all the same."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        datasets, shots = list(data["datasets"]), data.get("shots")
-        datasets = [] if isinstance(data["datasets"], str) else datasets
-        readable = [(i, dataset) for i, item in enumerate(datasets) if (dataset := _dataset(item))]
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        datasets, shots = data["datasets"], data.get("shots")
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
         return refused.problems
+    items = datasets if isinstance(datasets, list) else []
+    readable = [(i, dataset) for i, item in enumerate(items) if (dataset := _dataset(item))]
     most = max((n for n in shots if isinstance(n, int)), default=0) if isinstance(shots, list) else 0
     of_data = [p for i, dataset in readable for p in check_dataset_config(dataset, most, f"datasets[{i}]")]
     return _by_line([*refused.problems, *problems_at(path, of_data)])

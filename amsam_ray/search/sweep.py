@@ -262,7 +262,7 @@ class _Run:
         return SweepOutcome(
             sweep=self._sweep,
             finished=finished,
-            why=None if finished else put_off or self._gate.why_closed,
+            why=None if finished else self._gate.why_closed or put_off,
             snapshot=board.snapshot(),
             problems=tuple(dict.fromkeys([*self._problems, *skipped])),
             waiting=self._waiting,

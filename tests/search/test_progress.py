@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from amsam_ray.cli.progress import SweepView
-from amsam_ray.search.board import Board, duration
+from amsam_ray.results.tables import duration
+from amsam_ray.search.board import Board
 from amsam_ray.search.gate import Budget, Gate
 from tests.search.spaces import space
 from tests.search.test_dealer import completed, deal, error
