@@ -56,9 +56,9 @@ def test_every_command_exists_and_has_help(name: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "amsam_ray.search.space_file",
-        "amsam_ray.models.methods",
-        "amsam_ray.training.config",
+        "amsam_ray.config.space_file",
+        "amsam_ray.config.methods",
+        "amsam_ray.config.trial",
         "amsam_ray.data.definition",
     ],
 )

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from amsam_ray.data.layout import SUFFIXES
-from scripts.make_space_docs import TARGET, render
+from tools.make_space_docs import TARGET, render
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_space_file_page_is_current() -> None:
-    assert TARGET.read_text() == render(), "run: python -m scripts.make_space_docs"
+    assert TARGET.read_text() == render(), "run: python -m tools.make_space_docs"
 
 
 def test_the_data_page_lists_the_types_of_image_that_are_read() -> None:

@@ -10,10 +10,10 @@ import yaml
 from click.testing import CliRunner
 
 from amsam_ray.cli.main import COMMANDS, cli
+from amsam_ray.config.space_file import parse_space
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.space_file import parse_space
-from scripts.readme_demo import fill, space_block
-from tests.results.synthetic import Folder, write_sweep
+from tests.records.synthetic import Folder, write_sweep
+from tools.readme_demo import fill, space_block
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,7 +24,7 @@ SPACES = [parse_space(yaml.safe_load(body)) for kind, body in BLOCKS if kind == 
 
 
 def test_the_demos_space_file_is_the_shipped_one() -> None:
-    assert fill(README, "demo.yaml", space_block()) == README, "run: python -m scripts.readme_demo results"
+    assert fill(README, "demo.yaml", space_block()) == README, "run: python -m tools.readme_demo results"
 
 
 def test_space_files_shown_are_valid() -> None:

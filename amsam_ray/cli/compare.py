@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, find_record, open_index
+from amsam_ray.cli.lookup import STORAGE, find_record, open_index
 
 if TYPE_CHECKING:
-    from amsam_ray.results.record import Record
+    from amsam_ray.records.schema import Record
 
 _SELECTION = "selection "  # before the metrics of the selection images
 
@@ -61,8 +61,8 @@ def comparison(a: Record, b: Record) -> dict[str, Any]:
 
 
 def _paired(a: Record, b: Record, metric: str) -> dict[str, Any]:
-    from amsam_ray.data.metric_names import METRICS
-    from amsam_ray.results.significance import paired_test
+    from amsam_ray.config.metrics import METRICS
+    from amsam_ray.records.significance import paired_test
 
     maximise = METRICS[metric].maximise if metric in METRICS else a.maximise
     left, right = (
@@ -83,7 +83,7 @@ def _means(left: float | None, right: float | None) -> dict[str, Any]:
 
 def _acting(record: Record) -> dict[str, Any]:
     """The configuration without the hyperparameters that act on nothing in it."""
-    from amsam_ray.results.leaderboard import acting_params
+    from amsam_ray.records.leaderboard import acting_params
 
     return {**record.config, "params": acting_params(record.method, record.params)}
 
@@ -97,7 +97,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _score_line(name: str, score: dict[str, Any]) -> tuple[str, ...]:
     """One score of ``comparison`` as leaderboards show it: per cent where the metric is one, and its name says so."""
-    from amsam_ray.results.tables import plain, score_title, show_score
+    from amsam_ray.records.tables import plain, score_title, show_score
 
     metric = name.removeprefix(_SELECTION)
     where = name.removesuffix(metric)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.definition import (
     DATA_ROOT_VARIABLE,
     check_options,
@@ -256,11 +256,11 @@ def show_data(
     trust: bool,
 ) -> None:
     """Write a contact sheet of dataset NAME: images, mask outlines (green), detector boxes (red)."""
+    from amsam_ray.config.networks import DetectorConfig
     from amsam_ray.data.contact_sheet import Cell, contact_sheet, spread
     from amsam_ray.data.dataset import open_dataset
     from amsam_ray.data.images import ImageError
     from amsam_ray.data.splits import natural_key
-    from amsam_ray.models.config import DetectorConfig
     from amsam_ray.models.detector import load_detector
 
     config = _rooted(dataset_config(name, root, pairs))

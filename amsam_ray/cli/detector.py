@@ -43,12 +43,12 @@ def train(
     The file is for `detector.weights` of a space file. With `detector.finetune_epochs` there, a sweep does the same
     by itself for each of its cells.
     """
-    from amsam_ray.data.config import SelectionConfig
+    from amsam_ray.config.datasets import SelectionConfig
+    from amsam_ray.config.networks import DetectorConfig
     from amsam_ray.data.dataset import open_dataset
-    from amsam_ray.data.fewshot import draw_shots
+    from amsam_ray.data.few_shot import draw_shots
     from amsam_ray.device import pick_device
     from amsam_ray.errors import InputError, Problem
-    from amsam_ray.models.config import DetectorConfig
     from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 
     config = dataset_config(name, root, pairs)

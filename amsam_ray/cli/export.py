@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, naming, read_adapter
+from amsam_ray.cli.lookup import STORAGE, naming, read_adapter
 
 
 @click.command()
@@ -20,7 +20,7 @@ def export(adapter: str, storage: str, out: Path, decoder: str) -> None:
     ADAPTER is a file, s3://bucket/key, or a trial or cell as for `amsam-ray show`: lesion.k4.am_sam is the model in
     that leaderboard row. sam.pth loads in segment_anything; the decoder maps image embeddings to masks.
     """
-    from amsam_ray.results.export import export_adapter
+    from amsam_ray.inference.export import export_adapter
 
     content = read_adapter(adapter, storage)
     with naming(adapter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, open_index
+from amsam_ray.cli.lookup import STORAGE, open_index
 from amsam_ray.errors import InputError, Problem
 
 
@@ -20,7 +20,7 @@ def leaderboard(storage: str, datasets: tuple[str, ...], shots: tuple[int, ...],
     Rows are sorted by each dataset's primary metric, best first. p(next) is the probability of such a lead over the
     next row if there were none (Wilcoxon signed-rank test over test images).
     """
-    from amsam_ray.results.leaderboard import build_leaderboard
+    from amsam_ray.records.leaderboard import build_leaderboard
 
     with open_index(storage) as (_, index):
         rows = build_leaderboard(
@@ -38,7 +38,7 @@ def leaderboard(storage: str, datasets: tuple[str, ...], shots: tuple[int, ...],
 
 def print_rows(rows: list[dict[str, object]], form: str) -> None:
     """Print leaderboard rows as ``table``, ``csv``, ``md`` or ``json``."""
-    from amsam_ray.results import tables
+    from amsam_ray.records import tables
 
     if form == "csv":
         click.echo(tables.to_csv(rows).decode(), nl=False)

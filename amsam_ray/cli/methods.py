@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from amsam_ray.models.methods import METHODS, MethodSpec
-from amsam_ray.models.params import PARAMS, MethodParams
+from amsam_ray.config.methods import METHODS, MethodSpec
+from amsam_ray.config.params import PARAMS, MethodParams
 
 
 @click.group()

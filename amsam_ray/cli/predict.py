@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, naming, read_adapter
+from amsam_ray.cli.lookup import STORAGE, naming, read_adapter
 from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from amsam_ray.training.predict import Prediction
+    from amsam_ray.inference.predict import Prediction
 
 _OVERLAY_SIDE = 1024
 
@@ -40,7 +40,7 @@ def predict(
     """
     paths = find_images(images)
     content = read_adapter(adapter, storage)
-    from amsam_ray.training.predict import load_predictor
+    from amsam_ray.inference.predict import load_predictor
 
     with naming(adapter):
         predictor = load_predictor(content, device)
@@ -98,7 +98,7 @@ def _read(path: Path) -> np.ndarray | None:
 
 
 def _write(out: Path, path: Path, pixels: np.ndarray, prediction: Prediction, overlays: bool) -> None:
-    from amsam_ray.training.overlays import overlay, save_png
+    from amsam_ray.inference.overlays import overlay, save_png
 
     save_png(out / "masks" / f"{path.stem}.png", prediction.mask.astype("uint8") * 255)
     if overlays:

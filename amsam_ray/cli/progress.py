@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from amsam_ray.results.tables import duration, score_title, show_score
-from amsam_ray.search.board import CellRow, Snapshot
+from amsam_ray.records.tables import duration, score_title, show_score
+from amsam_ray.search.status import CellRow, Snapshot
 
 _LIVE_EVERY_S = 0.5
 _LINE_EVERY_S = 30.0

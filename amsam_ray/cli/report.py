@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, open_index
+from amsam_ray.cli.lookup import STORAGE, open_index
 from amsam_ray.errors import InputError, Problem
 
 
@@ -19,9 +19,9 @@ def report(sweep: str | None, storage: str, out: Path | None) -> None:
 
     It is stored as reports/SWEEP.html: one file without links to elsewhere, to open from disk, print or send.
     """
-    from amsam_ray.results.records import list_sweeps
-    from amsam_ray.results.report import write_report
-    from amsam_ray.results.storage import open_storage
+    from amsam_ray.records.io import list_sweeps
+    from amsam_ray.reports.html import write_report
+    from amsam_ray.storage.open import open_storage
 
     opened = open_storage(storage)
     if sweep is None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from amsam_ray.cli.stored import STORAGE, find_record, open_index
+from amsam_ray.cli.lookup import STORAGE, find_record, open_index
 
 if TYPE_CHECKING:
-    from amsam_ray.results.record import Record
+    from amsam_ray.records.schema import Record
 
 
 @click.command()
@@ -35,8 +35,8 @@ def show(trial: str, storage: str, form: str) -> None:
 
 def describe(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, lines of name and value) of what people ask about a trial."""
-    from amsam_ray.results.leaderboard import acting_params
-    from amsam_ray.results.tables import plain, score_title, show_score
+    from amsam_ray.records.leaderboard import acting_params
+    from amsam_ray.records.tables import plain, score_title, show_score
 
     environment = record.environment
     commit = f"{environment.commit[:12]}{' with changes' if environment.dirty else ''}" if environment.commit else "-"

@@ -11,7 +11,7 @@ import click
 from amsam_ray.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from amsam_ray.results.storage import Storage
+    from amsam_ray.storage.base import Storage
 
 
 @click.command()
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(storage: str, sweep: str | None, form: str) -> None:
     """Show how far a sweep is, from its storage alone: from any machine, whether or not it is running."""
-    from amsam_ray.results.storage import open_storage
+    from amsam_ray.storage.open import open_storage
 
     opened = open_storage(storage)
     names = [sweep] if sweep else opened.folders("sweeps/")
@@ -36,13 +36,13 @@ def status(storage: str, sweep: str | None, form: str) -> None:
 
 
 def _state(storage: Storage, name: str) -> dict[str, Any] | None:
-    from amsam_ray.search.board import Board
     from amsam_ray.search.cells import make_cells
-    from amsam_ray.search.folder import read_folder, stored_space
-    from amsam_ray.search.gate import Budget, Gate
-    from amsam_ray.search.history import read_history
     from amsam_ray.search.lease import read_lease, stale
+    from amsam_ray.search.manifest import read_folder, stored_space
     from amsam_ray.search.progress import CellProgress, ladder_epochs
+    from amsam_ray.search.resume import read_history
+    from amsam_ray.search.status import Board
+    from amsam_ray.search.stop_conditions import Budget, Gate
 
     folder = read_folder(storage, name)
     if folder is None:
@@ -70,7 +70,7 @@ def _print(state: dict[str, Any]) -> None:
     from rich.table import Table
 
     from amsam_ray.cli.progress import cell_line, speed
-    from amsam_ray.search.board import CellRow, Snapshot
+    from amsam_ray.search.status import CellRow, Snapshot
 
     console = Console()
     rows = [CellRow(**row) for row in state["cells"]]

@@ -15,7 +15,7 @@ from amsam_ray.errors import AmsamError, InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from amsam_ray.search.space_model import SpaceFile
+    from amsam_ray.config.space import SpaceFile
     from amsam_ray.search.sweep import RunOptions, SweepOutcome
 
 _WIDE = 200  # columns where nobody looks through a window
@@ -68,8 +68,9 @@ def tune(
     What is recorded in the storage is not run again. Ctrl-C once finishes the running trials, twice stops at once; the
     same command continues.
     """
-    from amsam_ray.search.gate import Budget
-    from amsam_ray.search.space_file import all_problems, load_space, problems_at
+    from amsam_ray.config.space_file import load_space, problems_at
+    from amsam_ray.search.checks import all_problems
+    from amsam_ray.search.stop_conditions import Budget
     from amsam_ray.search.sweep import TRIAL_FUNCTION, RunOptions
 
     if extend and fresh:
@@ -98,7 +99,7 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
     from rich.console import Console
 
     from amsam_ray.cli.progress import SweepView, quiet
-    from amsam_ray.search.places import log_dir
+    from amsam_ray.paths import log_dir
     from amsam_ray.search.sweep import check_sweep, run_sweep
 
     log = log_dir() / f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
@@ -130,10 +131,10 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
 def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepOutcome) -> None:
     """Print what the sweep came to."""
-    from amsam_ray.results.index import Index
-    from amsam_ray.results.leaderboard import build_leaderboard, leaderboard_key
-    from amsam_ray.results.storage import open_storage
-    from amsam_ray.results.tables import to_terminal
+    from amsam_ray.records.index import Index
+    from amsam_ray.records.leaderboard import build_leaderboard, leaderboard_key
+    from amsam_ray.records.tables import to_terminal
+    from amsam_ray.storage.open import open_storage
 
     for problem in outcome.problems:
         print(f"warning: {problem}", file=err)
@@ -172,8 +173,8 @@ def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcom
 
 def _plan(space: SpaceFile, storage: str, options: RunOptions) -> None:
     from amsam_ray.cli.progress import quiet
+    from amsam_ray.paths import log_dir
     from amsam_ray.search.dry_run import plan_sweep
-    from amsam_ray.search.places import log_dir
 
     log = log_dir() / f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}-dry-run.log"
     with quiet(log) as (out, _):

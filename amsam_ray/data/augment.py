@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amsam_ray.data.config import AugmentConfig
+from amsam_ray.config.datasets import AugmentConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.dataset import Dataset, local_root, open_dataset
 from amsam_ray.data.definition import check_options, get_definition
 from amsam_ray.data.images import ImageError, decode_image, decode_mask

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.definition import check_options, get_definition, open_tree, resolve_root
 from amsam_ray.data.images import ImageError, decode_image, decode_mask, read_frame
 from amsam_ray.data.layout import Pair, Scan, scan

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.layout import Scan, scan
 from amsam_ray.data.schema import DatasetDefinition, OptionRule, unsafe_path
 from amsam_ray.data.tree import LocalTree, Tree

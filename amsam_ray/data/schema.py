@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from amsam_ray.data.metric_names import METRICS
+from amsam_ray.config.metrics import METRICS
 
 
 def unsafe_path(text: str) -> str | None:

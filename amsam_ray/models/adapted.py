@@ -8,15 +8,14 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor, nn
 
+from amsam_ray.config.methods import get_method
+from amsam_ray.config.params import MethodParams
 from amsam_ray.errors import AmsamError
 from amsam_ray.models.backbone import Backbone
-from amsam_ray.models.calibration import MaskCalibration
-from amsam_ray.models.encoder_tail import Contrast
-from amsam_ray.models.head import TwoChannelDecoder
-from amsam_ray.models.merge import merged_state
-from amsam_ray.models.methods import get_method
-from amsam_ray.models.params import MethodParams
-from amsam_ray.models.prompting import PromptEmbedding
+from amsam_ray.models.parts.calibration import MaskCalibration
+from amsam_ray.models.parts.encoder_tail import Contrast
+from amsam_ray.models.parts.head import TwoChannelDecoder
+from amsam_ray.models.parts.prompt_embedding import PromptEmbedding
 from amsam_ray.models.recipes import RECIPES
 
 
@@ -153,10 +152,6 @@ class AdaptedSam(nn.Module):
         with torch.no_grad():
             for name, value in state.items():
                 parameters[name].copy_(value)
-
-    def merge(self) -> dict[str, Tensor]:
-        """The model folded into a plain SAM state dict; see ``merge.merged_state``."""
-        return merged_state(self)
 
 
 def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed: int) -> AdaptedSam:

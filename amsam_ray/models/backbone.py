@@ -16,8 +16,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError, Problem
-from amsam_ray.models.config import BackboneConfig
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from amsam_ray.models.weights import describe_expected, resolve_checkpoint

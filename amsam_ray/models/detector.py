@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
-from amsam_ray.models.config import DetectorConfig
 from amsam_ray.models.ultralytics_quiet import import_ultralytics, process_unchanged
 from amsam_ray.models.weights import WEIGHTS, weights_dir
 

@@ -21,8 +21,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
-from amsam_ray.models.config import DetectorConfig
 from amsam_ray.models.detector import build_network, file_sha256, load_detector, save_network
 from amsam_ray.models.ultralytics_quiet import process_unchanged
 

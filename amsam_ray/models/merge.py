@@ -8,16 +8,13 @@ multiplies each of the upscaled channels by a constant. What has no place in SAM
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from amsam_ray.errors import AmsamError
-from amsam_ray.models.head import WarmHead
-
-if TYPE_CHECKING:
-    from amsam_ray.models.adapted import AdaptedSam
+from amsam_ray.models.adapted import AdaptedSam
+from amsam_ray.models.parts.head import WarmHead
 
 _HYPERNETWORK = "mask_decoder.output_hypernetworks_mlps.0"
 

@@ -1,7 +1,7 @@
 """The nano SAM: segment-anything's own classes at a size that a processor core runs in tens of milliseconds.
 
 The layout is SAM's (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643); only the numbers are smaller. Weights
-pretrained on procedural images are shipped as `assets/nano_sam.safetensors`; `scripts/pretrain_nano_sam.py` makes them.
+pretrained on procedural images are shipped as `assets/nano_sam.safetensors`; `tools/nano/pretrain_sam.py` makes them.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from amsam_ray.models.adaptors import contrastive_encoder
+from amsam_ray.config.params import MethodParams
 from amsam_ray.models.backbone import Backbone
-from amsam_ray.models.encoder_tail import EncoderTail
-from amsam_ray.models.head import TwoChannelDecoder
-from amsam_ray.models.lora import add_decoder_lora, add_encoder_lora
-from amsam_ray.models.med_sa import med_sa_decoder, med_sa_encoder
-from amsam_ray.models.params import MethodParams
-from amsam_ray.models.sam_adapter import HighPassTail
-from amsam_ray.models.share import make_trainable
+from amsam_ray.models.parts.contrastive_adaptors import contrastive_encoder
+from amsam_ray.models.parts.encoder_tail import EncoderTail
+from amsam_ray.models.parts.head import TwoChannelDecoder
+from amsam_ray.models.parts.high_pass import HighPassTail
+from amsam_ray.models.parts.lora import add_decoder_lora, add_encoder_lora
+from amsam_ray.models.parts.space_adapters import med_sa_decoder, med_sa_encoder
+from amsam_ray.models.parts.tensor_sharing import make_trainable
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 import requests
 from filelock import FileLock
 
+from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
-from amsam_ray.models.config import BackboneConfig
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 _YOLO_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"

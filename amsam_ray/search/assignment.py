@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
-from amsam_ray.training.config import TrialConfig
+from amsam_ray.config.trial import TrialConfig
 
 Blame = Literal["trial", "input", "data", "lane", "stop"]
 Status = Literal["completed", "pruned", "failed", "error"]

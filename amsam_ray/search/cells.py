@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.methods import METHODS, resolve_params
+from amsam_ray.config.metrics import METRICS
+from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
+from amsam_ray.config.space_checks import live_space, switch_values
+from amsam_ray.config.trial import TrainConfig, TrialConfig
 from amsam_ray.data.definition import get_definition
-from amsam_ray.data.metric_names import METRICS
-from amsam_ray.models.methods import METHODS, resolve_params
-from amsam_ray.search.space_check import live_space, switch_values
-from amsam_ray.search.space_model import Distribution, MethodEntry, SpaceFile
-from amsam_ray.training.config import TrainConfig, TrialConfig
 
 
 @dataclass(frozen=True)

@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amsam_ray.errors import AmsamError, InputError, Problem, counted
-from amsam_ray.models.methods import METHODS
-from amsam_ray.results.storage import open_storage
-from amsam_ray.results.tables import duration
-from amsam_ray.search.assignment import derived_seed
+from amsam_ray.config.methods import METHODS
+from amsam_ray.config.space import SpaceFile
+from amsam_ray.errors import InputError, counted
+from amsam_ray.records.tables import duration
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.cluster import connected
-from amsam_ray.search.folder import choose_folder
-from amsam_ray.search.history import read_history
-from amsam_ray.search.places import cache_dir
+from amsam_ray.search.manifest import choose_folder
 from amsam_ray.search.progress import CellProgress, ladder_epochs
-from amsam_ray.search.space_model import SpaceFile
+from amsam_ray.search.ray.cluster import connected
+from amsam_ray.search.resume import read_history
 from amsam_ray.search.sweep import RunOptions, check_sweep
-from amsam_ray.search.worker import load_trial_function
-from amsam_ray.training.config import TrialConfig
+from amsam_ray.storage.open import open_storage
 
 if TYPE_CHECKING:
-    from amsam_ray.search.capacity import LaneSize
-
-_PROBE_EPOCHS = 5
-_PROBE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a short trial took.
-
-    Attributes:
-        first_s: until its first epoch was over; loading and preparing happen once per lane and once per sweep.
-        epoch_s: each epoch after the first.
-    """
-
-    first_s: float
-    epoch_s: float
-
-
-def probe(config: TrialConfig, trial_function: str) -> Probe:
-    """Run the first epochs of a trial in this process: up to five, or a minute."""
-    times = [time.monotonic()]
-
-    def report(epoch: int, score: float) -> bool:
-        times.append(time.monotonic())
-        return len(times) > _PROBE_EPOCHS or times[-1] - times[0] > _PROBE_S
-
-    with tempfile.TemporaryDirectory(prefix="amsam-probe-") as work_dir:
-        load_trial_function(trial_function)(
-            config,
-            cache_dir=cache_dir(),
-            work_dir=Path(work_dir),
-            rungs=tuple(range(1, config.train.epochs + 1)),
-            report=report,
-        )
-    times.append(time.monotonic())
-    epochs = max(1, len(times) - 3)
-    return Probe(times[1] - times[0], (times[-2] - times[1]) / epochs if len(times) > 3 else times[1] - times[0])
+    from amsam_ray.search.ray.probe import Probe
 
 
 def expected_epochs(rungs: tuple[int, ...], reduction: float, epochs: int) -> float:
@@ -103,14 +58,16 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     if not left:
         return
     with connected(options.address):
-        from amsam_ray.search.capacity import Capacity
+        from amsam_ray.search.ray.capacity import Capacity
 
         capacity = Capacity(space.resources, remote=options.address is not None)
         size, lanes = capacity.size, capacity.wanted
         each_lane = f"{counted(size.workers, 'worker')} of {size.cpus:g} CPU and {size.gpus:g} GPU"
         yield f"{counted(lanes, 'lane')}, each {each_lane}; {min(lanes, capacity.lanes())} fit now"
         busiest = max((p for p in progress if _trains(p)), key=lambda p: p.cell.shots, default=progress[-1])
-        measured = _probe_remotely(busiest, size, options.trial_function)
+        from amsam_ray.search.ray.probe import probe_remotely
+
+        measured = probe_remotely(busiest, size, options.trial_function)
         yield f"Probe of {busiest.cell.id}: first epoch {measured.first_s:.1f} s, then {measured.epoch_s:.2f} s each"
         seconds = _seconds(progress, measured, busiest, lanes)
         gpu_hours = seconds * lanes * size.total_gpus / 3600
@@ -120,31 +77,6 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
 
 def _trains(progress: CellProgress) -> bool:
     return METHODS[progress.cell.entry.name].trainable
-
-
-def _probe_remotely(progress: CellProgress, size: LaneSize, trial_function: str) -> Probe:
-    """The probe in a process with a lane's resources, which this one may not have."""
-    import ray
-
-    params = progress.study.ask(0)
-    seed = derived_seed(progress.cell.source.search.seed, progress.cell.id, 0, "trial")
-    config = progress.cell.config(params, seed=seed)
-    task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=0)(probe)
-    try:
-        result: Probe = ray.get(task.remote(config, trial_function))
-    except ray.exceptions.RayTaskError as error:
-        raise _fault_of(error.cause, progress) from error
-    except ray.exceptions.RayError as error:  # the process is gone, for lack of memory perhaps
-        first = str(error).strip().splitlines()[0]
-        raise AmsamError(f"The probe of {progress.cell.id} came to nothing ({first}).") from error
-    return result
-
-
-def _fault_of(cause: Exception, progress: CellProgress) -> AmsamError:
-    """What a probe raised in its own process, as every trial of the cell would raise it."""
-    if isinstance(cause, AmsamError):
-        return InputError(Problem(progress.cell.id, str(cause)))
-    return AmsamError(f"The probe of {progress.cell.id} failed: {type(cause).__name__}: {cause}")
 
 
 def _seconds(progress: list[CellProgress], measured: Probe, busiest: CellProgress, lanes: int) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from amsam_ray.errors import InputError, Problem
-from amsam_ray.results.storage import ConflictError, NotFoundError, Storage, StorageError
+from amsam_ray.storage.base import ConflictError, NotFoundError, Storage, StorageError
 
 RENEW_EVERY_S = 5.0
 STALE_AFTER_S = 60.0

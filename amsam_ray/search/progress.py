@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from amsam_ray.config.space import SpaceFile
 from amsam_ray.search.assignment import Assignment, Outcome, derived_seed, trial_id
 from amsam_ray.search.cells import Cell
-from amsam_ray.search.space_model import SpaceFile
 from amsam_ray.search.study import CellStudy
 
 

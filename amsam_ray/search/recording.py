@@ -8,14 +8,15 @@ import time
 from collections.abc import Mapping
 
 from amsam_ray.errors import AmsamError, Problem
-from amsam_ray.results.environment import describe_environment
-from amsam_ray.results.record import Record, record_key
-from amsam_ray.results.records import parse_record, replace_damaged, write_trial
-from amsam_ray.results.spool import Spool
-from amsam_ray.results.storage import ExistsError, NotFoundError, UnavailableError, open_storage
+from amsam_ray.paths import spool_dir
+from amsam_ray.records.environment import describe_environment
+from amsam_ray.records.io import parse_record, replace_damaged, write_trial
+from amsam_ray.records.schema import Record, record_key
 from amsam_ray.search.assignment import Assignment, Outcome
-from amsam_ray.search.folder import read_folder
-from amsam_ray.search.places import spool_dir
+from amsam_ray.search.manifest import read_folder
+from amsam_ray.storage.base import ExistsError, NotFoundError, UnavailableError
+from amsam_ray.storage.open import open_storage
+from amsam_ray.storage.spool import Spool
 from amsam_ray.training.result import TrialResult
 
 
@@ -32,7 +33,7 @@ class Recorder:
         # Not patient: the spool tries again, and a lane has better things to do than to wait for a storage.
         self._storage = open_storage(storage, patient=False)
         self._sweep = sweep
-        self._spool = Spool(spool_dir(storage), self._storage)
+        self._spool = Spool(spool_dir(storage), self._storage, replace_damaged)
         self._gpus = gpus
 
     def check_shared(self) -> None:

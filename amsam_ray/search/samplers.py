@@ -12,10 +12,10 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
+from amsam_ray.config.methods import resolve_params
+from amsam_ray.config.space import Distribution
 from amsam_ray.errors import Problem
-from amsam_ray.models.methods import resolve_params
 from amsam_ray.search.cells import Cell
-from amsam_ray.search.space_model import Distribution
 
 _MAX_GRID = 100_000
 # TPE proposes from a mixture over this many random candidates; Optuna's default.

@@ -12,31 +12,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amsam_ray import __version__
+from amsam_ray.config.space import SpaceFile
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import AmsamError, InputError, Problem
-from amsam_ray.results.leaderboard import update_leaderboards
-from amsam_ray.results.record import record_key
-from amsam_ray.results.records import list_records
-from amsam_ray.results.spool import Spool
-from amsam_ray.results.storage import Storage, UnavailableError, check_storage, open_storage
+from amsam_ray.paths import spool_dir
+from amsam_ray.records.io import list_records, replace_damaged
+from amsam_ray.records.leaderboard import update_leaderboards
+from amsam_ray.records.schema import record_key
+from amsam_ray.search.asha import Asha
 from amsam_ray.search.assignment import Assignment, Outcome
-from amsam_ray.search.board import Board, Snapshot
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.cluster import check_ray, connected
-from amsam_ray.search.dealer import Dealer
-from amsam_ray.search.folder import choose_folder, write_folder
-from amsam_ray.search.gate import Budget, Gate, interruptible
-from amsam_ray.search.history import read_history
+from amsam_ray.search.dashboards import Scribe
 from amsam_ray.search.lease import Lease
-from amsam_ray.search.places import spool_dir
+from amsam_ray.search.manifest import choose_folder, write_folder
 from amsam_ray.search.progress import CellProgress, ladder_epochs
+from amsam_ray.search.ray.cluster import check_ray, connected
 from amsam_ray.search.recording import Recorder
+from amsam_ray.search.resume import read_history
 from amsam_ray.search.samplers import check_sampler
-from amsam_ray.search.scribe import Scribe
-from amsam_ray.search.space_model import SpaceFile
+from amsam_ray.search.status import Board, Snapshot
+from amsam_ray.search.stop_conditions import Budget, Gate, interruptible
+from amsam_ray.search.trial_queue import Dealer
+from amsam_ray.storage.base import Storage, UnavailableError
+from amsam_ray.storage.open import check_storage, open_storage
+from amsam_ray.storage.spool import Spool
 
 if TYPE_CHECKING:
-    from amsam_ray.search.capacity import Capacity
+    from amsam_ray.search.ray.capacity import Capacity
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ def run_sweep(
         AmsamError: the sweep could not go on. What is recorded stays, and running it again continues.
 
     Example:
-        >>> from amsam_ray.search.space_file import load_space
+        >>> from amsam_ray.config.space_file import load_space
         >>> run_sweep(load_space("search_spaces/demo.yaml"), "./results").finished  # doctest: +SKIP
         True
     """
@@ -171,7 +173,7 @@ class _Run:
         """Bring what an earlier run on this machine could not: it counts as recorded."""
         folder = spool_dir(self._storage.uri)
         if folder.exists():
-            self._waiting = Spool(folder, self._storage).close()
+            self._waiting = Spool(folder, self._storage, replace_damaged).close()
 
     def _load(self) -> None:
         self._board = self._read()
@@ -193,7 +195,7 @@ class _Run:
         watched = (view or _no_view)(lambda: self._board.snapshot())  # the board is made anew under the lease
         # Also while Ray starts, which may swallow a KeyboardInterrupt.
         with interruptible(self._gate), watched, connected(self._options.address) as scratch:
-            from amsam_ray.search.capacity import Capacity
+            from amsam_ray.search.ray.capacity import Capacity
 
             remote = self._options.address is not None
             with contextlib.closing(Capacity(self._space.resources, remote=remote)) as capacity:
@@ -207,9 +209,8 @@ class _Run:
                     lease.release()
 
     def _search(self, capacity: Capacity, scratch: Path) -> None:
-        from amsam_ray.search.ladders import Ladder
-        from amsam_ray.search.tuning import lane_settings, tune_cells
-        from amsam_ray.search.worker import WorkerSettings
+        from amsam_ray.search.ray.tune_run import lane_settings, tune_cells
+        from amsam_ray.search.ray.worker import WorkerSettings
 
         gpus = capacity.size.total_gpus
         self._gate.gpus = gpus
@@ -217,10 +218,12 @@ class _Run:
         worker = WorkerSettings(self._sweep, self._storage.uri, self._options.trial_function, gpus, scratch / "work")
         recorder = Recorder(self._storage.uri, self._sweep, gpus)
         dealer = Dealer(self._progress, self._space.search.retries, recorder.write_failure, self._gate.fail)
-        ladders = {p.cell.id: Ladder(p.cell, p.rungs) for p in self._progress}
+        ladders = {
+            p.cell.id: Asha(p.rungs, self._space.search.scheduler.reduction, p.cell.maximise) for p in self._progress
+        }
         for progress in self._progress:
             for _, outcome in sorted(progress.searched.items()):
-                ladders[progress.cell.id].remember(outcome)
+                ladders[progress.cell.id].restore(outcome.trial_id, outcome.rung_scores)
         scribe = Scribe(self._storage, self._sweep, self._progress)
         try:
             with interruptible(self._gate):  # again: Ray takes SIGTERM for itself when it starts

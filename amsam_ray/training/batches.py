@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from amsam_ray import parallel
 from amsam_ray.errors import InputError, Problem
-from amsam_ray.training import parallel
 
 
 def generator(seed: int, purpose: int) -> torch.Generator:

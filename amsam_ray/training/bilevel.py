@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from amsam_ray.training import parallel
+from amsam_ray import parallel
 from amsam_ray.training.optim import AdamW, AdamWState
 
 REACH = 0.01

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from amsam_ray.training.parallel import gather, rank
+from amsam_ray.parallel import gather, rank
 
 CHUNK = 1024  # rows of the similarity matrix that exist at once
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.func import functional_call
 
+from amsam_ray import parallel
+from amsam_ray.config.params import MethodParams
+from amsam_ray.config.trial import TrainConfig
 from amsam_ray.device import autocast
+from amsam_ray.inference.inputs import Batch, PreparedSet
+from amsam_ray.inference.masks import Diverged
 from amsam_ray.models.adapted import AdaptedSam, ModelOutput
-from amsam_ray.models.params import MethodParams
-from amsam_ray.training import parallel
 from amsam_ray.training.batches import Stream, generator, joint_batch_size
 from amsam_ray.training.bilevel import Loss, LowerStep, gradient, hypergradient
-from amsam_ray.training.config import TrainConfig
 from amsam_ray.training.contrastive import contrast_loss, draw_tokens
-from amsam_ray.training.evaluate import Diverged
-from amsam_ray.training.inputs import Batch, PreparedSet
 from amsam_ray.training.losses import mask_loss
 from amsam_ray.training.optim import AdamW, FlatParams, poly_rate
 from amsam_ray.training.result import Status

@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from amsam_ray.data.metric_names import METRICS
-
-THRESHOLD = 0.5
-"""A pixel counts as object where its foreground probability exceeds this."""
+from amsam_ray.config.metrics import METRICS, THRESHOLD
 
 _E_MEASURES = ("e_measure_mean", "e_measure_max", "e_measure_adaptive")
 _CURVES = ("mdice", "miou")

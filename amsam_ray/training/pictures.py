@@ -7,10 +7,10 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from amsam_ray.config.datasets import AugmentConfig
 from amsam_ray.data.augment import views
-from amsam_ray.data.config import AugmentConfig
 from amsam_ray.data.dataset import Dataset
-from amsam_ray.training.inputs import Picture
+from amsam_ray.inference.inputs import Picture
 
 CONTRAST_VIEW = AugmentConfig(views=1, flip=False, scale=0.0, jitter=0.4, greyscale=0.2, blur=0.5)
 """The view that the sample-level loss contrasts: colours, grey and blur as in MCA-SAM (arXiv 2408.05936), at

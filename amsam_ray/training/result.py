@@ -36,7 +36,7 @@ class TrialResult:
         status: ``completed``; ``pruned`` if the report at a rung said stop; ``failed`` if the loss diverged.
         reason: why it failed, for instance ``diverged at epoch 7``.
         val: scores on the selection images at the best epoch, means over images; metrics as named in
-            ``amsam_ray.data.metric_names``, as fractions or pixels, never per cent. Empty if no epoch was scored.
+            ``amsam_ray.config.metrics``, as fractions or pixels, never per cent. Empty if no epoch was scored.
         best_epoch: the epoch (from 1) whose weights were kept; 0 if nothing was trained or no epoch was scored.
         epochs_run: epochs completed.
         curve: one entry per epoch: ``epoch``, ``loss`` (lower level, mean over the epoch's steps), ``upper_loss``

@@ -8,23 +8,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from amsam_ray import parallel
+from amsam_ray.config.metrics import METRICS
+from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.dataset import Dataset, open_dataset
-from amsam_ray.data.fewshot import Manifest, draw_shots
-from amsam_ray.data.metric_names import METRICS
+from amsam_ray.data.few_shot import Manifest, draw_shots
 from amsam_ray.device import peak_memory, pick_device, reset_peak_memory
+from amsam_ray.inference.adapter_file import save_adapter
+from amsam_ray.inference.feature_cache import PreparedCache
+from amsam_ray.inference.inputs import Needs, Picture, PreparedSet, Preparer
 from amsam_ray.models.adapted import build_method
-from amsam_ray.training import loop, parallel
-from amsam_ray.training.checkpoint import save_adapter
-from amsam_ray.training.config import TrialConfig
+from amsam_ray.training import loop
 from amsam_ray.training.evaluate import LOW_RES, score_pictures
-from amsam_ray.training.final import score_test_split
-from amsam_ray.training.frozen import warm_backbone, warm_detector
-from amsam_ray.training.inputs import Needs, Picture, PreparedSet, Preparer
+from amsam_ray.training.lru_cache import Warm
 from amsam_ray.training.metrics import mean_scores
 from amsam_ray.training.pictures import fixed_views, originals
-from amsam_ray.training.prepared import PreparedCache
+from amsam_ray.training.pretrained import warm_backbone, warm_detector
 from amsam_ray.training.result import TrialResult
-from amsam_ray.training.warm import Warm
+from amsam_ray.training.test_scoring import score_test_split
 
 Report = Callable[[int, float], bool]
 
@@ -65,7 +66,7 @@ def train_trial(
         Exception: what else goes wrong (out of memory, damaged image) is left to the caller.
 
     Example:
-        >>> from amsam_ray.models.methods import resolve_params
+        >>> from amsam_ray.config.methods import resolve_params
         >>> config = TrialConfig(
         ...     dataset=DatasetConfig(name="procedural", options={"family": "lesion"}), shots=4, method="blo_sam",
         ...     label="blo_sam", params=resolve_params("blo_sam", {"lr": 1e-3}), train=TrainConfig(epochs=20))

@@ -55,7 +55,7 @@ def write_images(root: Path, count: int) -> None:
 
 def prepare(root: str, index: int) -> None:
     """Read one image to SAM's input."""
-    from amsam_ray.data.config import DatasetConfig
+    from amsam_ray.config.datasets import DatasetConfig
     from amsam_ray.data.dataset import open_dataset
     from amsam_ray.models.preprocess import to_input
 
@@ -119,8 +119,8 @@ def _encoder_rate() -> float:
     """Images per second of the nano encoder on one core, in this process."""
     import torch
 
+    from amsam_ray.config.networks import BackboneConfig
     from amsam_ray.models.backbone import encode_to, load_backbone
-    from amsam_ray.models.config import BackboneConfig
 
     torch.set_num_threads(1)
     backbone = load_backbone(BackboneConfig(), torch.device("cpu"))
@@ -134,8 +134,8 @@ def _encoder_rate() -> float:
 
 def _walk(root: str, count: int) -> None:
     """Go through ``count`` images: check them, prepare and score each. Prints the peak memory in MiB."""
+    from amsam_ray.config.datasets import DatasetConfig
     from amsam_ray.data.check import check_dataset
-    from amsam_ray.data.config import DatasetConfig
 
     _single_threaded()
     assert not check_dataset(DatasetConfig(name="folder", root=root, options={"test": 1})).faults

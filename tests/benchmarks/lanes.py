@@ -41,9 +41,9 @@ def costs(ends: list[float], started: float) -> dict[str, float]:
 def lanes(folder: Path) -> dict[str, float]:
     """A sweep through ``run_sweep``."""
     os.environ["AMSAM_CACHE_DIR"] = str(folder / "cache")
-    from amsam_ray.results.records import read_records
-    from amsam_ray.results.storage import open_storage
+    from amsam_ray.records.io import read_records
     from amsam_ray.search.sweep import RunOptions, run_sweep
+    from amsam_ray.storage.open import open_storage
     from tests.search.spaces import space
 
     source = space(epochs=1, trials=TRIALS["lanes"], resources={"lanes": AT_ONCE})
@@ -54,7 +54,7 @@ def lanes(folder: Path) -> dict[str, float]:
 
 
 def _start_ray(folder: Path) -> None:
-    from amsam_ray.search.cluster import prepare_environment
+    from amsam_ray.search.ray.cluster import prepare_environment
 
     prepare_environment()
     import ray

@@ -24,11 +24,11 @@ import torch
 from PIL import Image
 from segment_anything import SamPredictor
 
+from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.data.procedural import FAMILIES, render
-from amsam_ray.data.procedural.scenes import render_scene, texture_bank
-from amsam_ray.models.config import DetectorConfig
 from amsam_ray.models.detector import load_detector
 from amsam_ray.models.nano import load_nano_sam
+from tools.nano.scenes import render_scene, texture_bank
 
 JITTER = 0.05
 """Standard deviation of a box edge's noise, in widths or heights of the box."""

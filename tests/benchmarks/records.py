@@ -16,7 +16,7 @@ import time
 from itertools import count as count_from
 from pathlib import Path
 
-from amsam_ray.results.record import record_key
+from amsam_ray.records.schema import record_key
 
 DATASETS = ("lesion", "polyp", "camouflage", "shadow", "person")
 METHODS = ("am_sam", "blo_sam", "samed", "sam_adapter")
@@ -52,7 +52,7 @@ def _write(root: Path, work: Path, wanted: int, sweep: str = "bench") -> tuple[i
     Each cell gets its finals and a few search trials of its own; the other search trials are copies of those under
     numbers of their own, because making each from a configuration would take most of an hour.
     """
-    from tests.results.synthetic import sweep_records  # not in the processes that are measured
+    from tests.records.synthetic import sweep_records  # not in the processes that are measured
 
     count = size = 0
     (root / "sweeps" / sweep / "records").mkdir(parents=True, exist_ok=True)
@@ -81,10 +81,10 @@ def _measure(root: Path, index: Path) -> tuple[float, float, float, int]:
 
 
 def _child(root: Path, index: Path) -> None:
-    from amsam_ray.results.index import Index
-    from amsam_ray.results.leaderboard import build_leaderboard
-    from amsam_ray.results.storage import open_storage
-    from amsam_ray.results.tables import to_csv
+    from amsam_ray.records.index import Index
+    from amsam_ray.records.leaderboard import build_leaderboard
+    from amsam_ray.records.tables import to_csv
+    from amsam_ray.storage.open import open_storage
 
     own = Index(open_storage(root), index)
     own.update()

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from amsam_ray.config.datasets import AugmentConfig
 from amsam_ray.data.augment import views
-from amsam_ray.data.config import AugmentConfig
 from tests.data.layouts import photograph
 
 IMAGE, MASK = photograph(0)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from amsam_ray.cli.data import data
 from amsam_ray.cli.main import main
+from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.check import check_dataset
-from amsam_ray.data.config import DatasetConfig
 from tests.data import layouts
 
 SOUND = 10

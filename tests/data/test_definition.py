@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.metrics import METRICS
 from amsam_ray.data import definition as module
-from amsam_ray.data.config import DatasetConfig
 from amsam_ray.data.dataset import open_dataset
 from amsam_ray.data.definition import check_dataset_config, definitions, get_definition, load_definition
-from amsam_ray.data.metric_names import METRICS
 from amsam_ray.errors import InputError
 from tests.data import layouts
 

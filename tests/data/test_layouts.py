@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.dataset import Dataset, open_dataset
 from amsam_ray.data.definition import check_options, definitions, get_definition
 from amsam_ray.data.layout import Scan, scan

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data import mirror as module
-from amsam_ray.data.config import DatasetConfig
 from amsam_ray.data.dataset import open_dataset
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.data.mirror import mirror, mirror_folder

@@ -11,7 +11,7 @@ import pytest
 
 from amsam_ray.data.procedural import FAMILIES, render
 from amsam_ray.data.procedural.draws import Draws
-from amsam_ray.data.procedural.scenes import MAX_MASKS, MAX_PARTS, PART, Scene, render_scene, texture_bank
+from tools.nano.scenes import MAX_MASKS, MAX_PARTS, PART, Scene, render_scene, texture_bank
 
 
 def digest(image: np.ndarray, mask: np.ndarray) -> str:
@@ -106,7 +106,7 @@ def test_wrong_arguments_are_named(arguments: tuple, place: str) -> None:
 
 
 def test_drawing_needs_no_torch() -> None:
-    code = "import sys, amsam_ray.data.procedural.scenes; assert not {'torch', 'ray', 'pandas'} & set(sys.modules)"
+    code = "import sys, tools.nano.scenes; assert not {'torch', 'ray', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from amsam_ray.config.methods import resolve_params
 from amsam_ray.errors import InputError
 from amsam_ray.models.adapted import build_method
-from amsam_ray.models.adaptors import Bottleneck, first_adapted_block
 from amsam_ray.models.backbone import encode_to
-from amsam_ray.models.methods import resolve_params
-from amsam_ray.models.sam_adapter import high_pass
+from amsam_ray.models.parts.contrastive_adaptors import Bottleneck, first_adapted_block
+from amsam_ray.models.parts.high_pass import high_pass
 from tests.models.toy import DEPTH, WIDTH, toy_backbone, toy_images, toy_inputs
 
 BACKBONE = toy_backbone()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amsam_ray.models.calibration import MaskCalibration
+from amsam_ray.models.parts.calibration import MaskCalibration
 
 
 def literal(upscaled, hyper, alpha):

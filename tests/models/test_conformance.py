@@ -8,14 +8,14 @@ import torch
 from segment_anything import SamPredictor
 from torch.nn import functional as F
 
+from amsam_ray.config.methods import METHODS, get_method, resolve_params
 from amsam_ray.errors import AmsamError
 from amsam_ray.models.adapted import AdaptedSam, ModelInputs, build_method
 from amsam_ray.models.backbone import encode_to
-from amsam_ray.models.head import WarmHead
-from amsam_ray.models.methods import METHODS, get_method, resolve_params
+from amsam_ray.models.parts.head import WarmHead
+from amsam_ray.models.parts.high_pass import high_pass
 from amsam_ray.models.preprocess import box_to_input, logits_to_original, to_input
 from amsam_ray.models.recipes import RECIPES
-from amsam_ray.models.sam_adapter import high_pass
 from tests.models.toy import SIZE, toy_backbone, toy_inputs
 
 BACKBONE = toy_backbone()

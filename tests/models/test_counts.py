@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.models.adapted import AdaptedSam, build_method
 from amsam_ray.models.backbone import Backbone, build_sam
-from amsam_ray.models.methods import METHODS, resolve_params
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 

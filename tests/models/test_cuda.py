@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.models.adapted import build_method
 from amsam_ray.models.backbone import Backbone
-from amsam_ray.models.methods import METHODS, resolve_params
 from tests.models.toy import SIZE, toy_backbone, toy_inputs, toy_sam
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

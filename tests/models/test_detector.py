@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 
 from amsam_ray.cli.detector import detector as detector_command
+from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.data.procedural import render
 from amsam_ray.errors import InputError
 from amsam_ray.models import detector as module
-from amsam_ray.models.config import DetectorConfig
 from amsam_ray.models.detector import (
     OFFICIAL_SHA256,
     Detector,
@@ -266,7 +266,7 @@ import numpy as np, torch, cv2
 cv2.setNumThreads(3)
 before = torch.get_num_threads(), cv2.getNumThreads(), np.get_printoptions(), os.environ.get("OMP_NUM_THREADS")
 from pathlib import Path
-from amsam_ray.models.config import DetectorConfig
+from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.models.detector import load_detector
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from amsam_ray.models.head import TwoChannelDecoder
-from amsam_ray.models.prompting import PromptEmbedding
+from amsam_ray.models.parts.head import TwoChannelDecoder
+from amsam_ray.models.parts.prompt_embedding import PromptEmbedding
 from tests.models.toy import PROMPT, SIZE, toy_sam
 
 GRID = SIZE // 16

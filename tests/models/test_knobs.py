@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from amsam_ray.config.methods import METHODS, resolve_params
+from amsam_ray.config.params import PARAMS
 from amsam_ray.models.adapted import AdaptedSam, build_method
-from amsam_ray.models.methods import METHODS, resolve_params
-from amsam_ray.models.params import PARAMS
-from amsam_ray.models.sam_adapter import high_pass
+from amsam_ray.models.parts.high_pass import high_pass
 from tests.models.test_conformance import train
 from tests.models.toy import toy_backbone, toy_images, toy_inputs
 

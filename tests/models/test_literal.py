@@ -9,9 +9,9 @@ from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import nn
 
+from amsam_ray.config.methods import resolve_params
 from amsam_ray.models.adapted import AdaptedSam, build_method
 from amsam_ray.models.backbone import encode_to
-from amsam_ray.models.methods import resolve_params
 from tests.models.toy import DEPTH, PROMPT, toy_backbone, toy_images, toy_inputs
 
 BACKBONE = toy_backbone()

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from amsam_ray.errors import InputError
-from amsam_ray.models.lora import LoRA, add_decoder_lora, add_encoder_lora
-from amsam_ray.models.share import share
+from amsam_ray.models.parts.lora import LoRA, add_decoder_lora, add_encoder_lora
+from amsam_ray.models.parts.tensor_sharing import share
 from tests.models.toy import WIDTH, toy_sam
 
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
+from amsam_ray.config.methods import resolve_params
 from amsam_ray.errors import AmsamError
 from amsam_ray.models.adapted import ModelInputs, build_method
 from amsam_ray.models.backbone import encode_to
-from amsam_ray.models.methods import resolve_params
+from amsam_ray.models.merge import merged_state
 from amsam_ray.models.preprocess import box_to_input, to_input
 from tests.models.test_conformance import train
 from tests.models.toy import SIZE, toy_backbone, toy_inputs, toy_sam
@@ -42,7 +43,7 @@ def test_sams_predictor_gives_the_models_logits(method, params):
     with torch.no_grad():
         background, foreground = model.eval()(inputs).logits[0]
     sam = toy_sam(seed=7)  # other weights: everything must come from the merged state
-    sam.load_state_dict(model.merge(), strict=True)
+    sam.load_state_dict(merged_state(model), strict=True)
     predictor = SamPredictor(sam)
     predictor.set_image(IMAGE)
     _, _, low = predictor.predict(box=BOX if model.uses_boxes else None, multimask_output=False)
@@ -53,7 +54,7 @@ def test_merging_leaves_backbone_and_model_alone():
     model = build_method("am_sam", resolve_params("am_sam", {}), BACKBONE, seed=0)
     state, own = BACKBONE.sam.state_dict(), model.trainable_state()
     before = {name: value.clone() for name, value in state.items()}
-    for value in model.merge().values():
+    for value in merged_state(model).values():
         value.zero_()
     assert all(torch.equal(value, before[name]) for name, value in state.items())
     assert all(torch.equal(value, own[name]) for name, value in model.trainable_state().items())
@@ -73,4 +74,4 @@ def test_merging_leaves_backbone_and_model_alone():
 def test_what_has_no_place_in_sam_is_refused(method, params, reason):
     model = build_method(method, resolve_params(method, params), BACKBONE, seed=0)
     with pytest.raises(AmsamError, match=f"{method} cannot be merged .*{reason}"):
-        model.merge()
+        merged_state(model)

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from amsam_ray.models import nano
-from scripts.nano import objective
-from scripts.nano.augment import Framed, frame, recolour
-from scripts.nano.feed import Batch, SceneFeed
 from tests.benchmarks import nano as benchmark
+from tools.nano import objective
+from tools.nano.augment import Framed, frame, recolour
+from tools.nano.feed import Batch, SceneFeed
 
 LIMIT = 10_000_000
 """Bytes a shipped file may have."""
@@ -49,7 +49,7 @@ def test_the_shipped_file_is_small_fp16_and_says_how_it_was_made() -> None:
         metadata = file.metadata()
         kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  (not a dict)
     assert kinds == {"F16"}
-    assert metadata["recipe"] == "scripts/pretrain_nano_sam.py"
+    assert metadata["recipe"] == "tools/nano/pretrain_sam.py"
     assert int(metadata["steps"]) > 100 and int(metadata["images"]) > 1000
 
 

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from amsam_ray.cli.methods import methods
 from amsam_ray.cli.weights import weights
+from amsam_ray.config.methods import METHODS
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.models import weights as module
-from amsam_ray.models.methods import METHODS
 from amsam_ray.models.weights import WeightsFile, fetch, get_weights
 
 BYTES = bytes(range(256)) * 12_000  # 3 MB

@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
-from amsam_ray.results.record import Record
-from amsam_ray.results.records import read_records
-from amsam_ray.results.storage import open_storage
+from amsam_ray.config.space import SpaceFile
+from amsam_ray.config.space_file import sweep_id
+from amsam_ray.records.io import read_records
+from amsam_ray.records.schema import Record
 from amsam_ray.search.assignment import derived_seed
-from amsam_ray.search.space_file import sweep_id
-from amsam_ray.search.space_model import SpaceFile
+from amsam_ray.storage.open import open_storage
 
 ROOT = Path(__file__).parents[2]
 FAKE = "tests.search.fakes:train"

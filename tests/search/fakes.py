@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.images import ImageError
 from amsam_ray.errors import InputError
-from amsam_ray.training.config import TrialConfig
 from amsam_ray.training.result import TrialResult
 
 Report = Callable[[int, float], bool]

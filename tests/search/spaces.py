@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from amsam_ray.config.space import SpaceFile
+from amsam_ray.config.space_file import parse_space
 from amsam_ray.search.cells import Cell, make_cells
-from amsam_ray.search.space_file import parse_space
-from amsam_ray.search.space_model import SpaceFile
 
 LR = {"loguniform": [1e-4, 1e-1]}
 LAMBDA = {"uniform": [0.5, 1.0]}

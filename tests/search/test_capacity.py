@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from amsam_ray.search.capacity import LaneSize, NodeKind, lane_size, node_kinds
-from amsam_ray.search.space_model import ResourcesSection
+from amsam_ray.config.space import ResourcesSection
+from amsam_ray.search.ray.capacity import LaneSize, NodeKind, lane_size, node_kinds
 
 BIG = {"CPU": 16.0, "GPU": 4.0}
 PLAIN = {"CPU": 2.0}

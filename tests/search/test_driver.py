@@ -13,20 +13,21 @@ from typing import Any
 
 import pytest
 
+from amsam_ray.config.space_file import sweep_id
 from amsam_ray.errors import InputError
-from amsam_ray.results.storage import Storage, open_storage
 from amsam_ray.search import lease as lease_module
 from amsam_ray.search.assignment import Assignment, Outcome
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.cluster import check_ray
 from amsam_ray.search.dry_run import expected_epochs
-from amsam_ray.search.folder import choose_folder, read_folder, stored_space, write_folder
-from amsam_ray.search.gate import Budget, Gate, interruptible
-from amsam_ray.search.history import read_history
 from amsam_ray.search.lease import Lease, lease_key, read_lease
+from amsam_ray.search.manifest import choose_folder, read_folder, stored_space, write_folder
 from amsam_ray.search.progress import CellProgress
+from amsam_ray.search.ray.cluster import check_ray
 from amsam_ray.search.recording import Recorder
-from amsam_ray.search.space_file import sweep_id
+from amsam_ray.search.resume import read_history
+from amsam_ray.search.stop_conditions import Budget, Gate, interruptible
+from amsam_ray.storage.base import Storage
+from amsam_ray.storage.open import open_storage
 from amsam_ray.training.result import TrialResult
 from tests.search.spaces import space
 
@@ -48,7 +49,7 @@ def other_driver(storage: Storage, sweep: str) -> subprocess.Popen[str]:
     """Another process that holds the lease until it is killed."""
     code = f"""
 import time
-from amsam_ray.results.storage import open_storage
+from amsam_ray.storage.open import open_storage
 from amsam_ray.search.lease import Lease
 Lease(open_storage({storage.uri!r}), {sweep!r}, dict, print).take()
 print("held", flush=True)

@@ -15,8 +15,8 @@ from typing import Any
 import optuna
 import pytest
 
-from amsam_ray.results.storage import open_storage
-from amsam_ray.search.space_file import sweep_id
+from amsam_ray.config.space_file import sweep_id
+from amsam_ray.storage.open import open_storage
 from tests.s3.moto import moto_server
 from tests.search.driving import Driver, ray_processes, until
 from tests.search.fakes import toy

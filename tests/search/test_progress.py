@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from amsam_ray.cli.progress import SweepView
-from amsam_ray.results.tables import duration
-from amsam_ray.search.board import Board
-from amsam_ray.search.gate import Budget, Gate
+from amsam_ray.records.tables import duration
+from amsam_ray.search.status import Board
+from amsam_ray.search.stop_conditions import Budget, Gate
 from tests.search.spaces import space
-from tests.search.test_dealer import completed, deal, error
+from tests.search.test_trial_queue import completed, deal, error
 
 
 def board(cells: int = 2) -> Board:

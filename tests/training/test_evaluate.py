@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from amsam_ray.training.evaluate import Diverged, foreground_logits, probability, score_pictures
+from amsam_ray.inference.masks import Diverged, foreground_logits, probability
+from amsam_ray.training.evaluate import score_pictures
 from amsam_ray.training.metrics import score_image
 from tests.models.toy import SIZE
 from tests.training.toys import toy_model, toy_set, toy_trainer

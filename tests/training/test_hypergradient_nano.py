@@ -6,18 +6,18 @@ from functools import cache
 import pytest
 import torch
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.methods import resolve_params
+from amsam_ray.config.networks import BackboneConfig
+from amsam_ray.config.trial import TrainConfig
 from amsam_ray.data.dataset import open_dataset
+from amsam_ray.inference.feature_cache import NoCache
+from amsam_ray.inference.inputs import Batch, Needs, Preparer
 from amsam_ray.models.adapted import build_method
 from amsam_ray.models.backbone import load_backbone
-from amsam_ray.models.config import BackboneConfig
-from amsam_ray.models.methods import resolve_params
 from amsam_ray.training.bilevel import LowerStep, hypergradient
-from amsam_ray.training.config import TrainConfig
-from amsam_ray.training.inputs import Batch, Needs, Preparer
 from amsam_ray.training.loop import Roles, Trainer
 from amsam_ray.training.pictures import originals
-from amsam_ray.training.prepared import NoCache
 
 RATE = 5e-3
 

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from amsam_ray.models.methods import METHODS, live_params
+from amsam_ray.config.methods import METHODS, live_params
 from amsam_ray.training.loop import Roles
 from tests.training.toys import toy_trainer
 

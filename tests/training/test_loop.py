@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from amsam_ray.training.config import TrainConfig
-from amsam_ray.training.evaluate import Diverged
+from amsam_ray.config.trial import TrainConfig
+from amsam_ray.inference.masks import Diverged
 from amsam_ray.training.loop import Roles, Trainer, run
 from tests.training.toys import toy_model, toy_set, toy_trainer
 

@@ -9,7 +9,7 @@ import py_sod_metrics
 import pytest
 from scipy.spatial import cKDTree
 
-from amsam_ray.data.metric_names import METRICS
+from amsam_ray.config.metrics import METRICS
 from amsam_ray.training.metrics import low_res_dice, mean_scores, score_image
 
 NAMES = [name for name in METRICS if name != "dice_low_res"]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from amsam_ray.training import parallel
+from amsam_ray import parallel
 from amsam_ray.training.contrastive import sample_loss
 from amsam_ray.training.loop import Roles
 from tests.training.toys import toy_trainer

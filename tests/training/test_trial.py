@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from amsam_ray.data.config import AugmentConfig, SelectionConfig
+from amsam_ray.config.datasets import AugmentConfig, SelectionConfig
+from amsam_ray.config.methods import METHODS
 from amsam_ray.errors import AmsamError, InputError
-from amsam_ray.models.methods import METHODS
-from amsam_ray.training.predict import load_predictor
+from amsam_ray.inference.predict import load_predictor
 from amsam_ray.training.trial import train_trial, warm_dataset
 from tests.training.toys import random_nano, small_trial
 

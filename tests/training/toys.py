@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from amsam_ray.data.config import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.methods import resolve_params
+from amsam_ray.config.networks import BackboneConfig, DetectorConfig
+from amsam_ray.config.trial import TrainConfig, TrialConfig
+from amsam_ray.inference.inputs import PreparedSet, low_res_target
 from amsam_ray.models.adapted import AdaptedSam, build_method
 from amsam_ray.models.backbone import encode_to
-from amsam_ray.models.config import BackboneConfig, DetectorConfig
-from amsam_ray.models.methods import resolve_params
 from amsam_ray.models.nano import build_nano_sam
-from amsam_ray.training.config import TrainConfig, TrialConfig
-from amsam_ray.training.inputs import PreparedSet, low_res_target
 from amsam_ray.training.loop import Roles, Trainer
 from tests.models.toy import SIZE, toy_backbone
 

@@ -1,7 +1,7 @@
 """Images with masks made from a seed: the `procedural` dataset, and the scenes that pretrain the nano SAM.
 
 `render` draws the dataset's five families. The same arguments give the same bytes on every machine. The scenes
-for pretraining are in `amsam_ray.data.procedural.scenes`; they share no code with the families, so that adapting
+for pretraining are in `tools.nano.scenes`; they share no code with the families, so that adapting
 the nano SAM to a family is adapting it to images of a kind it was not trained on.
 """
 

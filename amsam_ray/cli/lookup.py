@@ -1,0 +1,103 @@
+"""What the commands that read results share: the storage option, and finding records and adapters by name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from amsam_ray.errors import InputError, Problem
+from amsam_ray.records.index import Index
+from amsam_ray.records.io import parse_record
+from amsam_ray.records.schema import Record
+from amsam_ray.storage.base import NotFoundError, Storage
+from amsam_ray.storage.open import open_storage
+
+STORAGE = click.option(
+    "--storage",
+    default="./results",
+    show_default=True,
+    metavar="URI",
+    help="Where the results are: a folder or s3://bucket/prefix.",
+)
+
+
+@contextlib.contextmanager
+def open_index(uri: str, *, sweep: str | None = None) -> Iterator[tuple[Storage, Index]]:
+    """The storage and its up-to-date index; files under ``records/`` that are no records are named on stderr."""
+    storage = open_storage(uri)
+    with contextlib.closing(Index(storage)) as index:
+        for problem in index.update(sweep):
+            click.echo(f"warning: {problem}", err=True)
+        yield storage, index
+
+
+def find_record(storage: Storage, index: Index, name: str) -> Record:
+    """The record of the trial ``name``, written as ``TRIAL`` or ``SWEEP/TRIAL``.
+
+    A cell's name, ``<dataset>.k<shots>.<method>``, stands for the trial in its leaderboard row.
+
+    Raises:
+        InputError: no such trial, or several sweeps have one.
+    """
+    keys = index.find(name) or _of_cell(index, name)
+    if not keys:
+        raise InputError(Problem(name, f"is no trial in {storage.uri}; `amsam-ray leaderboard` names them"))
+    if len(keys) > 1:
+        names = ", ".join(f"{key.split('/')[1]}/{name.rpartition('/')[2]}" for key in keys)
+        raise InputError(Problem(name, f"is in several sweeps; choose one of {names}"))
+    found = parse_record(keys[0], storage.get(keys[0]))
+    if isinstance(found, Problem):
+        raise InputError(found)
+    return found
+
+
+def _of_cell(index: Index, name: str) -> list[str]:
+    from amsam_ray.records.leaderboard import build_leaderboard
+
+    sweep, _, cell = name.rpartition("/")
+    cells = [c for c in index.cells(sweep or None) if f"{c.dataset}.k{c.shots}.{c.label}" == cell]
+    rows = build_leaderboard(cells, published=False, remember=index.remember)
+    return [key for row in rows for key in index.find(f"{row['sweep']}/{row['trial']}")]
+
+
+@contextlib.contextmanager
+def naming(adapter: str) -> Iterator[None]:
+    """Tell problems of an adapter's content, which has no name, under the name that the user gave."""
+    try:
+        yield
+    except InputError as error:
+        problems = [Problem(adapter if p.where == "adapter" else p.where, p.what) for p in error.problems]
+        raise InputError(problems) from error
+
+
+def read_adapter(name: str, storage: str) -> bytes:
+    """The content of an adapter.
+
+    Args:
+        name: a local file, ``s3://bucket/key``, or a trial or cell in ``storage``.
+        storage: URI, looked at for trials and cells only.
+
+    Raises:
+        InputError: there is no such adapter.
+    """
+    if name.startswith("s3://"):
+        folder, _, file = name.rpartition("/")
+        source, key = open_storage(folder), file
+    elif Path(name).is_file():
+        return Path(name).read_bytes()
+    elif name.endswith(".safetensors"):
+        raise InputError(Problem(name, "does not exist; give an adapter's file, a trial or a cell"))
+    else:
+        with open_index(storage) as (source, index):
+            record = find_record(source, index, name)
+        if record.adapter is None:
+            what = f"left no adapter ({record.role}, {record.status}); finals of trained methods do"
+            raise InputError(Problem(record.trial, what))
+        key = record.adapter
+    try:
+        return source.get(key)
+    except NotFoundError as error:
+        raise InputError(Problem(name, str(error))) from None

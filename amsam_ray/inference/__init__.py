@@ -1,0 +1,1 @@
+"""From photographs to masks: prepared inputs, predictions, adapter files, exports."""

@@ -1,0 +1,150 @@
+"""A trained adapter as files that need none of this package: plain SAM weights, and its decoder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from amsam_ray.errors import AmsamError, InputError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from amsam_ray.models.adapted import AdaptedSam
+from amsam_ray.models.merge import merged_state
+
+_ABOUT = "model.json"
+_FILES = ("sam.pth", "decoder.onnx", "decoder.pt", _ABOUT)
+
+DecoderFormat = Literal["onnx", "torchscript", "none"]
+
+
+def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx") -> dict[str, str]:
+    """Write what ``docs/results.md`` describes into the folder ``out``.
+
+    ``sam.pth`` is a state dict for ``segment_anything.sam_model_registry``; ``decoder.onnx`` or ``decoder.pt`` maps
+    an image embedding (1xCxGxG) and, for methods with a detector, a box (1x4, XYXY in pixels of the encoder's
+    input) to mask logits (1x1x4Gx4G), positive on the object; ``model.json`` says how to use them.
+
+    Args:
+        adapter: the content of an adapter file.
+        out: made if absent.
+        decoder: the decoder's format.
+
+    Returns:
+        File name -> what it is, and for a file that could not be made ``(why)`` under the name it would have had.
+
+    Raises:
+        InputError: ``adapter`` is none, its backbone is not here, or ``out`` holds files of these names that no
+            export has left there. Those of an earlier export are replaced, all of them.
+        AmsamError: its method changes the encoder in ways that plain SAM has no place for, or the ``export`` extra is
+            not installed.
+    """
+    import torch
+
+    from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info
+    from amsam_ray.models.backbone import load_backbone
+
+    info = read_adapter_info(adapter)
+    backbone = load_backbone(info.config.backbone, "cpu")
+    model = load_adapter(adapter, backbone)
+    made: dict[str, str] = {}
+    try:
+        state = merged_state(model)
+    except AmsamError as error:
+        if model.encoder is not None:
+            raise  # the decoder alone is of no use without its encoder
+        made["sam.pth"] = f"(not written: {error})"
+        state = None
+    _make_room(out)
+    if state is not None:
+        torch.save(state, out / "sam.pth")
+        made["sam.pth"] = "SAM's weights with the training folded in"
+    if decoder != "none":
+        name = "decoder.onnx" if decoder == "onnx" else "decoder.pt"
+        _write_decoder(model, out / name, decoder)
+        made[name] = "image embedding and box to mask logits"
+    about = {
+        "method": info.config.method,
+        "arch": backbone.arch,
+        "image_size": backbone.image_size,
+        "pixel_mean": backbone.sam.pixel_mean.flatten().tolist(),
+        "pixel_std": backbone.sam.pixel_std.flatten().tolist(),
+        "backbone_sha256": backbone.fingerprint,
+        "box": "XYXY in pixels of the encoder's input" if model.uses_boxes else None,
+        "object": "where the logit is above 0",
+        "config": info.config.model_dump(mode="json", by_alias=True),
+    }
+    (out / "model.json").write_text(json.dumps(about, indent=2) + "\n")
+    made["model.json"] = "how to use them"
+    return made
+
+
+def _make_room(out: Path) -> None:
+    """Make the folder and remove an earlier export from it, so that no file of another model stays beside the new."""
+    out.mkdir(parents=True, exist_ok=True)
+    present = [name for name in _FILES if (out / name).exists()]
+    if present and _ABOUT not in present:
+        raise InputError(Problem(str(out), f"holds {', '.join(present)} of another origin; name another folder"))
+    for name in present:
+        (out / name).unlink()
+
+
+def _write_decoder(model: AdaptedSam, path: Path, form: DecoderFormat) -> None:
+    import torch
+
+    decoder = _plain_decoder(model)
+    grid = model.backbone.grid
+    inputs: tuple[Any, ...] = (torch.zeros(1, model.prompt.no_mask_embed.shape[1], grid, grid),)
+    names = ["embedding"]
+    if model.uses_boxes:
+        side = float(model.backbone.image_size)
+        inputs, names = (*inputs, torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * side), ["embedding", "box"]
+    with torch.no_grad():
+        if form == "torchscript":
+            with warnings.catch_warnings():
+                # The sizes that tracing fixes are fixed by the backbone.
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                torch.jit.save(torch.jit.trace(decoder, inputs), str(path))
+            return
+        try:
+            import onnxscript  # noqa: F401 - torch's exporter needs it
+        except ImportError:
+            raise AmsamError("ONNX needs the export extra: pip install 'amsam-ray[export]'.") from None
+        torch.onnx.export(
+            decoder,
+            inputs,
+            str(path),
+            input_names=names,
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _plain_decoder(model: AdaptedSam) -> nn.Module:
+    """The model after its encoder, with LoRA folded, in eval mode."""
+    from torch import Tensor, nn
+    from torch.nn.utils import parametrize
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prompt, self.decoder, self.calibration = copy.deepcopy(
+                (model.prompt, model.decoder, model.calibration)
+            )
+            for module in self.decoder.modules():
+                if parametrize.is_parametrized(module):
+                    for name in list(module.parametrizations):  # type: ignore[arg-type]
+                        parametrize.remove_parametrizations(module, name)
+
+        def forward(self, embedding: Tensor, box: Tensor | None = None) -> Tensor:
+            sparse = None if box is None else self.prompt.sparse(box)
+            logits = self.calibration(*self.decoder(embedding, self.prompt.dense_pe, sparse, self.prompt.dense()))
+            return logits[:, 1:] - logits[:, :1]
+
+    return Decoder().eval()

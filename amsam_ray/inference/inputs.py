@@ -1,0 +1,293 @@
+"""What a model is fed: the pictures of a split, prepared once and stacked in memory.
+
+Legend: N pictures, S the side of the encoder's input, G = S / 16, h = 4G the side of the decoder's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from amsam_ray.device import autocast
+from amsam_ray.inference.feature_cache import NoCache, PreparedCache, entry_key
+from amsam_ray.models.adapted import AdaptedSam, ModelInputs
+from amsam_ray.models.backbone import Backbone, encode_to
+from amsam_ray.models.parts.high_pass import high_pass
+from amsam_ray.models.preprocess import box_to_input, resized_shape, to_input
+
+if TYPE_CHECKING:
+    from amsam_ray.models.detector import Detector
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One labelled image, or a view of one.
+
+    Attributes:
+        name: for messages and records.
+        key: changes whenever the pixels change.
+        image: reads HxWx3 uint8, RGB.
+        mask: reads HxW bool.
+        view: reads an augmented view of the image (HxWx3 uint8), for the sample-level contrast.
+        view_key: as ``key``, of that view.
+    """
+
+    name: str
+    key: str
+    image: Callable[[], np.ndarray]
+    mask: Callable[[], np.ndarray]
+    view: Callable[[], np.ndarray]
+    view_key: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which inputs a model wants; two models with equal needs share their prepared pictures.
+
+    Attributes:
+        point: where the frozen part of the encoder ends, see ``amsam_ray.models.backbone.encode_to``.
+        boxes: whether boxes are used.
+        pixels: whether the encoder's input itself is wanted, for the high-pass component.
+        views: whether features of an augmented view are wanted.
+        precision: "fp32" or "bf16", of the frozen encoder and of what is stored.
+        fallback: the prompt of a picture without a detection, ``full_image`` or ``none``.
+    """
+
+    point: str
+    boxes: bool
+    pixels: bool
+    views: bool
+    precision: str
+    fallback: str
+
+    @classmethod
+    def of(cls, model: AdaptedSam, *, training: bool, precision: str, fallback: str) -> Needs:
+        """The needs of ``model``; views only matter in training."""
+        return cls(
+            point=model.cache_point,
+            boxes=model.uses_boxes,
+            pixels=model.needs_highpass,
+            views=training and model.needs_views,
+            precision=precision,
+            fallback=fallback,
+        )
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """N prepared pictures, tensors on the training device, masks at the original size on the CPU.
+
+    Attributes:
+        names: N names.
+        features: N x C x G x G or N x G x G x d, float32, or bfloat16 if prepared so.
+        boxes: N x 4 float32, XYXY in pixels of the encoder's input.
+        has_box: N bool, whether the box is a prompt (of the detector or the fallback).
+        detected: N bool, whether the detector found something.
+        target: N x h x h bool, the mask at the decoder's resolution.
+        valid: N x h x h bool, False on SAM's padding.
+        truths: N masks, HxW bool at the original size.
+        pixels: N x 3 x S x S float32, the encoder's input, if needed.
+        highpass: N x 3 x S x S float32, its high-frequency component, see ``for_model``.
+        view_features: as ``features``, of an augmented view of each picture, if needed.
+    """
+
+    names: tuple[str, ...]
+    features: Tensor
+    boxes: Tensor
+    has_box: Tensor
+    detected: Tensor
+    target: Tensor
+    valid: Tensor
+    truths: tuple[np.ndarray, ...]
+    pixels: Tensor | None = None
+    highpass: Tensor | None = None
+    view_features: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, of tensors and masks."""
+        tensors = [value for value in vars(self).values() if isinstance(value, Tensor)]
+        return sum(tensor.nbytes for tensor in tensors) + sum(truth.nbytes for truth in self.truths)
+
+    def for_model(self, model: AdaptedSam) -> PreparedSet:
+        """The same pictures with the high-pass component that ``model``'s ``freq_ratio`` asks for.
+
+        That ratio is searched, so its outcome is computed per trial and not kept.
+        """
+        if self.pixels is None:
+            return self
+        return replace(self, highpass=high_pass(self.pixels, model.params.freq_ratio))
+
+    def detected_box(self, place: int, image_size: int) -> np.ndarray | None:
+        """The detector's box on one picture, XYXY in pixels of the original; None where it found nothing."""
+        if not bool(self.detected[place]):
+            return None
+        rows, columns = self.truths[place].shape
+        height, width = resized_shape((rows, columns), image_size)
+        box: np.ndarray = self.boxes[place].cpu().numpy() * np.array([columns / width, rows / height] * 2)
+        return box
+
+    def batch(self, index: Sequence[int]) -> Batch:
+        """The pictures at ``index`` as a batch."""
+        at = torch.as_tensor(list(index), device=self.features.device)
+        return Batch(
+            ModelInputs(
+                features=self.features[at].float(),
+                boxes=self.boxes[at],
+                has_box=self.has_box[at],
+                highpass=None if self.highpass is None else self.highpass[at],
+                view_features=None if self.view_features is None else self.view_features[at].float(),
+            ),
+            self.target[at],
+            self.valid[at],
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures: model inputs, targets and valid pixels (both B x h x h bool)."""
+
+    inputs: ModelInputs
+    target: Tensor
+    valid: Tensor
+
+    def without_views(self) -> Batch:
+        """The same for a forward pass that contrasts nothing."""
+        return replace(self, inputs=replace(self.inputs, view_features=None))
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Frozen networks and the cache of what they computed.
+
+    Attributes:
+        backbone: the frozen SAM, on its device.
+        detector: the frozen detector, None where no boxes are wanted.
+        cache: this node's cache.
+    """
+
+    backbone: Backbone
+    detector: Detector | None
+    cache: PreparedCache | NoCache
+
+    def prepare(self, pictures: Sequence[Picture], needs: Needs) -> PreparedSet:
+        """Read or compute everything that ``needs`` names for ``pictures``."""
+        size, device = self.backbone.image_size, self.backbone.device
+        truths = tuple(picture.mask() for picture in pictures)
+        boxes, has_box, detected = self._boxes(pictures, truths, needs)
+        masks = [low_res_target(truth, 4 * self.backbone.grid) for truth in truths]
+        features = self._features([p.key for p in pictures], [p.image for p in pictures], needs)
+        views = pixels = None
+        if needs.views:
+            views = self._features([p.view_key for p in pictures], [p.view for p in pictures], needs).to(device)
+        if needs.pixels:
+            pixels = torch.stack([to_input(picture.image(), size) for picture in pictures]).to(device)
+        return PreparedSet(
+            names=tuple(picture.name for picture in pictures),
+            features=features.to(device),
+            boxes=boxes.to(device),
+            has_box=has_box.to(device),
+            detected=detected,
+            target=torch.stack([torch.from_numpy(target) for target, _ in masks]).to(device),
+            valid=torch.stack([torch.from_numpy(valid) for _, valid in masks]).to(device),
+            truths=truths,
+            pixels=pixels,
+            view_features=views,
+        )
+
+    def _features(self, keys: Sequence[str], read: Sequence[Callable[[], np.ndarray]], needs: Needs) -> Tensor:
+        backbone = self.backbone
+        dtype = torch.bfloat16 if needs.precision == "bf16" else torch.float32
+
+        def compute(positions: list[int]) -> Iterator[dict[str, Tensor]]:
+            images = torch.stack([to_input(read[position](), backbone.image_size) for position in positions])
+            with autocast(backbone.device, needs.precision):
+                encoded = encode_to(backbone, images.to(backbone.device), needs.point)
+            return ({"features": one} for one in encoded.to("cpu", dtype))
+
+        entries = self.cache.get(
+            [
+                entry_key(
+                    "features",
+                    backbone=backbone.fingerprint,
+                    image=key,
+                    size=backbone.image_size,
+                    point=needs.point,
+                    precision=needs.precision,
+                )
+                for key in keys
+            ],
+            compute,
+            batch=encoder_batch(backbone),
+        )
+        return torch.stack([entry["features"] for entry in entries])
+
+    def _boxes(
+        self, pictures: Sequence[Picture], truths: Sequence[np.ndarray], needs: Needs
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        shapes = [truth.shape for truth in truths]
+        boxes = torch.zeros(len(pictures), 4)
+        detected = torch.zeros(len(pictures), dtype=torch.bool)
+        if not needs.boxes:
+            return boxes, detected, detected
+        if self.detector is not None:
+            for position, entry in enumerate(self._detections(pictures, self.detector)):
+                detected[position] = bool(entry["found"])
+                boxes[position] = self._to_input(entry["box"].numpy(), shapes[position])
+        has_box = detected.clone()
+        if needs.fallback == "full_image":
+            for position in torch.nonzero(~detected).flatten().tolist():
+                height, width = shapes[position]
+                boxes[position] = self._to_input(np.array([0, 0, width, height]), (height, width))
+            has_box[:] = True
+        return boxes, has_box, detected
+
+    def _detections(self, pictures: Sequence[Picture], detector: Detector) -> list[dict[str, Tensor]]:
+        def compute(positions: list[int]) -> Iterator[dict[str, Tensor]]:
+            for found in detector.detect([pictures[position].image() for position in positions]):
+                box = np.zeros(4) if found is None else np.asarray(found.box)
+                yield {"found": torch.tensor(found is not None), "box": torch.tensor(box, dtype=torch.float64)}
+
+        keys = [entry_key("box", detector=detector.fingerprint, image=picture.key) for picture in pictures]
+        return self.cache.get(keys, compute, batch=16)
+
+    def _to_input(self, box: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(box_to_input(box, (shape[0], shape[1]), self.backbone.image_size))
+
+
+def encoder_batch(backbone: Backbone) -> int:
+    """How many images go through the encoder at once: all of a GPU's appetite at 256 px, one at 1024 px on a CPU."""
+    per_image = (backbone.image_size / 256) ** 2
+    room = 128 if backbone.device.type == "cuda" else 8
+    return max(1, int(room / per_image))
+
+
+def low_res_target(mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A mask at the decoder's resolution, placed as SAM places the image.
+
+    A cell belongs to the object where at least half of its area does (averaging before the threshold, so that
+    thin parts of a large photograph are not lost to the sampling grid).
+
+    Args:
+        mask: HxW bool.
+        side: h, the side of the square.
+
+    Returns:
+        target and valid, both h x h bool; valid is False on the padding right and below.
+    """
+    height, width = resized_shape((mask.shape[0], mask.shape[1]), side)
+    small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    target = np.zeros((side, side), dtype=bool)
+    valid = np.zeros((side, side), dtype=bool)
+    target[:height, :width] = small >= 0.5
+    valid[:height, :width] = True
+    return target, valid

@@ -1,0 +1,102 @@
+"""A trained adapter as a function from photographs to masks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from amsam_ray.config.metrics import THRESHOLD
+from amsam_ray.device import pick_device
+from amsam_ray.inference.adapter_file import AdapterInfo, load_adapter, read_adapter_info, read_tuned_detector
+from amsam_ray.inference.feature_cache import NoCache
+from amsam_ray.inference.inputs import Needs, Picture, Preparer
+from amsam_ray.inference.masks import foreground_logits, probability
+from amsam_ray.models.adapted import AdaptedSam
+from amsam_ray.models.backbone import Backbone, load_backbone
+
+
+class Prediction(NamedTuple):
+    """What is said about one image.
+
+    Attributes:
+        mask: HxW bool at the image's size.
+        probability: HxW float32 in [0, 1], of the foreground.
+        box: XYXY in pixels of the image, the detector's prompt; None where it found nothing or is not used.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    box: np.ndarray | None
+
+
+class Predictor:
+    """Callable on images. Make one with ``load_predictor``.
+
+    Args:
+        model: with its trained tensors, in eval mode.
+        info: what the adapter says about itself.
+        preparer: the frozen networks; nothing is cached.
+    """
+
+    def __init__(self, model: AdaptedSam, info: AdapterInfo, preparer: Preparer):
+        self.model, self.info, self._preparer = model, info, preparer
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Segment images, one after the other.
+
+        Args:
+            images: HxWx3 uint8 RGB, of any sizes.
+        """
+        return [self._predict(image) for image in images]
+
+    def _predict(self, image: np.ndarray) -> Prediction:
+        config = self.info.config
+        needs = Needs.of(
+            self.model, training=False, precision=config.train.precision, fallback=config.detector.fallback
+        )
+        nothing = np.zeros(image.shape[:2], dtype=bool)
+        picture = Picture("image", "", lambda: image, lambda: nothing, lambda: image, "")
+        pictures = self._preparer.prepare([picture], needs).for_model(self.model)
+        ((_, logits),) = foreground_logits(self.model, pictures, [0], precision=needs.precision)
+        shape = (image.shape[0], image.shape[1])
+        prob = probability(logits, shape, self.model.backbone.image_size)
+        box = pictures.detected_box(0, self.model.backbone.image_size)
+        return Prediction(prob > THRESHOLD, prob, box)
+
+
+def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone: Backbone | None = None) -> Predictor:
+    """Load an adapter with the frozen networks that it stands on.
+
+    Args:
+        adapter: a file written by a final, or its content.
+        device: a torch device; None as ``amsam_ray.device.pick_device``.
+        backbone: the frozen SAM if it is loaded already; None loads the one that the adapter's config names.
+
+    Raises:
+        InputError: it is no adapter, or its backbone's or detector's file is not here.
+        AmsamError: the backbone is not the one it was trained on.
+
+    Example:
+        >>> predictor = load_predictor(Path("adapter.safetensors"))  # doctest: +SKIP
+        >>> mask, probability, box = predictor([image])[0]  # doctest: +SKIP
+    """
+    info, where = read_adapter_info(adapter), pick_device(device)
+    if backbone is None:
+        backbone = load_backbone(info.config.backbone, where)
+    model = load_adapter(adapter, backbone)
+    detector = None
+    if model.uses_boxes:
+        from amsam_ray.models.detector import load_detector  # brings ultralytics, seconds
+
+        chosen, tuned = info.config.detector, read_tuned_detector(adapter)
+        with tempfile.TemporaryDirectory(prefix="amsam-detector-") as folder:
+            if tuned is not None:
+                path = Path(folder) / "detector.safetensors"
+                path.write_bytes(tuned)
+                chosen = chosen.model_copy(update={"weights": str(path), "sha256": None})
+            detector = load_detector(chosen, where)
+    return Predictor(model, info, Preparer(backbone, detector, NoCache()))

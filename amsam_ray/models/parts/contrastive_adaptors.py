@@ -1,0 +1,103 @@
+"""MCA-SAM's multi-scale contrastive adaptors (Zhou et al. 2024, arXiv 2408.05936).
+
+Before encoder block l the tokens X_l are replaced by X_l + adaptor_l(X_l). The token-level (TC) adaptor is trained
+with a loss between its input and output tokens, the sample-level (SC) adaptor with a loss between whole images and
+augmented views of them; MC is both, side by side. At inference only the residual sums remain.
+
+The public text leaves open what an adaptor's output is in those losses. Here it is the sum X_l + adaptor_l(X_l)
+that the block receives: an adaptor that starts at zero has no direction to compare of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amsam_ray.config.params import LAST_K, MethodParams
+from amsam_ray.errors import InputError, Problem
+from amsam_ray.models.backbone import Backbone
+from amsam_ray.models.parts.encoder_tail import Contrast, EncoderTail
+
+
+class Bottleneck(nn.Sequential):
+    """Two linear layers with a GELU between, d -> d / s -> d; the second starts at zero, so the first output is 0.
+
+    Args:
+        width: d.
+        ratio: s; at least one hidden unit remains.
+    """
+
+    def __init__(self, width: int, ratio: int):
+        hidden = max(width // ratio, 1)
+        up = nn.Linear(hidden, width)
+        nn.init.zeros_(up.weight)
+        nn.init.zeros_(up.bias)
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), up)
+
+
+def first_adapted_block(blocks: str, depth: int) -> int:
+    """The first encoder block that ``adaptor_blocks`` (``all`` or ``last_<k>``) means, of ``depth``.
+
+    Raises:
+        InputError: if there are fewer than k blocks.
+    """
+    match = LAST_K.match(blocks)
+    if match is None:
+        return 0
+    last = int(match[1])
+    if last > depth:
+        raise InputError(
+            Problem("adaptor_blocks", f"must be all or last_1 .. last_{depth} for this backbone, not {blocks}")
+        )
+    return depth - last
+
+
+class ContrastiveTail(EncoderTail):
+    """Encoder blocks with contrastive adaptors before each of them.
+
+    Args:
+        backbone: the frozen SAM.
+        params: ``adaptors`` (tc, sc or mc), ``adaptor_blocks``, ``adaptor_ratio``.
+    """
+
+    def __init__(self, backbone: Backbone, params: MethodParams):
+        super().__init__(backbone, first_adapted_block(params.adaptor_blocks, backbone.depth))
+        self.token_adaptors, self.sample_adaptors = (
+            nn.ModuleList(Bottleneck(backbone.width, params.adaptor_ratio) for _ in self.blocks)
+            if params.adaptors in (kind, "mc")
+            else None
+            for kind in ("tc", "sc")
+        )
+        self.needs_views = self.sample_adaptors is not None
+
+    def forward(
+        self, tokens: Tensor, highpass: Tensor | None = None, view_tokens: Tensor | None = None
+    ) -> tuple[Tensor, Contrast]:
+        """As ``EncoderTail.forward``; ``pooled`` stays empty if no views are given."""
+        contrast, batch = Contrast(), len(tokens)
+        views = self.training and self.needs_views and view_tokens is not None
+        if views:
+            assert view_tokens is not None
+            tokens = torch.cat([tokens, view_tokens])
+        for index, block in enumerate(self.blocks):
+            adapted = tokens
+            if self.token_adaptors is not None:
+                update = self.token_adaptors[index](tokens)
+                adapted = adapted + update
+                if self.training:
+                    x, y = tokens[:batch], tokens[:batch] + update[:batch]
+                    contrast.tokens.append((x.flatten(1, 2), y.flatten(1, 2)))
+            if self.sample_adaptors is not None:
+                update = self.sample_adaptors[index](tokens)
+                adapted = adapted + update
+                if views:
+                    z = (tokens + update).mean(dim=(1, 2))
+                    contrast.pooled.append((z[:batch], z[batch:]))
+            last = index == len(self.blocks) - 1
+            tokens = block(adapted[:batch] if last else adapted)
+        return self.neck(tokens.permute(0, 3, 1, 2)), contrast
+
+
+def contrastive_encoder(backbone: Backbone, params: MethodParams) -> ContrastiveTail | None:
+    """The encoder part of MCA-SAM; None (a frozen encoder) without adaptors."""
+    return None if params.adaptors == "none" else ContrastiveTail(backbone, params)

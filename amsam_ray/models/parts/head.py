@@ -1,0 +1,114 @@
+"""SAM's mask decoder with a background and a foreground channel, for a batch of images.
+
+SAMed and BLO-SAM train two mask outputs with a softmax over them. ``cold`` is theirs: two fresh mask tokens with
+fresh hypernetworks. ``warm`` is this project's: the foreground is SAM's own single-mask output, and the background
+starts at zero, so that softmax(0, fg) = sigmoid(fg), SAM's own mask, before any training.
+
+Suffixes: B batch, C prompt width, G image grid, T tokens, U upscaled channels (C / 8), N = 2 mask outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.mask_decoder import MLP
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amsam_ray.models.parts.tensor_sharing import make_trainable, share
+
+
+class WarmHead(nn.Module):
+    """Both channels from SAM's single-mask token.
+
+    The background is a second, zero-initialised output layer on the hidden layers of that token's hypernetwork.
+    Only the difference of two logits enters a softmax, so background minus foreground folds back into SAM's
+    single hypernetwork for export; a hypernetwork on another token would not.
+    """
+
+    def __init__(self, decoder: MaskDecoder):
+        super().__init__()
+        self.foreground = share(decoder.output_hypernetworks_mlps[0])
+        last = self.foreground.layers[-1]
+        self.background = nn.Linear(last.in_features, last.out_features)
+        nn.init.zeros_(self.background.weight)
+        nn.init.zeros_(self.background.bias)
+        self.tokens = nn.Parameter(decoder.mask_tokens.weight.data, requires_grad=False)
+
+    def forward(self, tokens_BTC: Tensor) -> Tensor:
+        """Updated mask tokens to hypernetwork weights, B x 2 x U (background, foreground)."""
+        *hidden_layers, last = self.foreground.layers
+        hidden = tokens_BTC[:, 0]
+        for layer in hidden_layers:
+            hidden = F.relu(layer(hidden))
+        return torch.stack([self.background(hidden), last(hidden)], dim=1)
+
+
+class ColdHead(nn.Module):
+    """Two fresh mask tokens (standard normal), each with a fresh hypernetwork, as BLO-SAM starts."""
+
+    def __init__(self, decoder: MaskDecoder):
+        super().__init__()
+        width = decoder.transformer_dim
+        self.tokens = nn.Parameter(torch.randn(2, width))
+        self.hypernetworks = nn.ModuleList(MLP(width, width, width // 8, 3) for _ in range(2))
+
+    def forward(self, tokens_BTC: Tensor) -> Tensor:
+        """Updated mask tokens to hypernetwork weights, B x 2 x U (background, foreground)."""
+        return torch.stack([net(tokens_BTC[:, i]) for i, net in enumerate(self.hypernetworks)], dim=1)
+
+
+class TwoChannelDecoder(nn.Module):
+    """SAM's two-way transformer and upscaling with a two-channel head, one prompt per image.
+
+    ``segment_anything``'s ``MaskDecoder.predict_masks`` repeats one image for many prompts; this one takes many
+    images with one prompt each. Its IoU head is left out: no term of the losses (AM-SAM eq. 5) reaches it.
+
+    Args:
+        decoder: SAM's; shares its memory and is not changed.
+        head: ``cold`` or ``warm``.
+    """
+
+    def __init__(self, decoder: MaskDecoder, head: Literal["cold", "warm"]):
+        super().__init__()
+        self.transformer = share(decoder.transformer)
+        self.upscaling = share(decoder.output_upscaling)
+        self.iou_token = nn.Parameter(decoder.iou_token.weight.data, requires_grad=False)
+        self.head: WarmHead | ColdHead = WarmHead(decoder) if head == "warm" else ColdHead(decoder)
+
+    def train_output(self) -> None:
+        """Lets everything after and beside the transformer train: output tokens, upscaling, hypernetworks."""
+        for part in (self.upscaling, self.head):
+            make_trainable(part)
+        self.iou_token.data = self.iou_token.data.clone()
+        self.iou_token.requires_grad_(True)
+
+    @property
+    def channels(self) -> int:
+        """U, the width of the upscaled embedding."""
+        return self.iou_token.shape[1] // 8
+
+    def forward(
+        self, embedding_BCGG: Tensor, dense_pe_1CGG: Tensor, sparse_BTC: Tensor | None, dense_1C11: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The two factors of the mask logits.
+
+        Args:
+            embedding_BCGG: the encoder's output.
+            dense_pe_1CGG: SAM's positional encoding of the image grid.
+            sparse_BTC: prompt tokens, or None for the dense prompt alone.
+            dense_1C11: dense prompt.
+
+        Returns:
+            The upscaled embedding, B x U x 4G x 4G, and the hypernetworks' output, B x 2 x U.
+        """
+        batch, _, height, width = embedding_BCGG.shape
+        own = torch.cat([self.iou_token, self.head.tokens]).expand(batch, -1, -1)
+        tokens = own if sparse_BTC is None else torch.cat([own, sparse_BTC.to(own.dtype)], dim=1)
+        out_BTC, image_BPC = self.transformer(
+            embedding_BCGG + dense_1C11, dense_pe_1CGG.expand(batch, -1, -1, -1), tokens
+        )
+        upscaled = self.upscaling(image_BPC.transpose(1, 2).unflatten(2, (height, width)))
+        return upscaled, self.head(out_BTC[:, 1 : 1 + len(self.head.tokens)])

@@ -1,0 +1,1 @@
+"""Records of trials, and the leaderboards computed from them."""

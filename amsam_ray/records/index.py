@@ -1,0 +1,230 @@
+"""A local index of a storage's records, so that each record is read once on this machine and never again.
+
+The index is a cache: everything in it comes from the records, and it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.records.io import list_records, list_sweeps, load, records_folder
+from amsam_ray.records.schema import Record
+from amsam_ray.records.summary import Brief, CellSummary
+from amsam_ray.storage.base import Entry, Storage
+
+_BATCH = 500
+_PATIENCE_S = 60.0  # with other processes that hold the index
+_COMPLETED, _PRUNED, _FAILED = 2, 1, 0
+_Cell = tuple[str, str, int, str]  # sweep, dataset, shots, label
+_LAYOUT = 5  # raise it whenever the tables or Brief change: older files are then made anew
+_TABLES = """
+CREATE TABLE files (
+    key TEXT PRIMARY KEY, stamp TEXT NOT NULL, sweep TEXT NOT NULL, problem TEXT,
+    dataset TEXT, shots INTEGER, label TEXT, number INTEGER, trial TEXT, role TEXT, standing INTEGER,
+    rank REAL, seconds REAL, gpu_seconds REAL
+) WITHOUT ROWID;
+CREATE INDEX cells ON files (
+    sweep, dataset, shots, label, role, standing DESC, rank DESC, number, trial, seconds, gpu_seconds
+);
+CREATE TABLE briefs (key TEXT PRIMARY KEY, brief TEXT NOT NULL, scores BLOB NOT NULL);
+CREATE TABLE folders (sweep TEXT PRIMARY KEY, stamp TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_INSERT = f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 14)})"  # noqa: S608 - question marks only
+_SWEEPS = "SELECT DISTINCT sweep FROM files"
+_INSERT_BRIEF = "INSERT OR REPLACE INTO briefs VALUES (?, ?, ?)"
+
+
+def index_dir() -> Path:
+    """Where indexes lie: ``index`` in ``$AMSAM_CACHE_DIR``, or in ``amsam_ray`` of the user's cache folder."""
+    if chosen := os.environ.get("AMSAM_CACHE_DIR"):
+        return Path(chosen).expanduser() / "index"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "index"
+
+
+class Index:
+    """The records of one storage, summarised.
+
+    Args:
+        storage: whose records.
+        folder: where the index file lies, by default ``index_dir()``. Processes may share it.
+    """
+
+    def __init__(self, storage: Storage, folder: Path | None = None):
+        self._storage = storage
+        folder = index_dir() if folder is None else folder
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        name = hashlib.sha256(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}".encode()).hexdigest()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = _open(folder / f"{name[:32]}.sqlite")
+        except (OSError, sqlite3.Error) as error:
+            raise AmsamError(f"{folder}: no index can be kept here ({error}); set AMSAM_CACHE_DIR.") from error
+
+    def update(self, sweep: str | None = None) -> list[Problem]:
+        """Read the records that are new or changed, of one sweep or of all, and forget those that are gone.
+
+        A folder in which no file has come, gone or changed since it was read is not listed again.
+
+        Returns:
+            One problem for each file that is not a record, those found earlier included.
+        """
+        sweeps = [sweep] if sweep is not None else list_sweeps(self._storage)
+        # Before anything is listed, so that what comes meanwhile makes the folder look changed the next time.
+        stamps = {name: self._storage.folder_stamp(records_folder(name)) for name in sweeps}
+        settled = dict(self._db.execute("SELECT sweep, stamp FROM folders"))
+        changed = [name for name in sweeps if stamps[name] is None or settled.get(name) != stamps[name]]
+        gone = [] if sweep is not None else [n for (n,) in self._db.execute(_SWEEPS) if n not in stamps]
+        known: dict[str, str] = {}
+        for name in (*changed, *gone):
+            known.update(self._db.execute("SELECT key, stamp FROM files WHERE sweep = ?", (name,)))
+        fresh = []
+        for entry in list_records(self._storage, changed):
+            if known.pop(entry.key, None) != entry.stamp:
+                fresh.append(entry)
+        if known:
+            with self._transaction():
+                self._db.executemany("DELETE FROM files WHERE key = ?", ((key,) for key in known))
+                self._db.executemany("DELETE FROM briefs WHERE key = ?", ((key,) for key in known))
+        found = load(self._storage, fresh)
+        while batch := list(islice(found, _BATCH)):  # other processes wait for one batch at most
+            with self._transaction():
+                self._db.executemany(_INSERT, (_row(entry, item) for entry, item in batch))
+                briefs = (Brief.of(item) for _, item in batch if isinstance(item, Record))
+                self._db.executemany(_INSERT_BRIEF, ((brief.key, *brief.dump()) for brief in briefs))
+        where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
+        faults = self._db.execute(f"SELECT key, problem FROM files WHERE problem NOT NULL {where}", values)  # noqa: S608
+        problems = [Problem(key, problem) for key, problem in faults]
+        read = [(name, stamp) for name in changed if (stamp := stamps[name]) is not None]
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", read)
+        return problems
+
+    def cells(self, sweep: str | None = None) -> list[CellSummary]:
+        """Every cell of one sweep or of all, sorted by sweep, dataset, shots and label."""
+        with self._transaction("DEFERRED"):  # what other processes add meanwhile is seen by both queries or by none
+            return self._cells(sweep)
+
+    def _cells(self, sweep: str | None) -> list[CellSummary]:
+        where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
+        finals: dict[_Cell, list[Brief]] = {}
+        best: dict[_Cell, Brief] = {}
+        chosen = f"""
+            SELECT role, brief, scores FROM (
+                SELECT key, role, standing, number, trial, ROW_NUMBER() OVER (
+                    PARTITION BY sweep, dataset, shots, label, role ORDER BY standing DESC, rank DESC, number, trial
+                ) AS place FROM files WHERE role NOT NULL {where}
+            ) JOIN briefs USING (key)
+            WHERE place = 1 OR (role = 'final' AND standing = {_COMPLETED}) ORDER BY number, trial"""  # noqa: S608
+        for role, text, scores in self._db.execute(chosen, values):
+            brief = Brief.load(text, scores)
+            if role == "final" and brief.status == "completed":
+                finals.setdefault(_cell(brief), []).append(brief)
+            if role == "search" or _cell(brief) not in best:
+                best[_cell(brief)] = brief
+        counts = f"""
+            SELECT sweep, dataset, shots, label, SUM(role = 'search'),
+                SUM(role = 'search' AND standing = {_PRUNED}), SUM(role = 'search' AND standing = {_FAILED}),
+                SUM(seconds), SUM(gpu_seconds)
+            FROM files WHERE role NOT NULL {where} GROUP BY sweep, dataset, shots, label"""  # noqa: S608
+        rows = self._db.execute(counts, values)
+        names = ("sweep", "dataset", "shots", "label", "trials", "pruned", "failed", "seconds", "gpu_seconds")
+        return [
+            CellSummary(**dict(zip(names, row, strict=True)), best=best[row[:4]], finals=tuple(finals.get(row[:4], ())))
+            for row in rows
+        ]
+
+    def find(self, name: str) -> list[str]:
+        """Keys of the records of trial ``name``, or of ``sweep/trial``, sorted."""
+        sweep, _, trial = name.rpartition("/")
+        rows = self._db.execute(
+            "SELECT key FROM files WHERE trial = ? AND (? = '' OR sweep = ?) ORDER BY key", (trial, sweep, sweep)
+        )
+        return [key for (key,) in rows]
+
+    def remember(self, key: str, compute: Callable[[], list[float | None]]) -> list[float | None]:
+        """The value that ``compute`` gave for ``key`` once; ``key`` must name everything that it depends on."""
+        row = self._db.execute("SELECT value FROM memos WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            value = compute()
+            self._db.execute("INSERT OR REPLACE INTO memos VALUES (?, ?)", (key, json.dumps(value)))
+            return value
+        found: list[float | None] = json.loads(row[0])
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        self._db.execute(f"BEGIN {kind}")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database at ``path``, made anew if it is damaged or of another layout."""
+    deadline, attempts = time.monotonic() + _PATIENCE_S, 2
+    while attempts:
+        db = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
+        try:
+            layout = _prepare(db)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                db.close()
+                # SQLite does not wait where processes switch a new file to its write-ahead log at the same moment.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.01, 0.1))
+                continue
+        else:
+            if layout in (0, _LAYOUT):
+                return db
+        db.close()
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        attempts -= 1
+    raise sqlite3.DatabaseError(f"{path} cannot be made")
+
+
+def _prepare(db: sqlite3.Connection) -> int:
+    """Make the tables where there are none; returns the layout that was found, 0 for none."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("BEGIN IMMEDIATE")
+    (layout,) = db.execute("PRAGMA user_version").fetchone()
+    if layout == 0:
+        for statement in _TABLES.split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_LAYOUT}")
+    db.execute("COMMIT")
+    return int(layout)
+
+
+def _cell(brief: Brief) -> _Cell:
+    return brief.sweep, brief.dataset, brief.shots, brief.label
+
+
+def _row(entry: Entry, item: Record | Problem) -> tuple[object, ...]:
+    if isinstance(item, Problem):
+        return (entry.key, entry.stamp, entry.key.split("/")[1], item.what, *[None] * 10)
+    rank = None if item.score is None else item.score if item.maximise else -item.score
+    standing = {"completed": _COMPLETED, "pruned": _PRUNED, "failed": _FAILED}[item.status]
+    cell = (item.dataset, item.shots, item.label, item.number, item.trial, item.role, standing)
+    return entry.key, entry.stamp, item.sweep, None, *cell, rank, item.seconds, item.gpu_seconds

@@ -1,0 +1,246 @@
+"""The record of a trial: everything about it in one JSON file that is written once. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from amsam_ray.config.trial import TrialConfig
+from amsam_ray.data.definition import get_definition
+from amsam_ray.records.environment import Environment
+from amsam_ray.training.result import TrialResult
+
+SCHEMA_VERSION: Final = 1
+
+Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")]
+TrialId = Annotated[str, Field(pattern=r"^[a-z0-9_-]+\.k[0-9]+\.[a-z0-9_-]+\.t[0-9]{4,}(\.f[0-9]+)?$")]
+Scores = dict[str, float | None]
+
+_TRIAL = re.compile(r"^(?P<cell>.+)\.t(?P<number>[0-9]+)(?:\.f(?P<seed>[0-9]+))?$")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
+_SIGNED_QUERY = re.compile(r"(://[^\s?]*)\?\S*")
+
+
+class OverlayRef(BaseModel):
+    """A stored picture of one test image; ``rank`` is its place among them by the objective metric."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: Literal["best", "median", "worst"]
+    name: str
+    score: float | None
+    key: str
+
+
+class Record(BaseModel):
+    """One finished trial.
+
+    Scores are fractions or pixels as ``amsam_ray.config.metrics`` says, never per cent; None stands for a score
+    that is not a finite number. Keys are relative to the storage's root.
+
+    Attributes:
+        trial, sweep, cell: ids; ``number`` and ``final_seed`` are the parts NNNN and S of the trial's.
+        dataset, definition: the dataset's label in leaderboards, and the name of its definition.
+        method, label: the registered method, and its name in leaderboards.
+        attempt: 1 unless lanes died before.
+        config, config_sha256: everything that the trial depended on, resolved, and its fingerprint.
+        params: the method's hyperparameters and switches, part of ``config``; ``searched`` names the varied ones.
+        metric, maximise: the objective; ``primary`` is the dataset's primary metric.
+        val, best_epoch, epochs_run, rung_scores, curve, test, test_images, shots_sha256, backbone_fingerprint,
+            detector_fingerprint, prompt_coverage, trained_params, timings, peak_memory_bytes: as TrialResult says.
+        seconds: wall time; ``gpu_seconds`` is that times the GPUs (or shares of one) that the trial held.
+        adapter, curve_file, overlays: what else of this trial is stored.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    trial: TrialId
+    sweep: Label
+    cell: str
+    number: int
+    final_seed: int | None = None
+    dataset: Label
+    definition: str
+    shots: int
+    method: str
+    label: Label
+    backbone: str
+    role: Literal["search", "final"]
+    seed: int
+    shot_seed: int
+    status: Literal["completed", "pruned", "failed"]
+    reason: str | None = None
+    attempt: int = 1
+
+    config: dict[str, Any]
+    config_sha256: str
+    params: dict[str, Any]
+    searched: tuple[str, ...] = ()
+
+    metric: str
+    maximise: bool
+    primary: str
+    val: Scores = {}
+    best_epoch: int = 0
+    epochs_run: int = 0
+    rung_scores: dict[int, float] = {}
+    curve: list[Scores] = []
+    test: Scores | None = None
+    test_images: list[dict[str, float | str | None]] = []
+
+    shots_sha256: str = ""
+    backbone_fingerprint: str = ""
+    detector_fingerprint: str | None = None
+    prompt_coverage: float | None = None
+    trained_params: int = 0
+
+    started: AwareDatetime
+    finished: AwareDatetime
+    seconds: float
+    timings: dict[str, float] = {}
+    gpus: float = 0.0
+    gpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    adapter: str | None = None
+    curve_file: str | None = None
+    overlays: tuple[OverlayRef, ...] = ()
+    environment: Environment
+
+    @model_validator(mode="after")
+    def _ids_agree(self) -> Record:
+        if self.cell != f"{self.dataset}.k{self.shots}.{self.label}" or not self.trial.startswith(f"{self.cell}.t"):
+            raise ValueError("trial, cell, dataset, shots and label do not belong together")
+        return self
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        trial: str,
+        sweep: str,
+        config: TrialConfig,
+        result: TrialResult,
+        environment: Environment,
+        started: float,
+        finished: float,
+        gpus: float = 0.0,
+        attempt: int = 1,
+        searched: Sequence[str] = (),
+        rung_scores: Mapping[int, float] | None = None,
+    ) -> Record:
+        """The record of ``result``, naming the keys under which ``write_trial`` stores its files.
+
+        Args:
+            trial, sweep: ids.
+            started, finished: seconds since the epoch.
+            gpus: how many GPUs the trial held, perhaps a share of one.
+            searched: the hyperparameters that the search varied in this cell.
+            rung_scores: epoch -> best score so far, as reported at the rungs.
+        """
+        ids = _TRIAL.match(trial)
+        if ids is None:
+            raise ValueError(f"{trial!r} is not a trial id, <cell>.t<NNNN>[.f<S>]")
+        folder = f"sweeps/{sweep}"
+        final = config.role == "final"
+        plain = without_secrets(config.model_dump(mode="json", by_alias=True))
+        return cls(
+            trial=trial,
+            sweep=sweep,
+            cell=ids["cell"],
+            number=int(ids["number"]),
+            final_seed=None if ids["seed"] is None else int(ids["seed"]),
+            dataset=config.dataset.label,
+            definition=get_definition(config.dataset.name).name,
+            shots=config.shots,
+            method=config.method,
+            label=config.label,
+            backbone=config.backbone.arch,
+            role=config.role,
+            seed=config.seed,
+            shot_seed=config.shot_seed,
+            status=result.status,
+            reason=without_secrets(result.reason),
+            attempt=attempt,
+            config=plain,
+            config_sha256=config.fingerprint(),
+            params=plain["params"],
+            searched=tuple(searched),
+            metric=config.metric,
+            maximise=config.maximise,
+            primary=get_definition(config.dataset.name).primary_metric,
+            val=_finite(result.val),
+            best_epoch=result.best_epoch,
+            epochs_run=result.epochs_run,
+            rung_scores={epoch: s for epoch, s in (rung_scores or {}).items() if math.isfinite(s)},
+            curve=[_finite(entry) for entry in result.curve],
+            test=None if result.test is None else _finite(result.test),
+            test_images=[_finite(entry) for entry in result.test_images],
+            shots_sha256=result.shots_sha256,
+            backbone_fingerprint=result.backbone_fingerprint,
+            detector_fingerprint=result.detector_fingerprint,
+            prompt_coverage=result.prompt_coverage,
+            trained_params=result.trained_params,
+            started=datetime.fromtimestamp(started, UTC),
+            finished=datetime.fromtimestamp(finished, UTC),
+            seconds=round(finished - started, 3),
+            timings={phase: round(seconds, 4) for phase, seconds in result.timings.items()},
+            gpus=gpus,
+            gpu_seconds=round((finished - started) * gpus, 3),
+            peak_memory_bytes=result.peak_memory_bytes,
+            adapter=f"{folder}/adapters/{trial}.safetensors" if result.adapter else None,
+            curve_file=f"{folder}/curves/{trial}.csv" if final and result.curve else None,
+            overlays=tuple(
+                OverlayRef(
+                    rank=overlay.rank,
+                    name=overlay.name,
+                    score=overlay.score if math.isfinite(overlay.score) else None,
+                    key=f"{folder}/overlays/{trial}.{overlay.rank}.png",
+                )
+                for overlay in result.overlays
+            ),
+            environment=environment,
+        )
+
+    @property
+    def key(self) -> str:
+        """Where this record is stored."""
+        return record_key(self.sweep, self.trial)
+
+    @property
+    def score(self) -> float | None:
+        """The objective's value on the selection images."""
+        return self.val.get(self.metric)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, one line: the same record is always the same bytes."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return text.encode() + b"\n"
+
+
+def record_key(sweep: str, trial: str) -> str:
+    """The key of a trial's record."""
+    return f"sweeps/{sweep}/records/{trial}.json"
+
+
+def without_secrets(value: Any) -> Any:
+    """``value`` with user names, passwords and signed queries cut out of every URL in it."""
+    if isinstance(value, str):
+        return _SIGNED_QUERY.sub(r"\1", _CREDENTIALS.sub("", value))
+    if isinstance(value, Mapping):
+        return {key: without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return value
+
+
+def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: such scores become None."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}

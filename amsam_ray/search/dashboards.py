@@ -1,0 +1,146 @@
+"""Writes what dashboards open, as trials are recorded: TensorBoard curves and an Optuna journal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import queue
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+
+from amsam_ray.errors import Problem
+from amsam_ray.paths import cache_dir
+from amsam_ray.records.io import parse_record
+from amsam_ray.records.schema import Record, record_key
+from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.progress import CellProgress
+from amsam_ray.search.recording import outcome_of
+from amsam_ray.search.samplers import optuna_distribution
+from amsam_ray.search.study import trial_state
+from amsam_ray.storage.base import Storage, StorageError
+from amsam_ray.storage.local import LocalStorage
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "optuna.journal"
+CURVES = "tensorboard"
+
+
+def dashboard_dir(storage: Storage, sweep: str) -> Path:
+    """Where a sweep's journal and curves lie: beside its records, or on this machine if those are in a bucket."""
+    base = storage.root if isinstance(storage, LocalStorage) else cache_dir()
+    return base / "sweeps" / sweep
+
+
+class Scribe:
+    """A thread that reads each record once it is written, so that a slow disk delays no lane.
+
+    The journal is made anew by every run, from the records: like the curves it can be deleted at any time.
+
+    Args:
+        storage: where the records are.
+        sweep: the sweep's id.
+        cells: the sweep's cells; what they have searched before goes into the journal at once.
+    """
+
+    def __init__(self, storage: Storage, sweep: str, cells: Sequence[CellProgress]):
+        self._storage, self._sweep = storage, sweep
+        self._folder = dashboard_dir(storage, sweep)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        for progress in cells:
+            for outcome in (*progress.searched.values(), *progress.finals.values()):
+                self._queue.put(outcome.trial_id)
+        self._cells = {progress.cell.id: progress.cell for progress in cells}
+        self._studies: dict[str, optuna.Study] = {}
+        self._thread = threading.Thread(target=self._write_all, name="amsam-scribe", daemon=True)
+        self._thread.start()
+
+    def began(self, assignment: Assignment) -> None:
+        """Nothing to write yet."""
+
+    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
+        """Note a trial that is recorded now."""
+        if recorded is not None:
+            self._queue.put(recorded.trial_id)
+
+    def lost(self, reason: str, stage: str) -> None:
+        """Nothing to write."""
+
+    def close(self) -> None:
+        """Write what is noted and stop."""
+        self._queue.put(None)
+        self._thread.join()
+        if not isinstance(self._storage, LocalStorage):
+            with contextlib.suppress(StorageError):
+                self._storage.upload(f"sweeps/{self._sweep}/{JOURNAL}", self._folder / JOURNAL)
+
+    def _write_all(self) -> None:
+        journal = self._folder / JOURNAL
+        journal.unlink(missing_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        for cell in self._cells.values():
+            self._studies[cell.id] = optuna.create_study(
+                storage=storage,
+                study_name=cell.id,
+                direction=StudyDirection.MAXIMIZE if cell.maximise else StudyDirection.MINIMIZE,
+            )
+        while (trial := self._queue.get()) is not None:
+            try:
+                self._write(trial)
+            except Exception as error:  # a picture of the sweep must never end it
+                logger.warning("No curves of %s: %s", trial, error)
+
+    def _write(self, trial: str) -> None:
+        key = record_key(self._sweep, trial)
+        record = parse_record(key, self._storage.get(key))
+        if isinstance(record, Problem):
+            return
+        if record.role == "search":
+            self._journal(record)
+        if record.curve and not (self._folder / CURVES / trial).exists():
+            self._curves(record)
+
+    def _journal(self, record: Record) -> None:
+        cell, outcome = self._cells[record.cell], outcome_of(record)
+        state = trial_state(outcome)
+        params = {k: v for k, v in outcome.params.items() if k in cell.space}
+        frozen = optuna.trial.create_trial(
+            state=state,
+            value=outcome.score if state is optuna.trial.TrialState.COMPLETE else None,
+            user_attrs={"trial": record.trial, "seed": record.seed, "reason": record.reason or "", **params},
+            intermediate_values=dict(outcome.rung_scores),
+        )
+        frozen.datetime_start = record.started.astimezone(UTC).replace(tzinfo=None)
+        frozen.datetime_complete = record.finished.astimezone(UTC).replace(tzinfo=None)
+        for name, value in params.items():
+            distribution = optuna_distribution(cell.space[name])
+            if distribution._contains(distribution.to_internal_repr(value)):
+                frozen.params = {**frozen.params, name: value}
+                frozen.distributions = {**frozen.distributions, name: distribution}
+        self._studies[record.cell].add_trial(frozen)
+
+    def _curves(self, record: Record) -> None:
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(self._folder / CURVES / record.trial), write_to_disk=True) as writer:
+            for entry in record.curve:
+                epoch = int(entry.get("epoch") or 0)
+                for name, value in entry.items():
+                    if name != "epoch" and value is not None and math.isfinite(value):
+                        writer.add_scalar(name, value, epoch, walltime=_epoch_time(record, epoch))
+
+
+def _epoch_time(record: Record, epoch: int) -> float:
+    """When an epoch ended, as nearly as a record tells."""
+    share = epoch / max(1, record.epochs_run)
+    begun = record.started.astimezone(UTC)
+    return datetime.timestamp(begun) + share * record.seconds

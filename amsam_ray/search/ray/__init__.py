@@ -1,0 +1,1 @@
+"""The Ray side of the search: cluster, capacity, lanes and their workers."""

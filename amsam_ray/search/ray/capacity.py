@@ -1,0 +1,180 @@
+"""How large a lane is, and how many fit: on the nodes there are, and on those an autoscaler would bring."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import yaml
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from amsam_ray.config.space import ResourcesSection
+from amsam_ray.errors import InputError, Problem
+
+_LOOK_EVERY_S = 2.0
+_MAX_REQUESTS = 64
+_EPS = 1e-6
+# What a lane's own process takes of its CPUs: next to nothing, but enough that it runs where trials may run, not on a
+# small head node that offers no CPU.
+LANE_CPUS = 0.001
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
+_UNBOUNDED = 1 << 20
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LaneSize:
+    """What one lane takes; all its workers on one node.
+
+    Attributes:
+        workers: data-parallel training workers.
+        cpus, gpus: of each worker; gpus may be a fraction.
+    """
+
+    workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def worker_cpus(self) -> float:
+        """CPUs to ask Ray for, for each worker: its own without the share of the lane's process."""
+        return self.cpus - LANE_CPUS / self.workers
+
+    @property
+    def total_gpus(self) -> float:
+        """GPUs of the whole lane."""
+        return self.workers * self.gpus
+
+    def fits(self, node: Resources) -> int:
+        """How many such lanes a node has room for."""
+        by_cpu = int(node.get("CPU", 0.0) / self.cpus + _EPS)
+        if self.gpus == 0:
+            return by_cpu // self.workers
+        gpus = int(node.get("GPU", 0.0) + _EPS)
+        # A share of a GPU lies within one GPU; whole ones are counted off.
+        by_gpu = gpus * int(1 / self.gpus + _EPS) if self.gpus < 1 else int(gpus / self.gpus + _EPS)
+        return min(by_cpu, by_gpu) // self.workers
+
+
+def lane_size(wanted: ResourcesSection, nodes: list[Resources]) -> LaneSize:
+    """A lane's size on a cluster of such nodes.
+
+    Args:
+        wanted: the space file's section. Its ``cpus_per_lane`` and ``gpus_per_lane`` are shared by the lane's workers.
+        nodes: resources of one node of each kind.
+    """
+    gpus = wanted.gpus_per_lane
+    if gpus == "auto":
+        gpus = 1.0 if any(node.get("GPU", 0.0) >= 1 for node in nodes) else 0.0
+    workers = int(gpus) if gpus > 1 else wanted.workers_per_lane
+    return LaneSize(workers, wanted.cpus_per_lane / workers, gpus / workers)
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """A kind of node that an autoscaler can bring, and how many of them at most."""
+
+    resources: Resources
+    at_most: int
+
+
+def nodes_now() -> list[Resources]:
+    """Resources of every node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def node_kinds(bootstrap: Path = BOOTSTRAP) -> list[NodeKind]:
+    """What the cluster's autoscaler can bring; empty where there is none.
+
+    Args:
+        bootstrap: where ``ray up`` leaves the cluster's file on the head.
+    """
+    # Managed platforms publish this; Ray Train reads it in the same way, there is no public name for it.
+    published = ray._private.state.state.get_cluster_config()
+    if published is not None:
+        groups = [(group.resources, group.max_count) for group in published.node_group_configs]
+        return [NodeKind(dict(resources), most if most >= 0 else _UNBOUNDED) for resources, most in groups]
+    if not bootstrap.is_file():
+        return []
+    config = yaml.safe_load(bootstrap.read_text())
+    at_most = int(config.get("max_workers", 0))
+    return [
+        NodeKind(kind.get("resources", {}), min(at_most, int(kind.get("max_workers", at_most))))
+        for name, kind in config.get("available_node_types", {}).items()
+        if name != config.get("head_node_type")
+    ]
+
+
+class Capacity:
+    """The number of lanes that there may be, now and at most.
+
+    While fewer lanes fit than are wanted, placement groups of the missing ones stand in the cluster's queue: that is
+    the demand by which an autoscaler brings nodes. They go when this driver goes.
+
+    Args:
+        wanted: the space file's section.
+        remote: whether the cluster is more than what this process has started for itself.
+
+    Raises:
+        InputError: no node, present or to come, is large enough for one lane.
+    """
+
+    def __init__(self, wanted: ResourcesSection, *, remote: bool):
+        kinds, nodes = node_kinds() if remote else [], nodes_now()
+        self.size = lane_size(wanted, [kind.resources for kind in kinds] + nodes)
+        possible = max(
+            sum(self.size.fits(node) for node in nodes),
+            sum(self.size.fits(kind.resources) * kind.at_most for kind in kinds),
+        )
+        if possible == 0:
+            raise InputError(Problem("resources", _too_large(self.size, nodes)))
+        self.wanted = possible if wanted.lanes == "auto" else wanted.lanes
+        self._ask = bool(kinds)
+        self._requests: list[PlacementGroup] = []
+        self._looked, self._lanes = -math.inf, 0
+        self._no_room = (-math.inf, 0)
+        self._lock = threading.Lock()
+
+    def lanes(self) -> int:
+        """How many lanes there may be now."""
+        with self._lock:
+            return self._lanes_now(time.monotonic())
+
+    def _lanes_now(self, now: float) -> int:
+        if now - self._looked >= _LOOK_EVERY_S:
+            self._looked = now
+            self._lanes = min(self.wanted, sum(self.size.fits(node) for node in nodes_now()))
+            self._request(self.wanted - self._lanes if self._ask else 0)
+        until, most = self._no_room
+        return min(self._lanes, most) if now < until else self._lanes
+
+    def no_room(self, lanes: int) -> None:
+        """A lane found no room, as others use the cluster: for a minute there are to be no more than ``lanes``."""
+        self._no_room = (time.monotonic() + 60, max(1, lanes))
+
+    def close(self) -> None:
+        """Take the requests for nodes back, and look no more: the connection to Ray ends before the last question."""
+        with self._lock:
+            self._looked = math.inf
+            self._request(0)
+
+    def _request(self, missing: int) -> None:
+        while len(self._requests) > max(0, min(missing, _MAX_REQUESTS)):
+            remove_placement_group(self._requests.pop(0))
+        bundle = {"CPU": self.size.cpus} | ({"GPU": self.size.gpus} if self.size.gpus else {})
+        while len(self._requests) < min(missing, _MAX_REQUESTS):
+            self._requests.append(placement_group([bundle] * self.size.workers, strategy="STRICT_PACK"))
+
+
+def _too_large(size: LaneSize, nodes: list[Resources]) -> str:
+    cpus, gpus = (max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU"))
+    return (
+        f"a lane takes {size.workers * size.cpus:g} CPU and {size.total_gpus:g} GPU, more than any node has "
+        f"(at most {cpus:g} CPU, {gpus:g} GPU); lower cpus_per_lane or gpus_per_lane"
+    )

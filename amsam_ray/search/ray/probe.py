@@ -1,0 +1,78 @@
+"""A short trial on a node of the cluster, to estimate what a sweep will take."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from amsam_ray.config.trial import TrialConfig
+from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.paths import cache_dir
+from amsam_ray.search.assignment import derived_seed
+from amsam_ray.search.progress import CellProgress
+from amsam_ray.search.ray.capacity import LaneSize
+from amsam_ray.search.ray.worker import load_trial_function
+
+_PROBE_EPOCHS = 5
+_PROBE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a short trial took.
+
+    Attributes:
+        first_s: until its first epoch was over; loading and preparing happen once per lane and once per sweep.
+        epoch_s: each epoch after the first.
+    """
+
+    first_s: float
+    epoch_s: float
+
+
+def probe(config: TrialConfig, trial_function: str) -> Probe:
+    """Run the first epochs of a trial in this process: up to five, or a minute."""
+    times = [time.monotonic()]
+
+    def report(epoch: int, score: float) -> bool:
+        times.append(time.monotonic())
+        return len(times) > _PROBE_EPOCHS or times[-1] - times[0] > _PROBE_S
+
+    with tempfile.TemporaryDirectory(prefix="amsam-probe-") as work_dir:
+        load_trial_function(trial_function)(
+            config,
+            cache_dir=cache_dir(),
+            work_dir=Path(work_dir),
+            rungs=tuple(range(1, config.train.epochs + 1)),
+            report=report,
+        )
+    times.append(time.monotonic())
+    epochs = max(1, len(times) - 3)
+    return Probe(times[1] - times[0], (times[-2] - times[1]) / epochs if len(times) > 3 else times[1] - times[0])
+
+
+def probe_remotely(progress: CellProgress, size: LaneSize, trial_function: str) -> Probe:
+    """The probe in a process with a lane's resources, which this one may not have."""
+    params = progress.study.ask(0)
+    seed = derived_seed(progress.cell.source.search.seed, progress.cell.id, 0, "trial")
+    config = progress.cell.config(params, seed=seed)
+    task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=0)(probe)
+    try:
+        result: Probe = ray.get(task.remote(config, trial_function))
+    except ray.exceptions.RayTaskError as error:
+        raise _fault_of(error.cause, progress) from error
+    except ray.exceptions.RayError as error:  # the process is gone, for lack of memory perhaps
+        first = str(error).strip().splitlines()[0]
+        raise AmsamError(f"The probe of {progress.cell.id} came to nothing ({first}).") from error
+    return result
+
+
+def _fault_of(cause: Exception, progress: CellProgress) -> AmsamError:
+    """What a probe raised in its own process, as every trial of the cell would raise it."""
+    if isinstance(cause, AmsamError):
+        return InputError(Problem(progress.cell.id, str(cause)))
+    return AmsamError(f"The probe of {progress.cell.id} failed: {type(cause).__name__}: {cause}")

@@ -1,0 +1,1 @@
+"""Where results are stored: a directory or an S3 bucket."""

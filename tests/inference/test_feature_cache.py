@@ -1,0 +1,136 @@
+"""The node's cache: computed once, by one of those who want it, whole or not at all."""
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from amsam_ray.inference.feature_cache import NoCache, PreparedCache, entry_key
+
+KEYS = [entry_key("test", number=number) for number in range(24)]
+
+
+def _entry(position):
+    return {"features": torch.full((2, 3), float(position))}
+
+
+class Computing:
+    """Makes entries and notes which positions each call asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, positions):
+        self.calls.append(positions)
+        return map(_entry, positions)
+
+
+def test_a_second_use_is_a_read(tmp_path):
+    compute = Computing()
+    first = PreparedCache(tmp_path).get(KEYS[:5], compute, batch=2)
+    again = PreparedCache(tmp_path).get(KEYS[:5], lambda positions: pytest.fail("computed twice"))
+    assert sorted(position for call in compute.calls for position in call) == [0, 1, 2, 3, 4]
+    assert max(map(len, compute.calls)) == 2
+    for entries in (first, again):
+        assert [float(entry["features"][0, 0]) for entry in entries] == [0, 1, 2, 3, 4]
+
+
+def test_only_what_is_missing_is_computed(tmp_path):
+    cache = PreparedCache(tmp_path)
+    cache.get(KEYS[:3], lambda positions: map(_entry, positions))
+    compute = Computing()
+    cache.get(KEYS[:5], compute, batch=8)
+    assert compute.calls == [[3, 4]]
+
+
+def test_the_same_key_twice_is_one_entry(tmp_path):
+    compute = Computing()
+    PreparedCache(tmp_path).get([KEYS[0]] * 3, compute, batch=8)
+    assert compute.calls == [[0]]
+
+
+def test_dtypes_and_shapes_survive(tmp_path):
+    entry = {"features": torch.randn(3, 2).T.to(torch.bfloat16), "found": torch.tensor(True)}
+    PreparedCache(tmp_path).get(KEYS[:1], lambda positions: [entry])
+    (read,) = PreparedCache(tmp_path).get(KEYS[:1], lambda positions: pytest.fail("computed twice"))
+    assert all(read[name].dtype == value.dtype and torch.equal(read[name], value) for name, value in entry.items())
+
+
+def test_a_file_cut_short_is_computed_again(tmp_path):
+    cache = PreparedCache(tmp_path)
+    cache.get(KEYS[:1], lambda positions: map(_entry, positions))
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:20])
+    (entry,) = PreparedCache(tmp_path).get(KEYS[:1], lambda positions: map(_entry, positions))
+    assert torch.equal(entry["features"], _entry(0)["features"])
+
+
+def test_a_failure_leaves_nothing_and_blocks_nobody(tmp_path):
+    cache = PreparedCache(tmp_path)
+
+    def fail(positions):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cache.get(KEYS[:2], fail)
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.part"))
+    assert len(cache.get(KEYS[:2], lambda positions: map(_entry, positions))) == 2
+
+
+def test_keys_depend_on_everything_told():
+    keys = {entry_key("features", image=image, size=size) for image in "ab" for size in (1, 2)}
+    assert len(keys | {entry_key("box", image="a", size=1)}) == 5
+
+
+def test_no_cache_computes_in_batches():
+    compute = Computing()
+    entries = NoCache().get(KEYS[:5], compute, batch=2)
+    assert compute.calls == [[0, 1], [2, 3], [4]] and len(entries) == 5
+
+
+def _want_all(folder: str, log: str) -> None:
+    def compute(positions):
+        for position in positions:
+            time.sleep(0.02)
+            with Path(log).open("a") as file:
+                file.write(f"{position}\n")
+            yield _entry(position)
+
+    entries = PreparedCache(Path(folder)).get(KEYS, compute, batch=3)
+    assert [float(entry["features"][0, 0]) for entry in entries] == list(range(len(KEYS)))
+
+
+def _die_computing(folder: str) -> None:
+    def compute(positions):
+        Path(folder, "started").touch()
+        time.sleep(600)
+        return map(_entry, positions)
+
+    PreparedCache(Path(folder)).get(KEYS[:2], compute, batch=2)
+
+
+def test_processes_that_want_the_same_compute_each_entry_once(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    workers = [spawn.Process(target=_want_all, args=(str(tmp_path / "cache"), str(log))) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(240)
+        assert worker.exitcode == 0
+    assert sorted(map(int, log.read_text().split())) == list(range(len(KEYS)))
+
+
+def test_a_process_that_is_killed_leaves_its_work_to_the_next(tmp_path):
+    worker = multiprocessing.get_context("spawn").Process(target=_die_computing, args=(str(tmp_path),))
+    worker.start()
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (tmp_path / "started").exists()
+    worker.kill()
+    worker.join(10)
+    entries = PreparedCache(tmp_path).get(KEYS[:2], lambda positions: map(_entry, positions))
+    assert len(entries) == 2
