@@ -142,11 +142,11 @@ def test_reason_of_a_dead_lane_is_recorded() -> None:
     lanes = Lanes(make_state(space(retries=0), log))
     lanes.up("a")
     cause = RuntimeError("wrapped by Ray")
-    cause.__cause__ = LaneError("hung: no sign of life for 60 s")
+    cause.__cause__ = LaneError("hung: no heartbeat for 60 s")
     searcher = LaneSearcher(lanes.dispatcher, SETTINGS)
     searcher.errors["a"] = cause
     searcher.on_trial_complete("a", error=True)
-    assert [o.reason for o in log.failed] == ["hung: no sign of life for 60 s"]
+    assert [o.reason for o in log.failed] == ["hung: no heartbeat for 60 s"]
 
 
 def test_trial_of_a_dead_lane_goes_to_an_idle_lane() -> None:
