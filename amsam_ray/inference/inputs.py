@@ -24,6 +24,11 @@ from amsam_ray.models.preprocess import box_to_input, resized_shape, to_input
 if TYPE_CHECKING:
     from amsam_ray.models.detector import Detector
 
+CANDIDATES = 8
+"""Candidate boxes kept per picture and detector."""
+CANDIDATE_CONFIDENCE = 0.01
+"""Detections below this confidence are no candidates."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -57,6 +62,8 @@ class Needs:
         views: whether features of an augmented view are wanted.
         precision: "fp32" or "bf16", of the frozen encoder and of what is stored.
         fallback: the prompt of a picture without a detection, ``full_image`` or ``none``.
+        candidates: whether all candidate boxes are used, see ``PreparedSet.candidates``.
+        true_boxes: whether the boxes of the true masks are used, in training only.
     """
 
     point: str
@@ -65,6 +72,8 @@ class Needs:
     views: bool
     precision: str
     fallback: str
+    candidates: bool = False
+    true_boxes: bool = False
 
     @classmethod
     def of(cls, model: AdaptedSam, *, training: bool, precision: str, fallback: str) -> Needs:
@@ -76,6 +85,8 @@ class Needs:
             views=training and model.needs_views,
             precision=precision,
             fallback=fallback,
+            candidates=model.uses_boxes and model.params.prompt == "fused",
+            true_boxes=training and model.uses_boxes and model.params.box_training == "mix",
         )
 
 
@@ -95,6 +106,10 @@ class PreparedSet:
         pixels: N x 3 x S x S float32, the encoder's input, if needed.
         highpass: N x 3 x S x S float32, its high-frequency component, see ``for_model``.
         view_features: as ``features``, of an augmented view of each picture, if needed.
+        candidates: N x M x 4 float32, the detectors' candidate boxes as ``boxes``, most confident first, if needed.
+        confidences: N x M float32 in [0, 1], the candidates' confidences; 0 where there are fewer than M.
+        true_boxes: N x 4 float32, as ``boxes``, around the object pixels of the true mask, if needed.
+        has_object: N bool, whether the true mask has any object pixel, if needed.
     """
 
     names: tuple[str, ...]
@@ -108,6 +123,10 @@ class PreparedSet:
     pixels: Tensor | None = None
     highpass: Tensor | None = None
     view_features: Tensor | None = None
+    candidates: Tensor | None = None
+    confidences: Tensor | None = None
+    true_boxes: Tensor | None = None
+    has_object: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -173,11 +192,20 @@ class Preparer:
         backbone: the frozen SAM, on its device.
         detector: the frozen detector, None where no boxes are wanted.
         cache: this node's cache.
+        pool: the detectors whose candidate boxes are used together; by default ``detector`` alone.
     """
 
     backbone: Backbone
     detector: Detector | None
     cache: PreparedCache | NoCache
+    pool: tuple[Detector, ...] = ()
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Changes whenever prepared pictures may: the frozen networks and the size of the input."""
+        detectors = (self.detector, *self.pool)
+        fingerprints = tuple(detector and detector.fingerprint for detector in detectors)
+        return self.backbone.fingerprint, self.backbone.image_size, *fingerprints
 
     def prepare(self, pictures: Sequence[Picture], needs: Needs) -> PreparedSet:
         """Read or compute everything that ``needs`` names for ``pictures``."""
@@ -186,6 +214,11 @@ class Preparer:
         boxes, has_box, detected = self._boxes(pictures, truths, needs)
         masks = [low_res_target(truth, 4 * self.backbone.grid) for truth in truths]
         features = self._features([p.key for p in pictures], [p.image for p in pictures], needs)
+        candidates = confidences = true_boxes = has_object = None
+        if needs.candidates:
+            candidates, confidences = (t.to(device) for t in self._candidates(pictures, truths))
+        if needs.true_boxes:
+            true_boxes, has_object = (t.to(device) for t in self._true_boxes(truths))
         views = pixels = None
         if needs.views:
             views = self._features([p.view_key for p in pictures], [p.view for p in pictures], needs).to(device)
@@ -202,7 +235,53 @@ class Preparer:
             truths=truths,
             pixels=pixels,
             view_features=views,
+            candidates=candidates,
+            confidences=confidences,
+            true_boxes=true_boxes,
+            has_object=has_object,
         )
+
+    def _candidates(self, pictures: Sequence[Picture], truths: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Candidate boxes of all detectors of the pool, N x M x 4, and their confidences, N x M."""
+        pool = self.pool or ((self.detector,) if self.detector else ())
+        width = CANDIDATES * len(pool)
+        boxes, confidences = torch.zeros(len(pictures), width, 4), torch.zeros(len(pictures), width)
+        for place, detector in enumerate(pool):
+
+            def compute(positions: list[int], detector: Detector = detector) -> Iterator[dict[str, Tensor]]:
+                images = [pictures[position].image() for position in positions]
+                for found in detector.candidates(images, confidence=CANDIDATE_CONFIDENCE, limit=CANDIDATES):
+                    rows = torch.zeros(CANDIDATES, 5, dtype=torch.float64)
+                    for row, detection in enumerate(found):
+                        rows[row] = torch.tensor([*detection.box, detection.confidence], dtype=torch.float64)
+                    yield {"rows": rows}
+
+            keys = [
+                entry_key(
+                    "candidates",
+                    detector=detector.fingerprint,
+                    image=picture.key,
+                    confidence=CANDIDATE_CONFIDENCE,
+                    limit=CANDIDATES,
+                )
+                for picture in pictures
+            ]
+            for position, entry in enumerate(self.cache.get(keys, compute, batch=16)):
+                for row in range(CANDIDATES):
+                    column = place * CANDIDATES + row
+                    confidences[position, column] = entry["rows"][row, 4]
+                    boxes[position, column] = self._to_input(entry["rows"][row, :4].numpy(), truths[position].shape)
+        return boxes, confidences
+
+    def _true_boxes(self, truths: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        boxes, present = torch.zeros(len(truths), 4), torch.zeros(len(truths), dtype=torch.bool)
+        for position, truth in enumerate(truths):
+            rows, columns = np.flatnonzero(truth.any(axis=1)), np.flatnonzero(truth.any(axis=0))
+            present[position] = len(rows) > 0
+            if len(rows):
+                box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
+                boxes[position] = self._to_input(box, truth.shape)
+        return boxes, present
 
     def _features(self, keys: Sequence[str], read: Sequence[Callable[[], np.ndarray]], needs: Needs) -> Tensor:
         backbone = self.backbone

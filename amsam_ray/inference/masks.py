@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from torch.func import functional_call
 from amsam_ray import parallel
 from amsam_ray.device import autocast
 from amsam_ray.inference.inputs import PreparedSet
-from amsam_ray.models.adapted import AdaptedSam
+from amsam_ray.models.adapted import AdaptedSam, ModelInputs
 from amsam_ray.models.preprocess import logits_to_original
+
+_EPS = 1e-5  # a fused probability of 0 or 1 has no logit
 
 
 class Diverged(Exception):
@@ -48,16 +51,58 @@ def foreground_logits(
         Diverged: a logit is NaN or Inf.
     """
     model.eval()
+    decode = _fused if pictures.candidates is not None and model.params.prompt == "fused" else _single
     size = 1 if model.params.calibration == "batch" else _decoder_batch(pictures)
     for start in range(0, len(index), size):
         positions = list(index[start : start + size])
-        inputs = pictures.batch(positions).without_views().inputs
-        with parallel.alone(), autocast(inputs.features.device, precision):
-            output = functional_call(model, dict(values or {}), (inputs,), tie_weights=False)
-        difference = (output.logits[:, 1] - output.logits[:, 0]).float()
+        with parallel.alone(), autocast(pictures.features.device, precision):
+            difference = decode(model, pictures, positions, dict(values or {}))
         if not bool(torch.isfinite(difference).all()):
             raise Diverged("a logit is NaN or Inf")
         yield from zip(positions, difference, strict=True)
+
+
+def _single(model: AdaptedSam, pictures: PreparedSet, positions: list[int], values: dict[str, Tensor]) -> Tensor:
+    """Logit differences with each picture's own prompt, B x h x h."""
+    return _differences(model, pictures.batch(positions).without_views().inputs, values)
+
+
+def _fused(model: AdaptedSam, pictures: PreparedSet, positions: list[int], values: dict[str, Tensor]) -> Tensor:
+    """Fuse the masks of all candidate boxes: the mean of their probabilities, weighted by confidence, as logits.
+
+    A picture without a candidate is decoded without a box. The encoder's part runs once per picture where it is
+    frozen; each candidate costs one pass of the decoder.
+    """
+    assert pictures.candidates is not None and pictures.confidences is not None
+    fused = []
+    for position in positions:
+        keep = pictures.confidences[position] > 0
+        count = max(1, int(keep.sum()))
+        inputs = pictures.batch([position] * count).without_views().inputs
+        weights = pictures.confidences[position][keep]
+        if len(weights):
+            inputs = replace(inputs, boxes=pictures.candidates[position][keep], has_box=keep[keep])
+        else:
+            inputs = replace(inputs, has_box=torch.zeros_like(inputs.has_box))
+            weights = torch.ones(1, device=inputs.features.device)
+        if model.params.calibration == "batch":  # one mask at a time, as a prediction must not depend on the others
+            logits = torch.cat([_differences(model, _only(inputs, place), values) for place in range(count)])
+        else:
+            logits = _differences(model, inputs, values)
+        share = (weights[:, None, None] * logits.sigmoid()).sum(0) / weights.sum()
+        fused.append(share.clamp(_EPS, 1 - _EPS).logit())
+    return torch.stack(fused)
+
+
+def _only(inputs: ModelInputs, place: int) -> ModelInputs:
+    """The batch of one picture out of ``inputs``."""
+    tensors = {item.name: getattr(inputs, item.name) for item in fields(inputs)}
+    return replace(inputs, **{name: t[place : place + 1] for name, t in tensors.items() if t is not None})
+
+
+def _differences(model: AdaptedSam, inputs: ModelInputs, values: dict[str, Tensor]) -> Tensor:
+    output = functional_call(model, values, (inputs,), tie_weights=False)
+    return (output.logits[:, 1] - output.logits[:, 0]).float()
 
 
 def probability(logits_hh: Tensor, shape: tuple[int, int], image_size: int) -> np.ndarray:

@@ -80,7 +80,8 @@ class Detector:
         self._classes = _class_numbers(config, self.names)
         facts = [weights_sha256, image_size, config.confidence, self._classes]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        self._predictor = _predictor(model, config, device, image_size, self._classes)
+        self._config, self._device = config, device
+        self._predictors: dict[float, Any] = {}
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detection | None]:
         """The most confident box of each image, None where nothing reaches the confidence.
@@ -88,21 +89,33 @@ class Detector:
         Args:
             images: HWC uint8 RGB, of any sizes; run in batches.
         """
-        found: list[Detection | None] = []
+        return [next(iter(found), None) for found in self.candidates(images, confidence=self._config.confidence, limit=1)]
+
+    def candidates(self, images: Sequence[np.ndarray], *, confidence: float, limit: int) -> list[list[Detection]]:
+        """Return the boxes of each image, most confident first.
+
+        Args:
+            images: HWC uint8 RGB, of any sizes; run in batches.
+            confidence: boxes below it are left out.
+            limit: the most boxes per image.
+        """
+        if confidence not in self._predictors:
+            config = self._config.model_copy(update={"confidence": confidence})
+            self._predictors[confidence] = _predictor(
+                self.model, config, self._device, self.image_size, self._classes
+            )
+        found: list[list[Detection]] = []
         for start in range(0, len(images), _BATCH):
             bgr = [np.ascontiguousarray(image[..., ::-1]) for image in images[start : start + _BATCH]]
             with process_unchanged():
-                results = self._predictor(source=bgr, stream=False)
-            found += [_best(result.boxes.xyxy, result.boxes.conf) for result in results]
+                results = self._predictors[confidence](source=bgr, stream=False)
+            found += [_ranked(result.boxes.xyxy, result.boxes.conf, limit) for result in results]
         return found
 
 
-def _best(boxes_N4: torch.Tensor, confidence_N: torch.Tensor) -> Detection | None:
-    if not len(confidence_N):
-        return None
-    top = int(confidence_N.argmax())
-    left, upper, right, lower = (float(value) for value in boxes_N4[top])
-    return Detection((left, upper, right, lower), float(confidence_N[top]))
+def _ranked(boxes_N4: torch.Tensor, confidence_N: torch.Tensor, limit: int) -> list[Detection]:
+    order = confidence_N.argsort(descending=True, stable=True)[:limit].tolist()
+    return [Detection(tuple(boxes_N4[at].tolist()), float(confidence_N[at])) for at in order]  # type: ignore[arg-type]
 
 
 def load_detector(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from amsam_ray.inference.inputs import PreparedSet
@@ -31,13 +32,21 @@ def score_pictures(
     Returns:
         One dict per entry of ``index``, in its order, with the metrics in the order asked for.
     """
-    at_size = [name for name in metrics if name != LOW_RES]
-    scores = []
-    for position, logits in foreground_logits(model, pictures, index, precision=precision, values=values):
-        truth = pictures.truths[position]
-        prob = probability(logits, (truth.shape[0], truth.shape[1]), model.backbone.image_size)
-        found = score_image(prob, truth, at_size)
-        if LOW_RES in metrics:
-            found[LOW_RES] = low_res_dice(logits.sigmoid().cpu().numpy(), truth)
-        scores.append({name: found[name] for name in metrics})
-    return scores
+    found = foreground_logits(model, pictures, index, precision=precision, values=values)
+    return [score_logits(logits, pictures.truths[at], model.backbone.image_size, metrics) for at, logits in found]
+
+
+def score_logits(logits_hh: Tensor, truth: np.ndarray, image_size: int, metrics: Sequence[str]) -> dict[str, float]:
+    """Scores of one prediction at the image's original size.
+
+    Args:
+        logits_hh: foreground minus background, on the decoder's grid.
+        truth: HxW bool, the true mask.
+        image_size: side of the encoder's input in pixels.
+        metrics: names out of ``METRICS``; ``dice_low_res`` is the Dice on the decoder's grid.
+    """
+    prob = probability(logits_hh, (truth.shape[0], truth.shape[1]), image_size)
+    found = score_image(prob, truth, [name for name in metrics if name != LOW_RES])
+    if LOW_RES in metrics:
+        found[LOW_RES] = low_res_dice(logits_hh.sigmoid().cpu().numpy(), truth)
+    return {name: found[name] for name in metrics}

@@ -22,6 +22,7 @@ from amsam_ray.inference.inputs import Batch, PreparedSet
 from amsam_ray.inference.masks import Diverged
 from amsam_ray.models.adapted import AdaptedSam, ModelOutput
 from amsam_ray.training.batches import Stream, generator, joint_batch_size
+from amsam_ray.training.box_mix import draw_kinds, with_mixed_boxes
 from amsam_ray.training.bilevel import Loss, LowerStep, gradient, hypergradient
 from amsam_ray.training.contrastive import contrast_loss, draw_tokens
 from amsam_ray.training.losses import mask_loss
@@ -75,26 +76,35 @@ class Trainer:
             size = joint_batch_size(train.batch_size, len(roles.upper), contrasts=False)
             self._d2 = Stream(roles.upper, size, generator(seed, 2))
         self._token_draws = generator(seed, 3)
-        self._iteration, self._iterations = 0, train.epochs * self._d1.steps
+        self._box_draws = generator(seed, 4)
+        # `steps` sets the length of the whole training; otherwise an epoch is one pass over the lower level's pictures.
+        self._steps = -(-self._params.steps // train.epochs) if self._params.steps else self._d1.steps
+        self._iteration, self._iterations = 0, train.epochs * self._steps
 
     @property
     def trained(self) -> int:
         """How many numbers both levels train."""
         return len(self._lower) + len(self._upper)
 
+    @property
+    def epochs_done(self) -> int:
+        """Number of epochs trained so far."""
+        return self._iteration // self._steps
+
     def named(self) -> Named:
         """The present values of everything that trains, by name; never changed in place."""
         return self._named(self.weights, self.prompt)
 
     def epoch(self) -> dict[str, float]:
-        """One pass over the lower level's pictures; returns the curve's entry.
+        """Train one epoch and return the curve's entry. An epoch is a pass over the lower level's pictures unless the
+        parameter ``steps`` sets the length of the training.
 
         Raises:
             Diverged: a loss was NaN or Inf.
         """
         losses, upper_losses = [], []
         rate = rate_prompt = 0.0
-        for _ in range(self._d1.steps):
+        for _ in range(self._steps):
             rate, rate_prompt = self._rate(self._params.lr), self._rate(self._params.lr_prompt)
             batch = self._batch(self._d1)
             tokens = self._draw_tokens(batch)
@@ -169,7 +179,16 @@ class Trainer:
         return {**self._lower.unflatten(weights), **self._upper.unflatten(prompt)}
 
     def _batch(self, stream: Stream) -> Batch:
-        return self._pictures.batch(parallel.my_share(stream.next()))
+        joint = stream.next()
+        batch = self._pictures.batch(parallel.my_share(joint))
+        if self._pictures.true_boxes is None or self._pictures.has_object is None:
+            return batch
+        mine = parallel.my_share(joint)
+        places = parallel.my_share(list(range(len(joint))))
+        kinds, noise = draw_kinds(len(joint), self._box_draws)
+        size = self._model.backbone.image_size
+        true_boxes, has_object = self._pictures.true_boxes[mine], self._pictures.has_object[mine]
+        return with_mixed_boxes(batch, true_boxes, has_object, kinds[places], noise[places], size)
 
     def _draw_tokens(self, batch: Batch) -> Tensor | None:
         if self._params.adaptors not in ("tc", "mc"):
@@ -204,44 +223,49 @@ def run(
     trainer: Trainer,
     train: TrainConfig,
     *,
-    score: Callable[[Named], float],
+    score: Callable[[Named], float] | None,
     metric: str,
     maximise: bool,
     rungs: Collection[int] = (),
     report: Report | None = None,
     on_epoch: OnEpoch | None = None,
+    stop_after: int = 0,
 ) -> LoopResult:
     """Train for ``train.epochs`` epochs and keep the best-scored weights.
 
     Args:
         trainer: at its start.
         train: length, and how often to score. The first rung and the last epoch are scored in any case.
-        score: the objective on the selection images for given values.
+        score: the objective on the selection images for given values; None keeps the weights of the last epoch.
         metric: its name, for the curve.
         maximise: whether larger is better.
         rungs: epochs (from 1) at which ``report`` is asked.
         report: called with the epoch and the best score so far; True ends the run. In a data-parallel run every
             worker asks, and must get the same answer.
         on_epoch: called after every epoch with its number and the number of epochs.
+        stop_after: ends the training after this epoch, with the learning rates of ``train.epochs``; 0: the last.
     """
     outcome, best = LoopResult(), math.nan
-    for epoch in range(1, train.epochs + 1):
-        due = epoch % train.eval_every == 0 or epoch == train.epochs
+    last = stop_after or train.epochs
+    for epoch in range(1, last + 1):
+        due = epoch % train.eval_every == 0 or epoch == last
         due = due or (epoch in rungs and outcome.best_epoch == 0)
         try:
             outcome.curve.append({"epoch": epoch, **trainer.epoch()})
-            value = score(trainer.named()) if due else math.nan
+            value = score(trainer.named()) if due and score is not None else math.nan
         except Diverged:
             outcome.status = "failed"
             return outcome
         outcome.epochs_run = epoch
-        if due:
+        if score is None and epoch == last:
+            outcome.best_epoch, outcome.best = epoch, trainer.named()
+        elif due and score is not None:
             outcome.curve[-1][f"val_{metric}"] = value
             if outcome.best_epoch == 0 or (value > best if maximise else value < best):
                 best, outcome.best_epoch, outcome.best = value, epoch, trainer.named()
         if on_epoch is not None:
-            on_epoch(epoch, train.epochs)
-        if report is not None and epoch in rungs and report(epoch, best) and epoch < train.epochs:
+            on_epoch(epoch, last)
+        if report is not None and epoch in rungs and report(epoch, best) and epoch < last:
             outcome.status = "pruned"
             return outcome
     return outcome

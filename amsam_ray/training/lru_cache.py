@@ -1,4 +1,4 @@
-"""What a process keeps between trials, so that the hundredth costs its training and nothing else."""
+"""A least-recently-used cache for what a process keeps between trials."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 
-class Warm:
-    """A dictionary that makes what is missing and forgets what was used longest ago.
+class LruCache:
+    """A thread-safe mapping that computes missing values and drops the least recently used ones.
 
     Args:
-        room: how much is kept, in the units of ``weigh``.
-        weigh: what a value costs; by default every value costs 1.
+        capacity: total size of the kept values, in the units of ``size_of``.
+        size_of: size of a value; by default every value has size 1.
     """
 
-    def __init__(self, room: int, weigh: Callable[[Any], int] = lambda value: 1):
-        self._room, self._weigh = room, weigh
+    def __init__(self, capacity: int, size_of: Callable[[Any], int] = lambda value: 1):
+        self._capacity, self._size_of = capacity, size_of
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of ``key``, made if it is not there. A value heavier than all the room is made and not kept."""
+        """Return the value of ``key``, computed if it is missing. A value larger than the capacity is not kept."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 found: Value = self._kept[key]
                 return found
-            self._drop_to(self._room - 1)  # before making: two backbones may not fit beside each other
+            self._drop_to(self._capacity - 1)  # before computing: two backbones may not fit side by side
             value = make()
-            if self._weigh(value) <= self._room:
-                self._drop_to(self._room - self._weigh(value))
+            if self._size_of(value) <= self._capacity:
+                self._drop_to(self._capacity - self._size_of(value))
                 self._kept[key] = value
             return value
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all values."""
         with self._lock:
             self._kept.clear()
 
-    def _drop_to(self, room: int) -> None:
-        while self._kept and sum(map(self._weigh, self._kept.values())) > room:
+    def _drop_to(self, size: int) -> None:
+        while self._kept and sum(map(self._size_of, self._kept.values())) > size:
             self._kept.popitem(last=False)

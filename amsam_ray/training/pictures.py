@@ -47,6 +47,17 @@ def fixed_views(dataset: Dataset, name: str, seed: int, augment: AugmentConfig) 
     return [view(number) for number in range(augment.views)]
 
 
+def with_views(shots: Sequence[int], originals: int, views: int) -> list[int]:
+    """Return the positions of shots and of their views among prepared pictures.
+
+    Args:
+        shots: positions of originals.
+        originals: number of originals; behind them stand the views of shot 0, then those of shot 1, ...
+        views: number of views of each shot.
+    """
+    return [*shots, *(originals + shot * views + view for shot in shots for view in range(views))]
+
+
 def _original(dataset: Dataset, name: str, seed: int) -> Picture:
     return Picture(
         name=name,

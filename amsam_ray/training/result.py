@@ -37,7 +37,9 @@ class TrialResult:
         reason: why it failed, for instance ``diverged at epoch 7``.
         val: scores on the selection images at the best epoch, means over images; metrics as named in
             ``amsam_ray.config.metrics``, as fractions or pixels, never per cent. Empty if no epoch was scored.
-        best_epoch: the epoch (from 1) whose weights were kept; 0 if nothing was trained or no epoch was scored.
+        val_images: per selection image ``name`` and the objective, of a cross-fitted trial; empty otherwise.
+        best_epoch: the epoch (from 1) whose weights were kept, of a cross-fitted trial the best of the average curve;
+            0 if nothing was trained or no epoch was scored.
         epochs_run: epochs completed.
         curve: one entry per epoch: ``epoch``, ``loss`` (lower level, mean over the epoch's steps), ``upper_loss``
             with two levels, ``contrast`` (its share of ``loss``) with contrastive adaptors, ``lr`` and
@@ -58,6 +60,7 @@ class TrialResult:
     status: Status
     reason: str | None = None
     val: dict[str, float] = field(default_factory=dict)
+    val_images: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     epochs_run: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)

@@ -16,13 +16,13 @@ from amsam_ray.inference.masks import foreground_logits, probability
 from amsam_ray.inference.overlays import overlay, save_png
 from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.training.evaluate import score_pictures
-from amsam_ray.training.lru_cache import Warm
+from amsam_ray.training.lru_cache import LruCache
 from amsam_ray.training.metrics import mean_scores
 from amsam_ray.training.pictures import originals
 from amsam_ray.training.result import Overlay, Rank
 
 # Small test splits stay in memory between the finals of a cell; of large ones, the last pieces.
-_PIECES = Warm(room=2**29, weigh=lambda prepared: prepared.nbytes)
+_PIECES = LruCache(capacity=2**29, size_of=lambda prepared: prepared.nbytes)
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,13 @@ def _pieces(
     dataset: Dataset, identity: str, names: Sequence[str], preparer: Preparer, needs: Needs
 ) -> Iterator[PreparedSet]:
     size = max(1, 32 * 256**2 // preparer.backbone.image_size**2)
-    detector = preparer.detector
     for start in range(0, len(names), size):
         part = tuple(names[start : start + size])
         key = (
             identity,
             part,
             needs,
-            preparer.backbone.fingerprint,
-            preparer.backbone.image_size,
-            detector and detector.fingerprint,
+            preparer.key,
             str(preparer.backbone.device),
         )
         yield _PIECES.get(key, partial(_prepare, dataset, part, preparer, needs))
