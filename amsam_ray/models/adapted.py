@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from amsam_ray.config.methods import get_method
 from amsam_ray.config.params import MethodParams
-from amsam_ray.errors import AmsamError
+from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.parts.calibration import MaskCalibration
 from amsam_ray.models.parts.encoder_tail import Contrast
 from amsam_ray.models.parts.head import TwoChannelDecoder
 from amsam_ray.models.parts.prompt_embedding import PromptEmbedding
-from amsam_ray.models.recipes import RECIPES
+from amsam_ray.models.recipe import Recipe
 
 
 @dataclass
@@ -74,7 +74,7 @@ class AdaptedSam(nn.Module):
 
     def __init__(self, method: str, params: MethodParams, backbone: Backbone):
         super().__init__()
-        recipe = RECIPES[get_method(method).name]
+        recipe = _recipe(method)
         self.method, self.params, self.backbone = method, params, backbone
         self.uses_boxes = params.detector == "on"
         self.encoder = None if recipe.encoder is None else recipe.encoder(backbone, params)
@@ -154,6 +154,14 @@ class AdaptedSam(nn.Module):
                 parameters[name].copy_(value)
 
 
+def _recipe(method: str) -> Recipe:
+    recipe = get_method(method).recipe
+    if not isinstance(recipe, Recipe):
+        what = f"has a recipe of type {type(recipe).__name__}. Give its MethodSpec an amsam_ray.models.recipe.Recipe."
+        raise InputError(Problem(method, what))
+    return recipe
+
+
 def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed: int) -> AdaptedSam:
     """A fresh model of one method; cheap, since it shares the backbone's memory.
 
@@ -170,7 +178,6 @@ def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed:
         InputError: for an unknown method, or a value that does not fit the backbone (``rank``,
             ``adaptor_blocks``).
     """
-    get_method(method)
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

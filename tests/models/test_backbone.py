@@ -86,9 +86,9 @@ def test_the_torch_free_numbers_are_the_networks(arch):
     with torch.device("meta"):
         sam = build_sam(arch, BackboneConfig(arch=arch).size)
     assert BackboneConfig(arch=arch).depth == len(sam.image_encoder.blocks)
-    assert BackboneConfig(arch=arch).max_rank("samed") == sam.image_encoder.patch_embed.proj.out_channels
+    assert BackboneConfig(arch=arch).encoder_width == sam.image_encoder.patch_embed.proj.out_channels
     narrowest = sam.mask_decoder.transformer.final_attn_token_to_image.internal_dim
-    assert BackboneConfig(arch=arch).max_rank("am_sam") == narrowest
+    assert BackboneConfig(arch=arch).decoder_attention_width == narrowest
 
 
 def test_nano_loads_from_half_precision_at_its_own_and_other_sizes(nano):

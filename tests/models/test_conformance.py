@@ -15,7 +15,6 @@ from amsam_ray.models.backbone import encode_to
 from amsam_ray.models.parts.head import WarmHead
 from amsam_ray.models.parts.high_pass import high_pass
 from amsam_ray.models.preprocess import box_to_input, logits_to_original, to_input
-from amsam_ray.models.recipes import RECIPES
 from tests.models.toy import SIZE, toy_backbone, toy_inputs
 
 BACKBONE = toy_backbone()
@@ -29,10 +28,6 @@ VARIANTS = [
     ("am_mca_sam", {"adaptors": "tc", "adaptor_blocks": "last_1"}),
     ("am_mca_sam", {"adaptors": "none"}),
 ]
-
-
-def test_the_registry_and_the_builders_name_the_same_methods():
-    assert set(RECIPES) == set(METHODS)
 
 
 def train(model: AdaptedSam, inputs: ModelInputs, steps: int = 4) -> torch.Tensor:

@@ -96,8 +96,3 @@ class ContrastiveTail(EncoderTail):
             last = index == len(self.blocks) - 1
             tokens = block(adapted[:batch] if last else adapted)
         return self.neck(tokens.permute(0, 3, 1, 2)), contrast
-
-
-def contrastive_encoder(backbone: Backbone, params: MethodParams) -> ContrastiveTail | None:
-    """The encoder part of MCA-SAM; None (a frozen encoder) without adaptors."""
-    return None if params.adaptors == "none" else ContrastiveTail(backbone, params)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from amsam_ray.config.params import MethodParams
 from amsam_ray.models.backbone import PATCH, Backbone
 from amsam_ray.models.parts.encoder_tail import Contrast, EncoderTail
 
@@ -43,15 +42,15 @@ class HighPassTail(EncoderTail):
 
     Args:
         backbone: the frozen SAM.
-        params: ``adaptor_ratio`` is the reduction d -> d / s of the light MLPs (published: 32).
+        ratio: s, the reduction d -> d / s of the light MLPs (published: 32); at least one hidden unit remains.
     """
 
     needs_highpass = True
     position: Tensor
 
-    def __init__(self, backbone: Backbone, params: MethodParams):
+    def __init__(self, backbone: Backbone, ratio: int):
         super().__init__(backbone)
-        hidden = max(backbone.width // params.adaptor_ratio, 1)
+        hidden = max(backbone.width // ratio, 1)
         self.project = nn.Linear(backbone.width, hidden)
         self.patch_embed = nn.Conv2d(3, hidden, PATCH, stride=PATCH)
         self.light = nn.ModuleList(nn.Sequential(nn.Linear(hidden, hidden), nn.GELU()) for _ in self.blocks)

@@ -8,13 +8,13 @@ decoder's prompt-conditioned one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from segment_anything.modeling import TwoWayTransformer
+from segment_anything.modeling.image_encoder import Block as EncoderBlock
 from torch import Tensor, nn
 
-from amsam_ray.config.params import MethodParams
-from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.parts.contrastive_adaptors import Bottleneck
-from amsam_ray.models.parts.encoder_tail import EncoderTail
-from amsam_ray.models.parts.head import TwoChannelDecoder
 
 MLP_SCALE = 0.5  # the published weight of the adapter beside an MLP
 
@@ -55,20 +55,29 @@ class Beside(nn.Module):
         return out
 
 
-def med_sa_encoder(backbone: Backbone, params: MethodParams) -> EncoderTail:
-    """All encoder blocks with two adapters each; ``adaptor_ratio`` is the bottleneck's reduction (published: 4)."""
-    tail = EncoderTail(backbone)
-    for block in tail.blocks:
-        # The attention may see windows; an adapter works on each token alone, so it does not matter.
-        block.attn = After(block.attn, Bottleneck(backbone.width, params.adaptor_ratio))
-        block.mlp = Beside(block.mlp, Bottleneck(backbone.width, params.adaptor_ratio))
-    return tail
+def add_encoder_bottlenecks(blocks: Iterable[EncoderBlock], width: int, ratio: int) -> None:
+    """Add two bottlenecks to every encoder block.
+
+    Args:
+        blocks: shared copies of ``ImageEncoderViT.blocks``; changed in place.
+        width: d, the width of the encoder's tokens.
+        ratio: s, the reduction d -> d / s (published: 4).
+    """
+    for block in blocks:
+        # A windowed attention changes nothing here: the bottleneck works on each token alone.
+        block.attn = After(block.attn, Bottleneck(width, ratio))
+        block.mlp = Beside(block.mlp, Bottleneck(width, ratio))
 
 
-def med_sa_decoder(decoder: TwoChannelDecoder, params: MethodParams) -> None:
-    """Three adapters in each block of the two-way transformer. Of the head only what SAM does not have trains."""
-    for block in decoder.transformer.layers:
-        width, ratio = decoder.transformer.embedding_dim, params.adaptor_ratio
+def add_decoder_bottlenecks(transformer: TwoWayTransformer, ratio: int) -> None:
+    """Add three bottlenecks to every block of the two-way transformer.
+
+    Args:
+        transformer: a shared copy of ``MaskDecoder.transformer``; changed in place.
+        ratio: s, the reduction of the transformer's width C -> C / s.
+    """
+    width = transformer.embedding_dim
+    for block in transformer.layers:
         block.cross_attn_token_to_image = After(block.cross_attn_token_to_image, Bottleneck(width, ratio))
         block.mlp = Beside(block.mlp, Bottleneck(width, ratio))
         block.norm4 = Before(block.norm4, Bottleneck(width, ratio))
