@@ -8,7 +8,7 @@ import torch
 from segment_anything import SamPredictor
 from torch.nn import functional as F
 
-from amsam_ray.config.methods import METHODS, get_method, resolve_params
+from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.errors import AmsamError
 from amsam_ray.models.adapted import AdaptedSam, ModelInputs, build_method
 from amsam_ray.models.backbone import encode_to
@@ -195,7 +195,3 @@ def test_two_models_of_one_backbone_do_not_disturb_each_other():
     before = two(inputs).logits
     train(one, inputs)
     assert torch.equal(two(inputs).logits, before)
-
-
-def test_every_method_says_what_it_trains():
-    assert all(get_method(name).trains and get_method(name).paper for name in METHODS)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
 
-from amsam_ray.cli.methods import methods
 from amsam_ray.cli.weights import weights
-from amsam_ray.config.methods import METHODS
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.models import weights as module
 from amsam_ray.models.weights import WeightsFile, fetch, get_weights
@@ -163,12 +160,3 @@ def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(InputError, match=r"vit_b, vit_l, vit_h, yolov8n.pt"):
         get_weights("vit_x")
     assert get_weights("sam_vit_b_01ec64.pth").name == "vit_b"
-
-
-def test_methods_are_listed_as_text_and_as_json():
-    listed = json.loads(CliRunner().invoke(methods, ["list", "--format", "json"]).stdout)
-    assert [entry["name"] for entry in listed] == list(METHODS)
-    for entry in listed:
-        assert set(entry["parameters"]) == set(METHODS[entry["name"]].keys)
-    text = CliRunner().invoke(methods, ["list"]).stdout
-    assert all(f"{name}: " in text for name in METHODS) and "alpha=0.7" in text
