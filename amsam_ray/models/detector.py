@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from amsam_ray.config.networks import DetectorConfig
-from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.errors import InputError, Problem
 from amsam_ray.models.ultralytics_quiet import import_ultralytics, process_unchanged
-from amsam_ray.models.weights import WEIGHTS, weights_dir
+from amsam_ray.models.weights import WEIGHTS, file_sha256, weights_dir
 
 NANO_DETECTOR = Path(__file__).parent / "assets" / "nano_detector.safetensors"
 NANO_IMAGE_SIZE = 256
@@ -275,12 +275,3 @@ def _class_numbers(config: DetectorConfig, names: dict[int, str]) -> list[int] |
         what = f"{', '.join(map(str, unknown))}: not among the detector's classes ({known})"
         raise InputError(Problem("detector.classes", what))
     return sorted({c if isinstance(c, int) else numbers[c] for c in config.classes})
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits. Raises AmsamError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AmsamError(f"{path} cannot be read: {error.strerror}") from None

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
-from amsam_ray.models.detector import build_network, file_sha256, load_detector, save_network
+from amsam_ray.models.detector import build_network, load_detector, save_network
 from amsam_ray.models.ultralytics_quiet import process_unchanged
+from amsam_ray.models.weights import file_sha256
 
 _VERSION = 2  # part of the cache key: raise it when the recipe below changes
 # Pretrained weights keep what they know at the lower rate: on photographs of people a tuned nano detector found 93-97 %

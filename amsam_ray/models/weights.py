@@ -148,9 +148,13 @@ def check_backbone(config: BackboneConfig, where: str = "backbone") -> list[Prob
     return []
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hex digits. Raises AmsamError if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AmsamError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
 
 
 def _download(url: str, part: Path, size: int, progress: Callable[[int], None]) -> None:
@@ -205,7 +209,7 @@ def fetch(
     directory.mkdir(parents=True, exist_ok=True)
     target, part = directory / weights.file, directory / f"{weights.file}.part"
     with FileLock(directory / f".{weights.file}.lock"):
-        if target.exists() and _sha256(target) == weights.sha256:
+        if target.exists() and file_sha256(target) == weights.sha256:
             return target
         for attempt in range(attempts):
             try:
@@ -219,7 +223,7 @@ def fetch(
                         f"{weights.url}: {error}; what has arrived is kept in {part}, run the same command to go on"
                     ) from error
                 time.sleep(pause * 2**attempt)
-        found = _sha256(part)
+        found = file_sha256(part)
         if found != weights.sha256:
             size = part.stat().st_size
             part.unlink()

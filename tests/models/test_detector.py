@@ -23,11 +23,11 @@ from amsam_ray.models.detector import (
     build_network,
     check_detector,
     detector_path,
-    file_sha256,
     load_detector,
     save_network,
 )
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
+from amsam_ray.models.weights import file_sha256
 
 TINY = {  # a YOLOv8 of a few thousand weights
     "nc": 1,
@@ -269,6 +269,7 @@ from pathlib import Path
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.models.detector import load_detector
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
+from amsam_ray.models.weights import file_sha256
 
 weights, state = sys.argv[1], Path(sys.argv[2])
 image = np.full((40, 60, 3), 90, np.uint8)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from amsam_ray.models import nano
+from amsam_ray.models.weights import NANO_FILE
 from tests.benchmarks import nano as benchmark
 from tools.nano import objective
 from tools.nano.augment import Framed, frame, recolour
@@ -43,7 +44,7 @@ def answers() -> list[Answer]:
 
 
 def test_the_shipped_file_is_small_fp16_and_says_how_it_was_made() -> None:
-    path = nano.nano_weights()
+    path = NANO_FILE
     assert path.stat().st_size < LIMIT
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
