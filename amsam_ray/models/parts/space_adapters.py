@@ -1,9 +1,9 @@
-"""Medical SAM Adapter for 2-D images (Wu et al. 2023, arXiv 2304.12620): bottleneck adapters in every block.
+"""Bottlenecks of Medical SAM Adapter for 2-D images (Wu et al. 2023, arXiv 2304.12620).
 
-Encoder block: one adapter after the attention, with a skip connection, and one beside the MLP, scaled by 0.5.
-Decoder block: one after the token-to-image attention, one beside the MLP, one after the residual sum of the
-image-to-token attention. Space adapters only: no depth adapter for volumes, and plain bottlenecks in place of the
-decoder's prompt-conditioned one.
+An encoder block gets one after the attention, with a skip connection, and one parallel to the MLP, scaled by 0.5.
+A decoder block gets one after the token-to-image attention, one parallel to the MLP, and one after the residual sum of
+the image-to-token attention. The depth adapters for volumes are left out, and the decoder's prompt-conditioned adapter
+is a plain bottleneck.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from amsam_ray.models.parts.contrastive_adaptors import Bottleneck
 
-MLP_SCALE = 0.5  # the published weight of the adapter beside an MLP
+MLP_SCALE = 0.5  # the published weight of the bottleneck parallel to an MLP
 
 
 class After(nn.Module):
-    """inner(...) + adapter(inner(...))."""
+    """Compute inner(...) + adapter(inner(...))."""
 
     def __init__(self, inner: nn.Module, adapter: nn.Module):
         super().__init__()
@@ -32,7 +32,7 @@ class After(nn.Module):
 
 
 class Before(nn.Module):
-    """inner(x + adapter(x))."""
+    """Compute inner(x + adapter(x))."""
 
     def __init__(self, inner: nn.Module, adapter: nn.Module):
         super().__init__()
@@ -44,7 +44,7 @@ class Before(nn.Module):
 
 
 class Beside(nn.Module):
-    """inner(x) + MLP_SCALE * adapter(x)."""
+    """Compute inner(x) + MLP_SCALE * adapter(x)."""
 
     def __init__(self, inner: nn.Module, adapter: nn.Module):
         super().__init__()
