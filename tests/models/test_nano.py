@@ -50,7 +50,7 @@ def test_the_shipped_file_is_small_fp16_and_says_how_it_was_made() -> None:
         metadata = file.metadata()
         kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  (not a dict)
     assert kinds == {"F16"}
-    assert metadata["recipe"] == "tools/nano/pretrain_sam.py"
+    assert metadata["recipe"] == "scripts/pretrain_nano_sam.py"  # the path of the script when it wrote the file
     assert int(metadata["steps"]) > 100 and int(metadata["images"]) > 1000
 
 
