@@ -3,7 +3,7 @@
 An encoder block gets one after the attention, with a skip connection, and one parallel to the MLP, scaled by 0.5.
 A decoder block gets one after the token-to-image attention, one parallel to the MLP, and one after the residual sum of
 the image-to-token attention. The depth adapters for volumes are left out, and the decoder's prompt-conditioned adapter
-is a plain bottleneck.
+is a plain bottleneck. The attribute ``adapter`` is part of the parameter names in adapter files.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from amsam_ray.models.parts.contrastive_adaptors import Bottleneck
 MLP_SCALE = 0.5  # the published weight of the bottleneck parallel to an MLP
 
 
-class After(nn.Module):
-    """Compute inner(...) + adapter(inner(...))."""
+class BottleneckAfter(nn.Module):
+    """Compute inner(...) + bottleneck(inner(...))."""
 
-    def __init__(self, inner: nn.Module, adapter: nn.Module):
+    def __init__(self, inner: nn.Module, bottleneck: nn.Module):
         super().__init__()
-        self.inner, self.adapter = inner, adapter
+        self.inner, self.adapter = inner, bottleneck
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         out: Tensor = self.inner(*args, **kwargs)
         return out + self.adapter(out)
 
 
-class Before(nn.Module):
-    """Compute inner(x + adapter(x))."""
+class BottleneckBefore(nn.Module):
+    """Compute inner(x + bottleneck(x))."""
 
-    def __init__(self, inner: nn.Module, adapter: nn.Module):
+    def __init__(self, inner: nn.Module, bottleneck: nn.Module):
         super().__init__()
-        self.inner, self.adapter = inner, adapter
+        self.inner, self.adapter = inner, bottleneck
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x + self.adapter(x))
         return out
 
 
-class Beside(nn.Module):
-    """Compute inner(x) + MLP_SCALE * adapter(x)."""
+class BottleneckBeside(nn.Module):
+    """Compute inner(x) + MLP_SCALE * bottleneck(x)."""
 
-    def __init__(self, inner: nn.Module, adapter: nn.Module):
+    def __init__(self, inner: nn.Module, bottleneck: nn.Module):
         super().__init__()
-        self.inner, self.adapter = inner, adapter
+        self.inner, self.adapter = inner, bottleneck
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x) + MLP_SCALE * self.adapter(x)
@@ -65,8 +65,8 @@ def add_encoder_bottlenecks(blocks: Iterable[EncoderBlock], width: int, ratio: i
     """
     for block in blocks:
         # A windowed attention changes nothing here: the bottleneck works on each token alone.
-        block.attn = After(block.attn, Bottleneck(width, ratio))
-        block.mlp = Beside(block.mlp, Bottleneck(width, ratio))
+        block.attn = BottleneckAfter(block.attn, Bottleneck(width, ratio))
+        block.mlp = BottleneckBeside(block.mlp, Bottleneck(width, ratio))
 
 
 def add_decoder_bottlenecks(transformer: TwoWayTransformer, ratio: int) -> None:
@@ -78,6 +78,6 @@ def add_decoder_bottlenecks(transformer: TwoWayTransformer, ratio: int) -> None:
     """
     width = transformer.embedding_dim
     for block in transformer.layers:
-        block.cross_attn_token_to_image = After(block.cross_attn_token_to_image, Bottleneck(width, ratio))
-        block.mlp = Beside(block.mlp, Bottleneck(width, ratio))
-        block.norm4 = Before(block.norm4, Bottleneck(width, ratio))
+        block.cross_attn_token_to_image = BottleneckAfter(block.cross_attn_token_to_image, Bottleneck(width, ratio))
+        block.mlp = BottleneckBeside(block.mlp, Bottleneck(width, ratio))
+        block.norm4 = BottleneckBefore(block.norm4, Bottleneck(width, ratio))
