@@ -26,11 +26,7 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
         "prompt": spec.prompt,
         "levels": values["levels"],
         "parameters": {
-            key: {
-                "default": values[key],
-                "allowed": " | ".join(map(str, spec.options[key])) if key in spec.options else PARAMS[key].allowed,
-                "doc": PARAMS[key].doc,
-            }
+            key: {"default": values[key], "allowed": PARAMS[key].allowed, "doc": PARAMS[key].doc}
             for key in PARAMS
             if key in spec.keys
         },

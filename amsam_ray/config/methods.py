@@ -1,18 +1,31 @@
-"""The registry of methods: what each one trains, which keys it has, and its published defaults.
+"""The registry of methods, and the checks of a method's hyperparameters. Imports no torch.
 
-A method is one entry here and one builder in ``amsam_ray.models.adapted``. Imports no torch.
+Each method is one file: the built-in ones are in ``amsam_ray/models/methods``, and an installed package adds further
+ones through the entry point group ``amsam_ray.methods``. ``docs/methods.md`` explains how to add a method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
-from amsam_ray.config.params import PARAMS, SWITCHES, MethodParams
+from amsam_ray.config.key_groups import Keys
+from amsam_ray.config.networks import BackboneConfig
+from amsam_ray.config.params import PARAMS, MethodParams
 from amsam_ray.errors import InputError, Problem
+
+ENTRY_POINTS = "amsam_ray.methods"
+"""Entry point group of other packages' methods: each entry point loads to a ``MethodSpec``."""
+
+# By name and not by import, since the configuration layer is below the models.
+_BUILT_IN = "amsam_ray.models.methods"
 
 
 @dataclass(frozen=True)
@@ -20,14 +33,16 @@ class MethodSpec:
     """One way to adapt SAM.
 
     Attributes:
-        name: as in YAML and leaderboards.
+        name: the name in YAML and on leaderboards.
         title: the name in the literature.
-        paper: where it is described.
-        trains: what the lower level trains, in words.
-        prompt: what the prompt encoder is given, in words.
-        keys: hyperparameters and switches that may be set or searched for this method.
-        defaults: the published values, where they differ from ``MethodParams``'.
-        options: for a switch, the values this method allows; absent means all of them.
+        paper: the publication that describes the method.
+        trains: the parts that the lower level trains, in words.
+        prompt: the input of the prompt encoder, in words.
+        keys: the hyperparameters and switches that can be set or searched, each with the condition under which it
+            acts.
+        recipe: an ``amsam_ray.models.recipe.Recipe``, which builds the model.
+        defaults: the published values where they differ from the defaults of ``MethodParams``.
+        rank_limit: maps a backbone to the largest LoRA rank; required if ``rank`` is one of the keys.
     """
 
     name: str
@@ -35,193 +50,123 @@ class MethodSpec:
     paper: str
     trains: str
     prompt: str
-    keys: frozenset[str]
+    keys: Keys
+    recipe: object
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    rank_limit: Callable[[BackboneConfig], int] | None = None
 
     @property
     def trainable(self) -> bool:
-        """False for a zero-shot row: nothing to search, nothing random, one trial."""
+        """False for a zero-shot method, which has nothing to search and nothing random: it runs one trial."""
         return "lr" in self.keys
 
 
-METHODS: dict[str, MethodSpec] = {}
+@cache
+def discover_methods() -> Mapping[str, MethodSpec]:
+    """Return all methods of this installation by name: the built-in ones, then those of entry points.
 
-_OPTIMISER = frozenset({"lr", "weight_decay", "warmup"})
-_MASK_LOSS = frozenset({"lambda", "loss", "head"})
-_BILEVEL = frozenset({"lr_prompt", "hypergradient", "levels"})
-_ADAPTORS = frozenset(
-    {"adaptors", "adaptor_blocks", "adaptor_ratio", "tau_token", "tau_sample"}
-    | {"w_token", "w_sample", "contrast_tokens"}
-)
-_CALIBRATION = frozenset({"calibration", "alpha"})
+    Raises:
+        InputError: an entry point does not load or loads something else than a valid ``MethodSpec``, or two methods
+            have the same name.
+    """
+    package = importlib.import_module(_BUILT_IN)
+    order = list(package.PUBLISHED_ORDER)
+    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    modules.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    found: dict[str, MethodSpec] = {}
+    for name in modules:
+        _add(importlib.import_module(f"{_BUILT_IN}.{name}").METHOD, f"{_BUILT_IN}.{name}", found)
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        where = f"entry point {point.name} ({point.value})"
+        try:
+            spec = point.load()
+        except Exception as error:  # an import can raise anything
+            what = f"does not load ({type(error).__name__}: {error}). Fix or uninstall the package that provides it."
+            raise InputError(Problem(where, what)) from error
+        _add(spec, where, found)
+    return found
 
 
-def register(spec: MethodSpec) -> MethodSpec:
-    """Add a method. Raises ValueError for a name already taken or a key that no parameter has."""
-    if spec.name in METHODS:
-        raise ValueError(f"method {spec.name!r} is registered already")
-    unknown = (spec.keys | set(spec.defaults) | set(spec.options)) - set(PARAMS)
+def _add(spec: object, where: str, found: dict[str, MethodSpec]) -> None:
+    if not isinstance(spec, MethodSpec):
+        what = f"is of type {type(spec).__name__}. Make it an amsam_ray.config.methods.MethodSpec."
+        raise InputError(Problem(where, what))
+    if problems := _spec_problems(spec):
+        raise InputError([Problem(where, what) for what in problems])
+    if spec.name in found:
+        raise InputError(Problem(where, f"defines method {spec.name}, which already exists. Rename the method."))
+    found[spec.name] = spec
+
+
+def _spec_problems(spec: MethodSpec) -> list[str]:
+    """Return what is wrong with a method's definition, each with the remedy."""
+    switches = {condition.switch for condition in spec.keys.values() if condition is not None}
+    unknown = sorted((set(spec.keys) | set(spec.defaults) | switches) - set(PARAMS))
     if unknown:
-        raise ValueError(f"method {spec.name!r} names unknown parameters {sorted(unknown)}")
-    METHODS[spec.name] = spec
-    return spec
+        names = ", ".join(unknown)
+        return [f"method {spec.name} has the unknown keys {names}. Use only {', '.join(sorted(PARAMS))}."]
+    problems = [
+        f"method {spec.name}: the default of {key} must be {PARAMS[key].allowed}, not {value!r}. Correct it."
+        for key, value in spec.defaults.items()
+        if not _is_valid(key, value)
+    ]
+    if "rank" in spec.keys and spec.rank_limit is None:
+        problems.append(f"method {spec.name} has the key rank and no rank_limit. Set rank_limit.")
+    return problems
 
 
-register(
-    MethodSpec(
-        name="sam",
-        title="SAM, zero-shot",
-        paper="Kirillov et al. 2023, arXiv 2304.02643",
-        trains="nothing",
-        prompt="detector box, or default",
-        keys=frozenset({"detector"}),
-        defaults={"detector": "on", "levels": 1, "head": "warm"},
-    )
-)
-register(
-    MethodSpec(
-        name="samed",
-        title="SAMed",
-        paper="Zhang and Liu 2023, arXiv 2304.13785",
-        trains="LoRA on q, v of the encoder's fused qkv (all blocks), mask decoder",
-        prompt="learned default",
-        keys=frozenset({"rank"}) | _OPTIMISER | _MASK_LOSS,
-        # 250 of 18 600 iterations: 200 epochs of 2211 slices at batch 24
-        defaults={"levels": 1, "head": "cold", "warmup": 0.0134},
-    )
-)
-register(
-    MethodSpec(
-        name="med_sa",
-        title="Medical SAM Adapter (space adapters)",
-        paper="Wu et al. 2023, arXiv 2304.12620",
-        trains="bottleneck adapters in encoder blocks and decoder",
-        prompt="detector box, or default",
-        keys=frozenset({"adaptor_ratio", "detector"}) | _OPTIMISER | _MASK_LOSS,
-        defaults={"levels": 1, "detector": "on", "head": "warm", "lr": 1e-4, "weight_decay": 0.0},
-    )
-)
-register(
-    MethodSpec(
-        name="sam_adapter",
-        title="SAM-Adapter",
-        paper="Chen et al. 2023, arXiv 2304.09148",
-        trains="per-block light MLPs over patch embedding and high-pass component, shared up-projection, mask decoder",
-        prompt="learned default",
-        keys=frozenset({"freq_ratio", "adaptor_ratio"}) | _OPTIMISER | _MASK_LOSS,
-        defaults={
-            "levels": 1,
-            "head": "warm",
-            "loss": "bce_iou",
-            "lr": 2e-4,
-            "weight_decay": 0.0,
-            "adaptor_ratio": 32,
-        },
-    )
-)
-register(
-    MethodSpec(
-        name="blo_sam",
-        title="BLO-SAM",
-        paper="Zhang et al. 2024, arXiv 2402.16338",
-        trains="LoRA on q, v of the decoder's attentions, upscaling, hypernetworks, output tokens",
-        prompt="learned dense prompt, upper level",
-        keys=frozenset({"rank"}) | _OPTIMISER | _MASK_LOSS | _BILEVEL,
-        defaults={"head": "cold"},
-    )
-)
-register(
-    MethodSpec(
-        name="am_sam",
-        title="AM-SAM",
-        paper="Li et al. 2024, arXiv 2410.09714",
-        trains="as BLO-SAM",
-        prompt="detector box and learned prompt, upper level",
-        keys=frozenset({"rank", "detector"}) | _OPTIMISER | _MASK_LOSS | _BILEVEL | _CALIBRATION,
-        defaults={"detector": "on", "calibration": "sample", "head": "warm"},
-    )
-)
-register(
-    MethodSpec(
-        name="mca_sam",
-        title="MCA-SAM",
-        paper="Zhou et al. 2024, arXiv 2408.05936",
-        trains="token- and sample-level contrastive adaptors before encoder blocks, mask decoder",
-        prompt="learned default",
-        keys=_OPTIMISER | _MASK_LOSS | _ADAPTORS,
-        defaults={
-            "levels": 1,
-            "head": "warm",
-            "adaptors": "mc",
-            "loss": "bce_iou",
-            "lr": 2e-4,
-            "weight_decay": 0.0,
-        },
-    )
-)
-register(
-    MethodSpec(
-        name="am_mca_sam",
-        title="AM-SAM with multi-scale contrastive adaptors",
-        paper="this project, from arXiv 2410.09714 and 2408.05936",
-        trains="LoRA as AM-SAM, and contrastive adaptors before encoder blocks",
-        prompt="detector box and learned prompt, upper level",
-        keys=frozenset({"rank", "detector"}) | _OPTIMISER | _MASK_LOSS | _BILEVEL | _CALIBRATION | _ADAPTORS,
-        defaults={"detector": "on", "calibration": "sample", "head": "warm", "adaptors": "mc"},
-    )
-)
+class _Methods(Mapping[str, MethodSpec]):
+    """The methods by name, in the order of lists and tables. The first access discovers them."""
+
+    def __getitem__(self, name: str) -> MethodSpec:
+        return discover_methods()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(discover_methods())
+
+    def __len__(self) -> int:
+        return len(discover_methods())
+
+
+METHODS: Mapping[str, MethodSpec] = _Methods()
 
 
 def get_method(name: str) -> MethodSpec:
-    """The entry of ``name``. Raises InputError that lists the known methods."""
+    """Return the method called ``name``. Raises InputError that lists the known methods."""
     if name not in METHODS:
         raise InputError(Problem(name, f"is not a method; choose from {', '.join(METHODS)}"))
     return METHODS[name]
 
 
-# A key that acts only while a switch has one of these values.
-_ACTS_WHEN: dict[str, tuple[str, frozenset[Any]]] = {
-    "alpha": ("calibration", frozenset({"batch", "sample", "learned"})),
-    "lambda": ("loss", frozenset({"ce_dice"})),
-    "lr_prompt": ("levels", frozenset({2})),
-    "hypergradient": ("levels", frozenset({2})),
-    "tau_token": ("adaptors", frozenset({"tc", "mc"})),
-    "w_token": ("adaptors", frozenset({"tc", "mc"})),
-    "contrast_tokens": ("adaptors", frozenset({"tc", "mc"})),
-    "tau_sample": ("adaptors", frozenset({"sc", "mc"})),
-    "w_sample": ("adaptors", frozenset({"sc", "mc"})),
-    "adaptor_blocks": ("adaptors", frozenset({"tc", "sc", "mc"})),
-}
-
-
 def live_params(method: str, possible: Mapping[str, Collection[Any]] | None = None) -> frozenset[str]:
-    """The keys that change what ``method`` does.
+    """Return the keys that change what ``method`` computes.
 
-    A key whose switch is off (``alpha`` without calibration) is not live: searching it would measure noise.
+    A key whose switch is off (``alpha`` without calibration) is not live: a search over it would measure noise.
 
     Args:
-        method: a registered name.
-        possible: for switches that are set or searched, all the values that they may take; the method's own
-            value is assumed for the others.
+        method: the name of a method.
+        possible: for each switch that is set or searched, all values that it can take. Every other switch keeps the
+            method's default.
 
     Returns:
         Public names of hyperparameters and switches.
     """
     spec = get_method(method)
-    base = MethodParams(**spec.defaults).as_dict()
-    live = set()
-    for key in spec.keys:
-        gate = _ACTS_WHEN.get(key)
-        if gate is None or gate[1] & set((possible or {}).get(gate[0], {base[gate[0]]})):
-            live.add(key)
-    if {"adaptors"} <= spec.keys and set((possible or {}).get("adaptors", {base["adaptors"]})) == {"none"}:
-        live.discard("adaptor_ratio")
-    return frozenset(live)
+    values = {key: {value} for key, value in MethodParams(**spec.defaults).as_dict().items()}
+    values |= {key: set(given) for key, given in (possible or {}).items()}
+    return frozenset(
+        key for key, condition in spec.keys.items() if condition is None or condition.values & values[condition.switch]
+    )
+
+
+def max_rank(method: str, backbone: BackboneConfig) -> int | None:
+    """Return the largest LoRA rank of ``method`` on ``backbone``; None if the method has no rank."""
+    limit = get_method(method).rank_limit
+    return None if limit is None else limit(backbone)
 
 
 def check_params(method: str, given: Mapping[str, Any], where: str = "") -> list[Problem]:
-    """All that is wrong with ``given`` for ``method``: unknown keys, keys the method has not, values out of range."""
+    """Return all problems of ``given``: unknown keys, keys that ``method`` does not have, values out of range."""
     spec = get_method(method)
     problems = []
     for key, value in given.items():
@@ -232,41 +177,26 @@ def check_params(method: str, given: Mapping[str, Any], where: str = "") -> list
             problems.append(
                 Problem(place, f"does not apply to {method}, which has {', '.join(sorted(spec.keys))}; remove it")
             )
-        else:
-            problems += [Problem(place, text) for text in _value_errors(spec, key, value)]
+        elif not _is_valid(key, value):
+            problems.append(Problem(place, f"must be {PARAMS[key].allowed}, not {value!r}"))
     return problems
 
 
-def _value_errors(spec: MethodSpec, key: str, value: Any) -> list[str]:
+def _is_valid(key: str, value: Any) -> bool:
     try:
-        clean = MethodParams.model_validate({key: value}).as_dict()[key]
+        MethodParams.model_validate({key: value})
     except ValidationError:
-        return [f"must be {PARAMS[key].allowed}, not {value!r}"]
-    allowed = spec.options.get(key)
-    if allowed is not None and clean not in allowed:
-        return [f"must be one of {', '.join(map(str, allowed))} for {spec.name}, not {value!r}"]
-    return []
+        return False
+    return True
 
 
 def resolve_params(method: str, given: Mapping[str, Any]) -> MethodParams:
-    """``given`` over the method's published defaults.
+    """Return the method's published defaults, overridden by ``given``.
 
     Raises:
-        InputError: naming every key that is unknown, does not belong to the method or is out of range.
+        InputError: names every key that is unknown, does not belong to the method or is out of range.
     """
     problems = check_params(method, given)
     if problems:
         raise InputError(problems)
     return MethodParams.model_validate({**get_method(method).defaults, **given})
-
-
-__all__ = [
-    "METHODS",
-    "SWITCHES",
-    "MethodSpec",
-    "check_params",
-    "get_method",
-    "live_params",
-    "register",
-    "resolve_params",
-]

@@ -1,4 +1,4 @@
-"""Which frozen networks a sweep stands on: the SAM backbone and the detector. Imports no torch."""
+"""The frozen networks of a sweep: the SAM backbone and the detector. Imports no torch."""
 
 from __future__ import annotations
 
@@ -41,9 +41,15 @@ class BackboneConfig(BaseModel):
         """Number of encoder blocks."""
         return _DEPTH[self.arch]
 
-    def max_rank(self, method: str) -> int:
-        """Largest LoRA rank for ``method``: the smaller side of the narrowest projection that it adapts."""
-        return _ENCODER_WIDTH[self.arch] if method == "samed" else _DECODER_ATTENTION_WIDTH[self.arch]
+    @property
+    def encoder_width(self) -> int:
+        """Width of the encoder's tokens: the smaller side of each q and v projection in the encoder."""
+        return _ENCODER_WIDTH[self.arch]
+
+    @property
+    def decoder_attention_width(self) -> int:
+        """Inner width of the decoder's cross-attentions: the smaller side of their q and v projections."""
+        return _DECODER_ATTENTION_WIDTH[self.arch]
 
     @property
     def size(self) -> int:

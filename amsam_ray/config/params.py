@@ -1,6 +1,6 @@
-"""Every hyperparameter and switch of every method, with its range: the one table that all others read.
+"""The hyperparameters and switches of all methods, with their ranges and defaults.
 
-Imports neither torch nor anything slow, so that a space file is checked at once.
+This is the only table of them; checks, documentation and search read it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 LAST_K = re.compile(r"^last_([1-9][0-9]*)$")
 
 
-def _on_off(value: Any) -> Any:
-    """YAML 1.1 reads a bare ``on`` or ``off`` as a boolean; give the word back."""
-    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+def on_off_word(value: Any) -> Any:
+    """Return ``on`` or ``off`` for a boolean, which is how YAML 1.1 reads these words, and any other value as is."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value
 
 
 def _block_choice(value: str) -> str:
@@ -25,8 +27,8 @@ def _block_choice(value: str) -> str:
     return value
 
 
-OnOff = Annotated[Literal["on", "off"], BeforeValidator(_on_off)]
-Calibration = Annotated[Literal["off", "batch", "sample", "learned"], BeforeValidator(_on_off)]
+OnOff = Annotated[Literal["on", "off"], BeforeValidator(on_off_word)]
+Calibration = Annotated[Literal["off", "batch", "sample", "learned"], BeforeValidator(on_off_word)]
 Blocks = Annotated[str, AfterValidator(_block_choice)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -34,9 +36,9 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class MethodParams(BaseModel):
-    """The hyperparameters and switches of one trial. Which of them a method uses is said in its ``MethodSpec``.
+    """The hyperparameters and switches of one trial. The ``MethodSpec`` of a method names those that it uses.
 
-    Defaults are AM-SAM's published settings (arXiv 2410.09714, "Hyper-parameters") where the papers give one.
+    The defaults are AM-SAM's published settings (arXiv 2410.09714, "Hyper-parameters") where the papers give one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -67,26 +69,28 @@ class MethodParams(BaseModel):
     levels: Literal[1, 2] = Field(2, description="1: everything on D1 and D2 together; 2: bi-level, eq. 6-8")
 
     def as_dict(self) -> dict[str, Any]:
-        """The values under their public names (``lambda``, not ``lambda_``)."""
+        """Return the values under their public names (``lambda``, not ``lambda_``)."""
         return self.model_dump(by_alias=True)
 
 
 SWITCHES = frozenset(
     {"loss", "detector", "calibration", "head", "adaptors", "adaptor_blocks", "hypergradient", "levels"}
 )
+"""The keys that choose among variants of a method; the other keys are hyperparameters."""
 
 
 @dataclass(frozen=True)
 class ParamInfo:
-    """What a user may give for one key.
+    """The allowed values of one key.
 
     Attributes:
         name: public name, as in YAML.
-        kind: ``float``, ``int``, ``choice`` or ``blocks``.
-        low, high: closed range, None where open-ended.
-        low_open, high_open: the bound itself is not allowed.
-        choices: the allowed words, for ``choice``.
-        doc: one line.
+        kind: ``float``, ``int``, ``choice`` or ``blocks`` (``all`` or ``last_<k>``).
+        default: the value of a method that states none of its own.
+        doc: the meaning, in one line.
+        low, high: ends of the range; None if unbounded.
+        low_open, high_open: True if the end itself is not allowed.
+        choices: the allowed values of a ``choice``.
     """
 
     name: str
@@ -101,7 +105,7 @@ class ParamInfo:
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words, for error messages and docs."""
+        """The allowed values in words, for error messages and documentation."""
         if self.kind == "choice":
             return " | ".join(str(choice) for choice in self.choices)
         if self.kind == "blocks":
@@ -136,3 +140,4 @@ def _infos() -> dict[str, ParamInfo]:
 
 
 PARAMS: dict[str, ParamInfo] = _infos()
+"""Public name -> allowed values, in the order of lists and tables."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from amsam_ray.config.methods import METHODS, SWITCHES, check_params, live_params
+from amsam_ray.config.methods import METHODS, check_params, live_params, max_rank
 from amsam_ray.config.metrics import METRICS
-from amsam_ray.config.params import LAST_K, PARAMS
+from amsam_ray.config.params import LAST_K, PARAMS, SWITCHES, on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
 
 Finding = tuple[tuple[str | int, ...], str]
@@ -33,16 +33,9 @@ def switch_values(space: SpaceFile, entry: MethodEntry) -> dict[str, tuple[Any, 
             possible[name] = (value,)
     for key, distribution in space.search.space.items():
         if key in SWITCHES:
-            possible[key] = tuple(_normal(key, value) for value in distribution.values)
-    possible.update({k: (_normal(k, v),) for k, v in entry.params.items() if k in SWITCHES})
+            possible[key] = tuple(map(on_off_word, distribution.values))
+    possible.update({k: (on_off_word(v),) for k, v in entry.params.items() if k in SWITCHES})
     return {k: v for k, v in possible.items() if k in METHODS[entry.name].keys}
-
-
-def _normal(key: str, value: Any) -> Any:
-    """YAML reads a bare on/off as a boolean; the switches' values are words."""
-    if isinstance(value, bool) and PARAMS[key].kind == "choice":
-        return "on" if value else "off"
-    return value
 
 
 def live_space(space: SpaceFile, entry: MethodEntry) -> dict[str, Distribution]:
@@ -86,9 +79,9 @@ def _methods(space: SpaceFile) -> Iterator[Finding]:
 
 def _misfits(space: SpaceFile, method: str, key: str, values: tuple[Any, ...]) -> Iterator[str]:
     """Values that the key allows and the chosen backbone does not."""
-    if key == "rank" and "rank" in METHODS[method].keys:
-        limit = space.backbone.max_rank(method)
-        if any(isinstance(v, int | float) and v > limit for v in values):
+    if key == "rank":
+        limit = max_rank(method, space.backbone)
+        if limit is not None and any(isinstance(v, int | float) and v > limit for v in values):
             yield f"rank is above the projection's width for {method} on {space.backbone.arch}; at most {limit}"
     if key == "adaptor_blocks":
         for value in values:
@@ -128,8 +121,8 @@ def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Itera
         elif other == key or order.index(other) > order.index(key):
             yield path, f"names {other}, which must stand before {key} in search.space"
         elif parent.kind in ("choice", "constant"):
-            known = {_normal(other, v) for v in parent.values}
-            if missing := [v for v in values if _normal(other, v) not in known]:
+            known = {on_off_word(v) for v in parent.values}
+            if missing := [v for v in values if on_off_word(v) not in known]:
                 yield path, f"waits for {other} = {missing[0]!r}, which is not among its values"
 
 

@@ -1,1 +1,1 @@
-"""SAM and what is put into it: backbones, LoRA, heads, calibration, adaptors, prompts. Knows nothing of Ray."""
+"""SAM, the methods that adapt it and their parts, and the detector. Imports no Ray."""

@@ -1,4 +1,4 @@
-"""One adapted SAM: cached features and boxes in, two-channel logits out."""
+"""An adapted SAM: maps cached features and boxes to two-channel logits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from amsam_ray.config.methods import get_method
 from amsam_ray.config.params import MethodParams
-from amsam_ray.errors import AmsamError
+from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.parts.calibration import MaskCalibration
 from amsam_ray.models.parts.encoder_tail import Contrast
 from amsam_ray.models.parts.head import TwoChannelDecoder
 from amsam_ray.models.parts.prompt_embedding import PromptEmbedding
-from amsam_ray.models.recipes import RECIPES
+from amsam_ray.models.recipe import Recipe
 
 
 @dataclass
@@ -24,9 +24,10 @@ class ModelInputs:
     """A batch of B prepared images.
 
     Attributes:
-        features: at the model's ``cache_point``: (B, C, G, G) embeddings or (B, G, G, d) tokens.
-        boxes: (B, 4) float32, XYXY in pixels of the encoder's input; anything where ``has_box`` is False.
-        has_box: (B,) bool; False decodes that image with the dense prompt alone.
+        features: the frozen encoder's output at the model's ``cache_point``: (B, C, G, G) embeddings or (B, G, G, d)
+            tokens.
+        boxes: (B, 4) float32, XYXY in pixels of the encoder's input; ignored where ``has_box`` is False.
+        has_box: (B,) bool; an image with False is decoded with the dense prompt alone.
         highpass: (B, 3, S, S), for models with ``needs_highpass``.
         view_features: like ``features``, of an augmented view of each image, for models with ``needs_views``.
     """
@@ -38,19 +39,19 @@ class ModelInputs:
     view_features: Tensor | None = None
 
     def to(self, device: torch.device | str) -> ModelInputs:
-        """The same batch on ``device``."""
+        """Return the same batch on ``device``."""
         tensors = {item.name: getattr(self, item.name) for item in fields(self)}
         return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
 
 
 @dataclass
 class ModelOutput:
-    """What one forward pass gives.
+    """The result of one forward pass.
 
     Attributes:
-        logits: (B, 2, 4G, 4G), background and foreground, calibrated.
-        tokens: per token-level adaptor (X, Y), both (B, N, d); empty outside training.
-        pooled: per sample-level adaptor (z, z_view), both (B, d); empty outside training.
+        logits: (B, 2, 4G, 4G), calibrated; channel 0 is the background, channel 1 the foreground.
+        tokens: (X, Y) of each token-level contrastive adaptor, both (B, N, d); empty outside training.
+        pooled: (z, z_view) of each sample-level contrastive adaptor, both (B, d); empty outside training.
     """
 
     logits: Tensor
@@ -59,22 +60,23 @@ class ModelOutput:
 
 
 class AdaptedSam(nn.Module):
-    """A method on a backbone. Build it with :func:`build_method`.
+    """A method applied to a backbone. Build it with :func:`build_method`.
 
-    The frozen tensors are the backbone's own memory; what trains is a copy. Works under
-    ``torch.func.functional_call`` with double backward. In training mode it also returns what contrastive losses
-    compare; nothing else depends on the mode.
+    The frozen tensors share the backbone's memory; the trained ones are copies. The model supports
+    ``torch.func.functional_call`` with double backward. In training mode it also returns the inputs of the
+    contrastive losses; nothing else depends on the mode.
 
     Attributes:
-        method, params: what it was built from.
-        uses_boxes: whether boxes are looked at.
-        lower: names of the parameters that the lower level trains; all of them if ``levels`` is 1.
-        upper: names of the prompt embedding A if ``levels`` is 2, else empty.
+        method, params: the name of the method and its hyperparameters and switches.
+        backbone: the frozen SAM.
+        uses_boxes: True if box prompts are used.
+        lower: names of the parameters that the lower level trains; all trained parameters if ``levels`` is 1.
+        upper: names of the parameters of the prompt embedding A if ``levels`` is 2, else empty.
     """
 
     def __init__(self, method: str, params: MethodParams, backbone: Backbone):
         super().__init__()
-        recipe = RECIPES[get_method(method).name]
+        recipe = _recipe(method)
         self.method, self.params, self.backbone = method, params, backbone
         self.uses_boxes = params.detector == "on"
         self.encoder = None if recipe.encoder is None else recipe.encoder(backbone, params)
@@ -91,21 +93,21 @@ class AdaptedSam(nn.Module):
 
     @property
     def cache_point(self) -> str:
-        """The deepest frozen point, as ``backbone.encode_to`` names it."""
+        """The deepest point up to which the encoder is frozen, as ``backbone.encode_to`` names it."""
         return "embedding" if self.encoder is None else f"tokens@{self.encoder.first}"
 
     @property
     def needs_highpass(self) -> bool:
-        """Whether inputs must carry ``highpass``."""
+        """True if the inputs must have ``highpass``."""
         return self.encoder is not None and self.encoder.needs_highpass
 
     @property
     def needs_views(self) -> bool:
-        """Whether inputs in training must carry ``view_features``."""
+        """True if the inputs must have ``view_features`` in training."""
         return self.encoder is not None and self.encoder.needs_views
 
     def forward(self, inputs: ModelInputs) -> ModelOutput:
-        """Two-channel, calibrated logits of a batch, and in training what contrastive losses compare."""
+        """Return the calibrated logits of a batch and, in training, the inputs of the contrastive losses."""
         embedding, contrast = inputs.features, Contrast()
         if self.encoder is not None:
             embedding, contrast = self.encoder(inputs.features, inputs.highpass, inputs.view_features)
@@ -118,7 +120,7 @@ class AdaptedSam(nn.Module):
             return self.decoder(embedding, dense_pe, None, dense)
         if bool(has_box.all()):
             return self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)
-        # SAM's attention knows no mask for absent tokens: images with and without a box are decoded apart.
+        # SAM's attention has no mask for absent tokens, so images with and without a box are decoded separately.
         with_box, without = has_box.nonzero()[:, 0], (~has_box).nonzero()[:, 0]
         sparse = self.prompt.sparse(boxes[with_box])
         first = self.decoder(embedding[with_box], dense_pe, sparse, dense)
@@ -127,50 +129,60 @@ class AdaptedSam(nn.Module):
         return torch.cat([first[0], second[0]])[back], torch.cat([first[1], second[1]])[back]
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Copies of all trained parameters by name, of both levels: what a checkpoint holds."""
+        """Return copies of all trained parameters of both levels by name: the content of a checkpoint."""
         parameters = dict(self.named_parameters())
         return {name: parameters[name].detach().clone() for name in self.lower + self.upper}
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """Puts a :meth:`trainable_state` back.
+        """Load the result of :meth:`trainable_state`.
 
         Raises:
-            AmsamError: if the names or shapes are not this model's; names the first that differs.
+            AmsamError: the names or shapes differ from this model's; names the first difference.
         """
         parameters = dict(self.named_parameters())
         wanted = set(self.lower + self.upper)
         if wanted != set(state):
             name = sorted(wanted ^ set(state))[0]
             side = "lacks" if name in wanted else "has the unknown"
-            raise AmsamError(f"the checkpoint {side} parameter {name}: it is of another method or setting")
+            raise AmsamError(
+                f"the checkpoint {side} parameter {name}. It belongs to another method or setting; load the checkpoint "
+                f"of a model with the same method and parameters."
+            )
         for name, value in state.items():
             if value.shape != parameters[name].shape:
                 raise AmsamError(
                     f"parameter {name} has shape {tuple(value.shape)} in the checkpoint, "
-                    f"{tuple(parameters[name].shape)} in the model: it is of another rank or backbone"
+                    f"{tuple(parameters[name].shape)} in the model. It belongs to another rank or backbone; load the "
+                    f"checkpoint of a model with the same rank and backbone."
                 )
         with torch.no_grad():
             for name, value in state.items():
                 parameters[name].copy_(value)
 
 
+def _recipe(method: str) -> Recipe:
+    recipe = get_method(method).recipe
+    if not isinstance(recipe, Recipe):
+        what = f"has a recipe of type {type(recipe).__name__}. Give its MethodSpec an amsam_ray.models.recipe.Recipe."
+        raise InputError(Problem(method, what))
+    return recipe
+
+
 def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed: int) -> AdaptedSam:
-    """A fresh model of one method; cheap, since it shares the backbone's memory.
+    """Build a new model of one method; cheap, since it shares the backbone's memory.
 
     Args:
-        method: a registered name.
-        params: its hyperparameters and switches, e.g. from ``methods.resolve_params``.
-        backbone: the frozen SAM; not changed.
-        seed: of the initial values; the global random state is left alone.
+        method: the name of a method.
+        params: its hyperparameters and switches, e.g. from ``config.methods.resolve_params``.
+        backbone: the frozen SAM; it is not changed.
+        seed: the seed of the initial values; the global random state is restored afterwards.
 
     Returns:
         The model on the backbone's device, in training mode.
 
     Raises:
-        InputError: for an unknown method, or a value that does not fit the backbone (``rank``,
-            ``adaptor_blocks``).
+        InputError: the method is unknown, or a value does not fit the backbone (``rank``, ``adaptor_blocks``).
     """
-    get_method(method)
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

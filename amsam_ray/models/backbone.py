@@ -1,8 +1,7 @@
-"""The frozen SAM: the shipped nano and the official checkpoints, at any multiple of 16 pixels."""
+"""The frozen SAM: the shipped nano and the official checkpoints, at any image size that is a multiple of 16."""
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
-from amsam_ray.models.weights import describe_expected, resolve_checkpoint
+from amsam_ray.models.weights import describe_expected, file_sha256, resolve_checkpoint
 
 PATCH = 16
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen SAM in eval mode. Models share its tensors and never write into them.
+    """A frozen SAM in evaluation mode. Models share its tensors and never write to them.
 
     Attributes:
         sam: segment_anything's module.
@@ -58,16 +57,16 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.sam.mask_decoder.iou_token.weight.device
 
 
 def build_sam(arch: str, image_size: int) -> Sam:
-    """A SAM with an input of ``image_size`` pixels, weights as initialised.
+    """Build a SAM with initial weights for inputs of ``image_size`` pixels.
 
     Args:
         arch: ``nano``, or one of segment_anything's ``vit_b``, ``vit_l``, ``vit_h``.
-        image_size: a multiple of 16; segment_anything itself builds 1024 only.
+        image_size: side of the square input in pixels, a multiple of 16; segment_anything alone builds only 1024.
     """
     sam = build_nano_sam() if arch == "nano" else sam_model_registry[arch]()
     encoder, prompts, grid = sam.image_encoder, sam.prompt_encoder, image_size // PATCH
@@ -84,17 +83,17 @@ def build_sam(arch: str, image_size: int) -> Sam:
 
 
 def resize_positions(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Position embeddings of a checkpoint for another image size, as SAMed and BLO-SAM do.
+    """Resize the position embeddings of a checkpoint to another image size, as SAMed and BLO-SAM do.
 
     The absolute embedding (1 x G x G x d) is resized bilinearly, the relative positions of the global blocks
     ((2G - 1) x d_head) linearly; windowed blocks keep theirs, since the window does not change.
 
     Args:
         state: weights by official name.
-        shapes: the shapes that the model wants.
+        shapes: the shapes of the model by official name.
 
     Returns:
-        ``state`` with those entries replaced whose name is a position embedding and whose shape differs.
+        A copy of ``state`` in which the position embeddings of another shape are resized.
     """
     resized = dict(state)
     for name, shape in shapes.items():
@@ -123,11 +122,16 @@ def _read_state(path: Path, arch: str) -> dict[str, Tensor]:
             Problem(
                 str(path),
                 f"is not a readable SAM checkpoint ({size} bytes; {reason}). It is truncated or another kind of "
-                f"file; {expected}",
+                f"file. Fetch it again; {expected}",
             )
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(Problem(str(path), f"holds {type(state).__name__}, not a plain state dict; {expected}"))
+        raise InputError(
+            Problem(
+                str(path),
+                f"holds {type(state).__name__}, not a plain state dict. Save the state dict alone; {expected}",
+            )
+        )
     return state
 
 
@@ -153,21 +157,15 @@ def _check_fits(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], p
             )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") -> Backbone:
-    """The frozen SAM that ``config`` names, on ``device``, fp32.
+    """Load the frozen SAM that ``config`` names onto ``device``, fp32.
 
-    A file under an official name must be the official file. Other files load if they have ``arch``'s keys and
-    shapes (a SAM tuned elsewhere); ``config.sha256`` pins them.
+    A file with an official name must be the official file. Any other file loads if it has the keys and shapes of
+    ``arch`` (a SAM tuned elsewhere); ``config.sha256`` pins it.
 
     Raises:
-        InputError: the file is missing, truncated, of another kind or architecture, or has another hash; says the
-            SHA-256 and size that were expected, or the first missing key.
+        InputError: the file is missing, truncated, of another kind or architecture, or has another hash; states the
+            expected SHA-256 and size, or the first missing key.
     """
     path, pinned = resolve_checkpoint(config)
     fingerprint = file_sha256(path)
@@ -179,7 +177,7 @@ def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") ->
                 f"{describe_expected(config.arch)}",
             )
         )
-    # On the meta device nothing is initialised that the checkpoint overwrites.
+    # The checkpoint overwrites all weights, so they are not initialised: the meta device has no memory.
     with torch.device("meta"):
         sam = build_sam(config.arch, config.size)
     shapes = {name: value.shape for name, value in sam.state_dict().items()}
@@ -194,11 +192,11 @@ def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") ->
 
 @torch.no_grad()
 def encode_to(backbone: Backbone, images: Tensor, point: str) -> Tensor:
-    """Runs the frozen encoder as far as a model wants it cached.
+    """Run the frozen encoder up to a cache point.
 
     Args:
         backbone: the frozen SAM.
-        images: (B, 3, S, S), as ``preprocess.to_input`` gives them.
+        images: (B, 3, S, S), from ``preprocess.to_input``.
         point: ``embedding`` for the encoder's output, or ``tokens@k`` for the input of block k (``tokens@0`` is
             patch embedding plus position).
 
@@ -206,14 +204,14 @@ def encode_to(backbone: Backbone, images: Tensor, point: str) -> Tensor:
         (B, C, G, G) for ``embedding``, (B, G, G, d) for ``tokens@k``.
 
     Raises:
-        ValueError: for another ``point`` or a block that does not exist.
+        ValueError: ``point`` is another word or names a block that does not exist.
     """
     encoder = backbone.sam.image_encoder
     stop = backbone.depth
     if point != "embedding":
         name, _, number = point.partition("@")
         if name != "tokens" or not number.isdigit() or int(number) >= backbone.depth:
-            raise ValueError(f"unknown cache point {point!r}: embedding, or tokens@0 .. @{backbone.depth - 1}")
+            raise ValueError(f"unknown cache point {point!r}; use embedding or tokens@0 .. tokens@{backbone.depth - 1}")
         stop = int(number)
     tokens = encoder.patch_embed(images)
     if encoder.pos_embed is not None:

@@ -1,4 +1,4 @@
-"""The frozen detector: an image in, its most confident box out (AM-SAM, arXiv 2410.09714, "Automated Prompting").
+"""The frozen detector: finds the most confident box of an image (AM-SAM, arXiv 2410.09714, "Automated Prompting").
 
 Boxes are XYXY in pixels of the original image. The network and its post-processing are ultralytics' (AGPL-3.0).
 """
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from amsam_ray.config.networks import DetectorConfig
-from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.errors import InputError, Problem
 from amsam_ray.models.ultralytics_quiet import import_ultralytics, process_unchanged
-from amsam_ray.models.weights import WEIGHTS, weights_dir
+from amsam_ray.models.weights import WEIGHTS, file_sha256, weights_dir
 
 NANO_DETECTOR = Path(__file__).parent / "assets" / "nano_detector.safetensors"
 NANO_IMAGE_SIZE = 256
@@ -31,7 +31,7 @@ OFFICIAL_SHA256 = {
     "yolov8l.pt": "64c9115303f6a25575f82200d1b22ec409fa6bd7d08d0313884fc20d919478cd",
     "yolov8x.pt": "3df4ada6b4dad6d657868f2fdf7faecfb34dcfccf3a25c4b82079064718524c8",
 }
-"""SHA-256 of the publisher's release files, which are loaded without ``trust``."""
+"""SHA-256 of the publisher's release files, which load without ``trust``."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,18 @@ class Detector:
     Args:
         model: an ultralytics detection network, fp32.
         config: confidence and class filter.
-        device: where to run.
-        image_size: side in pixels of the square that an image is letterboxed to; square always, so that a box does
-            not depend on which images share its batch.
-        weights_sha256: of the weights' file.
+        device: the device to run on.
+        image_size: side in pixels of the square that an image is letterboxed to; always a square, so that a box does
+            not depend on the other images of its batch.
+        weights_sha256: SHA-256 of the weights file.
 
     Attributes:
+        names: class number -> class name.
         image_size, weights_sha256: as given.
-        fingerprint: SHA-256 of weights, size and filters: all that boxes depend on besides the image.
+        fingerprint: SHA-256 of the weights, the size and the filters, which determine the boxes of an image.
 
     Raises:
-        InputError: a class of the filter is not one of the network's.
+        InputError: the network has no class with a name or number of the filter.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class Detector:
         self._predictors: dict[float, Any] = {}
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detection | None]:
-        """The most confident box of each image, None where nothing reaches the confidence.
+        """Return the most confident box of each image; None if no box reaches the configured confidence.
 
         Args:
-            images: HWC uint8 RGB, of any sizes; run in batches.
+            images: HWC uint8 RGB in [0, 255], of any sizes; processed in batches.
         """
         return [next(iter(found), None) for found in self.candidates(images, confidence=self._config.confidence, limit=1)]
 
@@ -121,19 +122,19 @@ def _ranked(boxes_N4: torch.Tensor, confidence_N: torch.Tensor, limit: int) -> l
 def load_detector(
     config: DetectorConfig, device: torch.device | str = "cpu", *, state_dir: Path | None = None
 ) -> Detector | None:
-    """Load the detector that a configuration names, without any network access.
+    """Load the detector that a configuration names, without network access.
 
-    ``finetune_epochs`` is not acted on here: `amsam_ray.models.detector_tuning.tune_detector` makes the tuned file,
-    and a configuration that names that file loads it.
+    ``finetune_epochs`` is ignored: ``amsam_ray.models.detector_tuning.tune_detector`` writes the tuned file and
+    returns a configuration that names it.
 
     Args:
-        config: which weights; ``none`` gives None.
-        device: where to run.
-        state_dir: folder for ultralytics' settings (`import_ultralytics`).
+        config: names the weights; ``none`` returns None.
+        device: the device to run on.
+        state_dir: folder for ultralytics' settings, see ``import_ultralytics``.
 
     Raises:
-        InputError: the file is missing, is a .pt that is neither known nor trusted, has another SHA-256 than stated,
-            or is no detector; or a class of the filter is unknown.
+        InputError: the file is missing, is a .pt that is neither known nor trusted, does not have the configured
+            SHA-256, or is not a detector; or a class of the filter is unknown.
     """
     if config.weights == "none":
         return None
@@ -149,31 +150,38 @@ def load_detector(
 
 
 def check_detector(config: DetectorConfig, where: str = "detector") -> list[Problem]:
-    """What would stop the detector's file from being loaded, seen without loading it."""
+    """Return the problems of the detector's file that are visible without loading it.
+
+    Args:
+        config: names the file.
+        where: the key that the problems are reported under.
+    """
     if config.weights == "none":
         return []
     path = detector_path(config)
     if not path.is_file():
-        hint = "; `amsam-ray weights fetch yolov8n.pt` gets it" if path.name in WEIGHTS else ""
-        return [Problem(f"{where}.weights", f"no file {path}{hint or '; give the path of a detector'}")]
+        fetch = (
+            f"Run `amsam-ray weights fetch {path.name}`." if path.name in WEIGHTS else "Give the path of a detector."
+        )
+        return [Problem(f"{where}.weights", f"there is no file {path}. {fetch}")]
     if path.suffix not in (".pt", ".safetensors"):
-        return [Problem(f"{where}.weights", f"{path.name} is neither .pt nor .safetensors; export it as one")]
+        return [Problem(f"{where}.weights", f"{path.name} is neither .pt nor .safetensors. Export it as one of them.")]
     sha256 = file_sha256(path)
     if config.sha256 is not None and sha256 != config.sha256:
-        what = f"{path} has SHA-256 {sha256} and not the one stated; do not load it, or mend the statement"
+        what = f"{path} has SHA-256 {sha256}, not the configured one. Use the right file, or correct the hash."
         return [Problem(f"{where}.sha256", what)]
     known = config.sha256 is not None or sha256 in OFFICIAL_SHA256.values()
     if path.suffix == ".pt" and not known and not config.trust:
         what = (
-            f"{path} is a pickle of unknown origin (SHA-256 {sha256}), and loading one can run code; "
-            f"state sha256: {sha256} or trust: true if you know where it comes from"
+            f"{path} is a pickle of unknown origin (SHA-256 {sha256}), and loading a pickle can run code. "
+            f"If you trust its source, set sha256: {sha256} or trust: true."
         )
         return [Problem(f"{where}.weights", what)]
     return []
 
 
 def detector_path(config: DetectorConfig) -> Path:
-    """The file that holds the weights: shipped, fetched or the user's own."""
+    """Return the path of the weights: the shipped file, a fetched one or the user's own."""
     if config.weights == "nano":
         return NANO_DETECTOR
     path = Path(config.weights).expanduser()
@@ -183,11 +191,13 @@ def detector_path(config: DetectorConfig) -> Path:
 
 
 def build_network(network: str | dict[str, Any], names: Sequence[str]) -> Any:
-    """A detection network of ultralytics with random weights, eval mode; the random state is left as it was.
+    """Build a detection network of ultralytics with random weights, in evaluation mode.
+
+    The global random state is restored afterwards.
 
     Args:
-        network: an ultralytics model file name as ``yolov8n.yaml``, or the dict that such a file holds.
-        names: of its classes.
+        network: the name of an ultralytics model file such as ``yolov8n.yaml``, or the content of such a file.
+        names: the names of its classes.
     """
     import_ultralytics()
     with process_unchanged(), torch.random.fork_rng(devices=[]):
@@ -200,12 +210,12 @@ def build_network(network: str | dict[str, Any], names: Sequence[str]) -> Any:
 
 
 def save_network(model: Any, path: Path, image_size: int) -> None:
-    """Write a detector as safetensors, fp16, with what is needed to build it again in the metadata.
+    """Write a detector as safetensors, fp16; the metadata describe the network, so that it can be rebuilt.
 
     Args:
         model: an ultralytics detection network.
         path: file to write.
-        image_size: side in pixels of the letterboxed input that it was trained for.
+        image_size: side in pixels of the letterboxed input in training.
     """
     from safetensors.torch import save_file
 
@@ -232,12 +242,14 @@ def _load_safetensors(path: Path) -> tuple[Any, int]:
         model = build_network(given.get("network", "yolov8n.yaml"), given.get("names", ["object"]))
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(Problem(str(path), f"is not a detector of amsam-ray ({error})")) from None
+        raise InputError(
+            Problem(str(path), f"is not a detector of amsam-ray ({error}). Give a file that amsam-ray wrote, or a .pt.")
+        ) from None
     return model, int(given.get("image_size", NANO_IMAGE_SIZE))
 
 
 def _load_pickle(path: Path, trust: bool) -> tuple[Any, int]:
-    """Load an ultralytics checkpoint; without ``trust`` through torch's weights_only unpickler alone."""
+    """Load an ultralytics checkpoint; without ``trust`` only through torch's weights_only unpickler."""
     with process_unchanged():
         from ultralytics.nn.tasks import torch_safe_load
 
@@ -245,9 +257,13 @@ def _load_pickle(path: Path, trust: bool) -> tuple[Any, int]:
             checkpoint, _ = torch_safe_load(str(path), safe_only=not trust)
             model = (checkpoint.get("ema") or checkpoint["model"]).float().eval()
         except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-            raise InputError(Problem(str(path), f"is not an ultralytics detector ({error})")) from None
+            raise InputError(
+                Problem(str(path), f"is not an ultralytics detector ({error}). Give a detection checkpoint.")
+            ) from None
     if getattr(model, "task", "detect") != "detect" or not hasattr(model, "names"):
-        raise InputError(Problem(str(path), f"is a model for {model.task}, not a detector"))
+        raise InputError(
+            Problem(str(path), f"is a model for {model.task}, not a detector. Give a detection checkpoint.")
+        )
     return model, int((checkpoint.get("train_args") or {}).get("imgsz") or 640)
 
 
@@ -278,22 +294,13 @@ def _predictor(
 
 
 def _class_numbers(config: DetectorConfig, names: dict[int, str]) -> list[int] | None:
-    """The class filter as numbers; None keeps all."""
+    """Return the class filter as numbers; None keeps all classes."""
     if config.classes is None:
         return None
     numbers = {name: number for number, name in names.items()}
     unknown = [c for c in config.classes if c not in numbers and c not in names]
     if unknown:
         known = ", ".join(list(numbers)[:12]) + (", ..." if len(numbers) > 12 else "")
-        what = f"{', '.join(map(str, unknown))}: not among the detector's classes ({known})"
+        what = f"{', '.join(map(str, unknown))}: not among the detector's classes ({known}). Correct or remove them."
         raise InputError(Problem("detector.classes", what))
     return sorted({c if isinstance(c, int) else numbers[c] for c in config.classes})
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits. Raises AmsamError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AmsamError(f"{path} cannot be read: {error.strerror}") from None

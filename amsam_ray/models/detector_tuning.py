@@ -1,8 +1,8 @@
-"""Tuning the detector on the shots' own boxes, for domains where its classes mean nothing. Frozen afterwards.
+"""Tuning of the detector on the boxes of the shots, for images whose objects are not among its classes.
 
-Plain gradient descent on ultralytics' own detection loss, on the K shots and random views of them. Its trainer is
-not used: it wants a data set and a run folder on disk, downloads files to check mixed precision and fonts, and sets
-seeds, threads and deterministic modes for the whole process, in which other trials live.
+The tuned detector is frozen afterwards. Training minimises ultralytics' own detection loss on random views of the K
+shots. Ultralytics' trainer is not used: it needs a dataset and a run folder on disk, downloads files to check mixed
+precision and fonts, and sets seeds, threads and deterministic modes for the whole process, which other trials share.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from torch import Tensor
 
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
-from amsam_ray.models.detector import build_network, file_sha256, load_detector, save_network
+from amsam_ray.models.detector import build_network, load_detector, save_network
 from amsam_ray.models.ultralytics_quiet import process_unchanged
+from amsam_ray.models.weights import file_sha256
 
-_VERSION = 2  # part of the cache key: raise it when the recipe below changes
-# Pretrained weights keep what they know at the lower rate: on photographs of people a tuned nano detector found 93-97 %
-# of the boxes at it, 87-97 % at the higher one. A head for another number of classes begins at random.
+_VERSION = 2  # part of the cache key; raise it with every change of the training below
+# Pretrained weights forget less at the lower rate: on photographs of people, a tuned nano detector found 93-97 % of the
+# boxes with it and 87-97 % with the higher one. A head for another number of classes starts at random values.
 _LR, _LR_FRESH = 3e-4, 1e-3
 _WEIGHT_DECAY = 5e-4
 _BATCH = 8
-_VIEWS_PER_EPOCH = 8  # an epoch shows at least so many views, also of two shots
+_VIEWS_PER_EPOCH = 8  # the minimum; few shots have several views in an epoch
 _CLIP_NORM = 10.0
 _GREY = 114  # ultralytics' letterbox colour
 
@@ -43,8 +44,8 @@ class TuningShot:
 
     Attributes:
         image: HWC uint8 RGB.
-        mask: HW bool; the box around all of it is the target, since one box prompts for the whole object.
-        key: of the content of both, any text.
+        mask: HW bool; the target is the box around the whole mask, since one box prompts for the whole object.
+        key: a text that identifies the content of both.
     """
 
     image: np.ndarray
@@ -63,30 +64,32 @@ def tune_detector(
 ) -> DetectorConfig:
     """Tune the configured detector for ``config.finetune_epochs`` epochs on some shots.
 
-    One class, ``object``, is learned; every other weight starts from the configured detector. The same detector,
-    shots, epochs and seed give the same file, which is kept in ``cache_dir`` under a name made from all of them
-    and shared by the processes of a node.
+    The tuned detector has one class, ``object``; all weights whose shapes agree start from the configured detector.
+    The same detector, shots, epochs and seed give the same file. It is kept in ``cache_dir`` under a name derived from
+    them, and the processes of a node share it.
 
     Args:
         config: the detector to start from.
-        shots: images with masks; those with an empty mask teach that there is nothing to find.
-        seed: of the random views.
-        cache_dir: where tuned detectors are kept.
-        device: where to train.
+        shots: images with masks; an image with an empty mask is a negative example.
+        seed: the seed of the random views.
+        cache_dir: the folder of tuned detectors.
+        device: the device to train on.
         state_dir: folder for ultralytics' settings.
 
     Returns:
-        The configuration that loads the tuned detector: the same filters, ``weights`` the new file's path.
+        The configuration of the tuned detector: the same filters, and the new file as ``weights``.
 
     Raises:
-        InputError: no detector or no epochs are configured, no shot has an object, or the file does not load.
+        InputError: no detector or no epochs are configured, no shot has an object, or the detector does not load.
         AmsamError: training diverged.
     """
     problems = []
     if config.weights == "none" or config.finetune_epochs < 1:
-        problems.append(Problem("detector", "nothing to tune; name weights and finetune_epochs of at least 1"))
+        problems.append(
+            Problem("detector", "there is nothing to tune. Set weights, and finetune_epochs to at least 1.")
+        )
     if not any(shot.mask.any() for shot in shots):
-        problems.append(Problem("shots", "no shot has an object to learn a box from; draw others"))
+        problems.append(Problem("shots", "no shot has an object, so there is no box to learn. Draw other shots."))
     if problems:
         raise InputError(problems)
     start = load_detector(config.model_copy(update={"classes": None}), device, state_dir=state_dir)
@@ -116,9 +119,9 @@ def tune_detector(
 
 
 def _one_class(start: Any, device: torch.device) -> tuple[Any, set[str]]:
-    """A one-class network with every weight of ``start`` that fits, and the names of those that are fresh."""
+    """Return a one-class network with all weights of ``start`` that fit, and the names of its new weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of the head's layers where the number of classes differs
+        torch.manual_seed(0)  # seeds the layers of the head that depend on the number of classes
         model = build_network(dict(start.yaml), ["object"])
     ours = model.state_dict()
     fitting = {
@@ -139,11 +142,11 @@ def _train(
     seed: int,
     device: torch.device,
 ) -> None:
-    """AdamW with a cosine rate; batch statistics stay those of pretraining, a few shots cannot give better ones."""
+    """Train with AdamW and a cosine schedule; the batch statistics stay those of pretraining."""
     with process_unchanged():
         from ultralytics.cfg import get_cfg
 
-        model.args = get_cfg()  # the loss reads its gains from here
+        model.args = get_cfg()  # the loss reads its weights from here
     rng = np.random.default_rng(seed)
     trained = {name: p for name, p in model.named_parameters() if ".dfl." not in name}
     for parameter in model.parameters():
@@ -164,7 +167,7 @@ def _train(
             views = [_view(shots[index], size, rng) for index in order[first : first + _BATCH]]
             loss = _loss(model, views, device)
             if not torch.isfinite(loss):
-                raise AmsamError(f"tuning the detector diverged in epoch {epoch + 1}; use fewer epochs")
+                raise AmsamError(f"tuning the detector diverged in epoch {epoch + 1}. Use fewer epochs.")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.values(), _CLIP_NORM)
@@ -175,7 +178,7 @@ def _train(
 
 
 def _loss(model: Any, views: Sequence[tuple[np.ndarray, np.ndarray | None]], device: torch.device) -> Tensor:
-    """Ultralytics' box, class and distribution losses of a batch, summed and divided by the batch size."""
+    """Return the sum of ultralytics' box, class and distribution losses, divided by the batch size."""
     images_BHWC = torch.from_numpy(np.stack([image for image, _ in views])).to(device)
     with_box = [(index, box) for index, (_, box) in enumerate(views) if box is not None]
     batch = {
@@ -193,11 +196,11 @@ def _loss(model: Any, views: Sequence[tuple[np.ndarray, np.ndarray | None]], dev
 
 
 def _view(shot: TuningShot, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-    """A random view of a shot, letterboxed.
+    """Draw a random view of a shot, letterboxed.
 
     Returns:
-        The image, size x size x 3 uint8, and the box around its mask as centre x, centre y, width, height in
-        shares of ``size``; None where nothing of the mask is in view.
+        The image, size x size x 3 uint8, and the box around its mask as (centre x, centre y, width, height) in
+        fractions of ``size``; None if the mask is out of view.
     """
     import cv2
 

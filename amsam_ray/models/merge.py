@@ -1,8 +1,9 @@
-"""Writes a trained model into plain SAM weights that ``segment_anything`` itself loads.
+"""Fold a trained model into plain SAM weights, which ``segment_anything`` itself loads.
 
 LoRA folds into the projections. The warm head folds into SAM's single-mask hypernetwork: a softmax over (background,
-foreground) is a sigmoid of their difference, both are output layers on the same hidden layers, and calibration
-multiplies each of the upscaled channels by a constant. What has no place in SAM's architecture is refused.
+foreground) is a sigmoid of their difference, both channels are output layers on the same hidden layers, and the
+calibration multiplies each upscaled channel by a constant. A method with parts that SAM's architecture does not have
+is refused.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ _HYPERNETWORK = "mask_decoder.output_hypernetworks_mlps.0"
 
 
 def _refuse(model: AdaptedSam) -> str | None:
-    """Why ``model`` cannot be written as plain SAM weights, or None."""
+    """Return the reason why ``model`` cannot be folded into plain SAM weights, or None if it can."""
     if model.encoder is not None and not model.encoder.foldable:
-        return "its adaptors sit in the encoder, and SAM's architecture has no place for them"
+        return "its encoder has additional layers, and SAM's architecture has no place for them"
     if not isinstance(model.decoder.head, WarmHead):
         return (
-            "its cold head has mask tokens and hypernetworks of its own, and SAM's decoder has four tokens; "
-            "train with head: warm"
+            "its cold head has mask tokens and hypernetworks of its own, and SAM's decoder has exactly four tokens. "
+            "Train it with head: warm."
         )
     return None
 
 
 def _fold(prefix: str, module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Overwrites SAM's entries under ``prefix`` with ``module``'s weights, parametrised ones folded."""
+    """Replace SAM's entries under ``prefix`` by the weights of ``module``, with parametrisations folded."""
     for name in state:
         if name.startswith(prefix):
             state[name] = attrgetter(name.removeprefix(prefix))(module).detach().clone()
@@ -40,20 +41,20 @@ def _fold(prefix: str, module: nn.Module, state: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def merged_state(model: AdaptedSam) -> dict[str, Tensor]:
-    """SAM's state dict with ``model`` folded in.
+    """Return SAM's state dict with ``model`` folded in.
 
-    ``SamPredictor.predict(box=..., multimask_output=False)`` on it gives the model's masks (without a box, the
-    masks from the learned dense prompt). Calibration by ``batch`` is folded as for one image at a time. The three
-    multimask outputs and the IoU predictions remain SAM's own heads and know nothing of the training.
+    With it, ``SamPredictor.predict(box=..., multimask_output=False)`` returns the model's masks (without a box, the
+    masks of the learned dense prompt). Calibration by ``batch`` is folded as for one image at a time. The three
+    multimask outputs and the IoU predictions remain those of SAM; training does not change them.
 
     Args:
-        model: of a method whose parts have a place in SAM.
+        model: a model whose parts all exist in SAM's architecture.
 
     Returns:
-        All entries under the official names, fp32, at the backbone's image size.
+        All entries under the official names, fp32, for the backbone's image size.
 
     Raises:
-        AmsamError: if the method cannot be folded; says why.
+        AmsamError: the method cannot be folded; states the reason.
     """
     reason = _refuse(model)
     if reason is not None:

@@ -1,22 +1,18 @@
-"""The nano SAM: segment-anything's own classes at a size that a processor core runs in tens of milliseconds.
+"""The nano SAM: segment-anything's own classes at a size that one CPU core runs in tens of milliseconds.
 
-The layout is SAM's (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643); only the numbers are smaller. Weights
-pretrained on procedural images are shipped as `assets/nano_sam.safetensors`; `tools/nano/pretrain_sam.py` makes them.
+The layout is SAM's (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643); only the numbers are smaller. The weights,
+pretrained on procedural images by ``tools/nano/pretrain_sam.py``, are in ``assets/nano_sam.safetensors``.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
 
 IMAGE_SIZE = 256
 """Longest side of an input image in pixels."""
@@ -27,20 +23,17 @@ DEPTH = 6
 HEADS = 3
 PROMPT_DIM = 128
 
-_PIXEL_MEAN = [123.675, 116.28, 103.53]
-_PIXEL_STD = [58.395, 57.12, 57.375]
-
 
 def build_nano_sam() -> Sam:
     """Build the nano SAM with random weights.
 
-    Every encoder block attends globally and has no relative positions: 16 x 16 tokens need neither. The absolute
-    position embedding starts as half a 2-D sine-cosine table (Dosovitskiy et al. 2021, appendix D.4), which trains
-    faster than SAM's zeros.
+    Every encoder block attends globally and has no relative positions: with 16 x 16 tokens, windows and relative
+    positions bring nothing. The absolute position embedding starts as half a 2-D sine-cosine table (Dosovitskiy et
+    al. 2021, appendix D.4), which trains faster than SAM's zeros.
 
     Returns:
-        A `Sam` whose `image_encoder` maps B x 3 x 256 x 256 to B x 128 x 16 x 16, whose decoder gives masks of
-        64 x 64, and which `segment_anything.SamPredictor` takes as it is.
+        A ``Sam`` whose ``image_encoder`` maps B x 3 x 256 x 256 to B x 128 x 16 x 16 and whose decoder returns masks
+        of 64 x 64. ``segment_anything.SamPredictor`` accepts it.
     """
     grid = IMAGE_SIZE // PATCH_SIZE
     encoder = ImageEncoderViT(
@@ -72,33 +65,11 @@ def build_nano_sam() -> Sam:
         iou_head_depth=3,
         iou_head_hidden_dim=128,
     )
-    return Sam(encoder, prompts, decoder, pixel_mean=_PIXEL_MEAN, pixel_std=_PIXEL_STD)
-
-
-def nano_weights() -> Path:
-    """Where the shipped weights lie: a safetensors file of fp16 tensors under segment-anything's own names."""
-    return Path(str(resources.files("amsam_ray.models") / "assets" / "nano_sam.safetensors"))
-
-
-def load_nano_sam(path: Path | None = None) -> Sam:
-    """Build the nano SAM and load weights into it.
-
-    Args:
-        path: a safetensors file of the same names; None takes the shipped weights.
-
-    Returns:
-        The model in float32 on the CPU, in evaluation mode.
-    """
-    from safetensors.torch import load_file
-
-    sam = build_nano_sam()
-    state = load_file(path or nano_weights())
-    sam.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return sam.eval()
+    return Sam(encoder, prompts, decoder, pixel_mean=list(PIXEL_MEAN), pixel_std=list(PIXEL_STD))
 
 
 def _sine_cosine(grid: int, width: int) -> Tensor:
-    """A fixed 2-D position table, 1 x grid x grid x width: a quarter each of sin and cos of y and of x."""
+    """Return a 2-D position table, 1 x grid x grid x width: a quarter each of sin and cos of y and of x."""
     frequency = 1.0 / 10000 ** (torch.arange(width // 4) / (width // 4))
     angle = torch.arange(grid)[:, None] * frequency
     line = torch.cat([angle.sin(), angle.cos()], dim=1)

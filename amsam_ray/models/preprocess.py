@@ -1,7 +1,7 @@
-"""Between photographs and SAM's square input: images in, boxes in, logits out.
+"""Conversions between photographs and SAM's square input: images, boxes and logits.
 
-Everything here equals what ``segment_anything.SamPredictor`` does (Kirillov et al. 2023, arXiv 2304.02643):
-the longest side is resized, colours are normalised, the right and bottom are padded with zeros.
+They equal those of ``segment_anything.SamPredictor`` (Kirillov et al. 2023, arXiv 2304.02643): the longest side is
+resized, colours are normalised, and the right and the bottom are padded with zeros.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 def resized_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """(H, W) of an image of ``shape`` (H, W) after its longest side became ``size`` pixels."""
+    """Return the (H, W) of an image of ``shape`` (H, W) after its longest side is resized to ``size`` pixels."""
     return ResizeLongestSide.get_preprocess_shape(shape[0], shape[1], size)
 
 
 def to_input(image: np.ndarray, size: int) -> Tensor:
-    """SAM's encoder input.
+    """Convert an image to SAM's encoder input.
 
     Args:
         image: HxWx3 uint8 in [0, 255], RGB.
         size: side S of the square input, in pixels.
 
     Returns:
-        3xSxS float32: normalised by SAM's pixel mean and standard deviation, zeros right and below.
+        3xSxS float32, normalised by SAM's pixel mean and standard deviation, padded with zeros at the right and bottom.
 
     Raises:
-        ValueError: if ``image`` is not HxWx3 uint8.
+        ValueError: ``image`` is not HxWx3 uint8.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be HxWx3 uint8, not {image.shape} {image.dtype}")
@@ -43,12 +43,12 @@ def to_input(image: np.ndarray, size: int) -> Tensor:
 
 
 def box_to_input(box: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
-    """Boxes in an image's pixels to boxes in the encoder input's pixels.
+    """Convert boxes from the pixels of an image to those of the encoder's input.
 
     Args:
         box: (..., 4), XYXY in pixels of the original image.
         shape: (H, W) of the original image.
-        size: side of the square input.
+        size: side of the square input, in pixels.
 
     Returns:
         (..., 4) float32, XYXY in input pixels.
@@ -59,15 +59,15 @@ def box_to_input(box: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarr
 
 
 def logits_to_original(logits: Tensor, shape: tuple[int, int], size: int) -> Tensor:
-    """Decoder logits of one image to its original size, as SAM's ``postprocess_masks``.
+    """Resize the decoder's logits of one image to its original size, as SAM's ``postprocess_masks`` does.
 
     Args:
-        logits: (..., h, w), of the whole padded square.
+        logits: (..., h, w), for the whole padded square.
         shape: (H, W) of the original image.
-        size: side of the square input.
+        size: side of the square input, in pixels.
 
     Returns:
-        (..., H, W) float32; bilinear to the square, padding cut off, bilinear to the original.
+        (..., H, W) float32: resized bilinearly to the square, cropped to the image, resized bilinearly to ``shape``.
     """
     lead, (h, w) = logits.shape[:-2], logits.shape[-2:]
     square = F.interpolate(logits.reshape(1, -1, h, w).float(), (size, size), mode="bilinear", align_corners=False)

@@ -1,7 +1,7 @@
-"""The one door to ultralytics: offline, silent, and without traces outside a folder of our choosing.
+"""Imports ultralytics offline and silently; it writes only to a folder that the caller chooses.
 
-Left alone, importing ultralytics writes settings to the home folder, asks github.com and pypi.org for news, and
-changes the process (thread counts, print options). Every import of it in the package comes through here.
+By default, importing ultralytics writes settings to the home folder, contacts github.com and pypi.org, and changes
+thread counts and print options of the process. All imports of it in this package go through this module.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 _OFFLINE = {
-    "YOLO_OFFLINE": "true",  # no look-ups of versions, fonts, assets
-    "YOLO_AUTOINSTALL": "false",  # a checkpoint must not make pip install what it names
-    "YOLO_VERBOSE": "false",  # read at import: the logger says errors only
+    "YOLO_OFFLINE": "true",  # no download of versions, fonts or assets
+    "YOLO_AUTOINSTALL": "false",  # a checkpoint must not make pip install the packages that it names
+    "YOLO_VERBOSE": "false",  # read at import; the logger then prints errors only
 }
 
 
@@ -30,8 +30,8 @@ def import_ultralytics(state_dir: Path | None = None) -> ModuleType:
     """Import ultralytics, offline and silent.
 
     Args:
-        state_dir: folder for the settings file that it insists on writing; a temporary one, removed when the process
-            ends, if None. Only the first import of a process can choose.
+        state_dir: folder for the settings file that ultralytics always writes. None: a temporary folder, removed
+            when the process ends. Only the first import in a process has an effect.
 
     Returns:
         The package.
@@ -54,11 +54,11 @@ def import_ultralytics(state_dir: Path | None = None) -> ModuleType:
 
 @contextlib.contextmanager
 def process_unchanged() -> Iterator[None]:
-    """Undo what ultralytics changes in the process: threads, print options, ``Image.open``, OMP_NUM_THREADS."""
+    """Restore what ultralytics changes in the process: threads, print options, ``Image.open``, OMP_NUM_THREADS."""
     import cv2
     from PIL import Image
 
-    opener = Image.open  # theirs answers a file that is no image by looking for a package to install
+    opener = Image.open  # theirs tries to install a package when a file is not an image
     omp = os.environ.get("OMP_NUM_THREADS")
     threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     options = np.get_printoptions()

@@ -1,7 +1,7 @@
-"""The published weights: where they come from, where they lie, and that they are the right bytes. Imports no torch.
+"""The published weights: their URLs, their local paths, download and verification. Imports no torch.
 
 Sizes and SHA-256 are those that several independent projects pin for the publisher's files (among them micro-sam and
-3D Slicer's segmentation extension); the hexadecimal part of an official SAM file name is the start of its MD5.
+3D Slicer's segmentation extension). The hexadecimal part of an official SAM file name is the start of its MD5.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ NANO_FILE = _ASSETS / "nano_sam.safetensors"
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One published file.
+    """A published weights file.
 
     Attributes:
-        name: what ``weights fetch`` and the YAML call it.
-        url: the publisher's address.
+        name: the name in `weights fetch` and in space files.
+        url: the publisher's URL.
         sha256: 64 hex digits.
-        size: bytes.
-        licence: of the weights.
+        size: in bytes.
+        licence: the licence of the weights.
     """
 
     name: str
@@ -86,7 +86,7 @@ WEIGHTS = {
 
 
 def weights_dir() -> Path:
-    """Where fetched weights lie: ``$AMSAM_WEIGHTS_DIR``, or ``amsam_ray/weights`` in the user's cache folder."""
+    """Return the folder of fetched weights: ``$AMSAM_WEIGHTS_DIR``, or ``amsam_ray/weights`` in the user's cache."""
     chosen = os.environ.get("AMSAM_WEIGHTS_DIR")
     if chosen:
         return Path(chosen).expanduser()
@@ -95,7 +95,7 @@ def weights_dir() -> Path:
 
 
 def get_weights(name: str) -> WeightsFile:
-    """The entry of ``name`` (or of its file name). Raises InputError that lists the known names."""
+    """Return the file called ``name``, or with that file name. Raises InputError that lists the known names."""
     for weights in WEIGHTS.values():
         if name in (weights.name, weights.file):
             return weights
@@ -103,7 +103,7 @@ def get_weights(name: str) -> WeightsFile:
 
 
 def describe_expected(arch: str) -> str:
-    """What a checkpoint for ``arch`` should be, for error messages."""
+    """Describe the expected checkpoint of ``arch``, for error messages."""
     weights = WEIGHTS.get(arch)
     if weights is None:
         return f"expected the shipped {NANO_FILE.name}"
@@ -114,10 +114,10 @@ def describe_expected(arch: str) -> str:
 
 
 def resolve_checkpoint(config: BackboneConfig) -> tuple[Path, str | None]:
-    """The file that a backbone is loaded from, and the SHA-256 that it must have (None: any).
+    """Return the file that a backbone is loaded from and its required SHA-256 (None: any).
 
     Raises:
-        InputError: if the file does not exist.
+        InputError: the file does not exist.
     """
     official = WEIGHTS.get(config.arch)
     if config.checkpoint is not None:
@@ -136,7 +136,7 @@ def resolve_checkpoint(config: BackboneConfig) -> tuple[Path, str | None]:
 
 
 def check_backbone(config: BackboneConfig, where: str = "backbone") -> list[Problem]:
-    """What is wrong with a backbone's file as far as can be seen without reading it through: existence, size."""
+    """Return the problems of a backbone's file that are visible without reading it: existence and size."""
     try:
         path, pinned = resolve_checkpoint(config)
     except InputError as error:
@@ -148,13 +148,17 @@ def check_backbone(config: BackboneConfig, where: str = "backbone") -> list[Prob
     return []
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hex digits. Raises AmsamError if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AmsamError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
 
 
 def _download(url: str, part: Path, size: int, progress: Callable[[int], None]) -> None:
-    """Appends to ``part`` what is missing of ``url``. Raises requests.RequestException when the line breaks."""
+    """Append the missing bytes of ``url`` to ``part``. Raises requests.RequestException if the connection breaks."""
     have = part.stat().st_size if part.exists() else 0
     if have >= size:
         return
@@ -162,7 +166,7 @@ def _download(url: str, part: Path, size: int, progress: Callable[[int], None]) 
     with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as answer:
         if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
-            raise requests.ConnectionError("the server has fewer bytes than the part already here")
+            raise requests.ConnectionError("the server has fewer bytes than the part that is already downloaded")
         answer.raise_for_status()
         resumed = answer.status_code == HTTPStatus.PARTIAL_CONTENT
         done = have if resumed else 0
@@ -182,30 +186,30 @@ def fetch(
     attempts: int = 5,
     pause: float = 1.0,
 ) -> Path:
-    """Downloads a published file, verified; the final name only ever holds the right bytes.
+    """Download and verify a published file.
 
-    A broken connection is resumed with an HTTP range request, also by a later call: what has arrived stays in
-    ``<file>.part``.
+    Received bytes are kept in ``<file>.part``. After a broken connection, this call or a later one resumes with an
+    HTTP range request. The file gets its final name only after verification.
 
     Args:
-        weights: what to fetch.
-        directory: where to; ``weights_dir()`` if None.
-        progress: told the number of bytes that have arrived.
-        attempts: connections tried before giving up.
-        pause: seconds before the second attempt, doubled for each further one.
+        weights: the file to download.
+        directory: the target folder; None: ``weights_dir()``.
+        progress: called with the number of bytes received so far.
+        attempts: the maximum number of connections.
+        pause: seconds before the second attempt; doubles with each further attempt.
 
     Returns:
         The path of the file.
 
     Raises:
-        AmsamError: the server cannot be reached or answers with an error, or the bytes have another SHA-256 (the
-            part is removed then).
+        AmsamError: the server cannot be reached or returns an error, or the bytes have another SHA-256 (the partial
+            file is then removed).
     """
     directory = directory or weights_dir()
     directory.mkdir(parents=True, exist_ok=True)
     target, part = directory / weights.file, directory / f"{weights.file}.part"
     with FileLock(directory / f".{weights.file}.lock"):
-        if target.exists() and _sha256(target) == weights.sha256:
+        if target.exists() and file_sha256(target) == weights.sha256:
             return target
         for attempt in range(attempts):
             try:
@@ -216,16 +220,17 @@ def fetch(
             except (requests.RequestException, OSError) as error:
                 if attempt == attempts - 1:
                     raise AmsamError(
-                        f"{weights.url}: {error}; what has arrived is kept in {part}, run the same command to go on"
+                        f"{weights.url}: {error}. The received bytes are kept in {part}. "
+                        "Run the same command to resume."
                     ) from error
                 time.sleep(pause * 2**attempt)
-        found = _sha256(part)
+        found = file_sha256(part)
         if found != weights.sha256:
             size = part.stat().st_size
             part.unlink()
             raise AmsamError(
                 f"{weights.url}: got {size} bytes with SHA-256 {found}, expected {weights.size} bytes with "
-                f"{weights.sha256}; removed, try again"
+                f"{weights.sha256}. The file is removed; run the command again."
             )
         part.replace(target)
     return target

@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from amsam_ray.config.methods import resolve_params
+from amsam_ray.config.params import on_off_word
 from amsam_ray.config.space import Distribution
 from amsam_ray.errors import Problem
 from amsam_ray.search.cells import Cell
@@ -85,14 +86,9 @@ class Conditions:
                 return False
             else:
                 value = self._otherwise.get(parent)
-            if _word(value) not in {_word(w) for w in wanted}:
+            if on_off_word(value) not in {on_off_word(w) for w in wanted}:
                 return False
         return True
-
-
-def _word(value: Any) -> Any:
-    """YAML reads a bare on/off as a boolean; a switch's values are words."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def grid_points(cell: Cell, seed: int) -> list[dict[str, Any]]:
@@ -116,7 +112,7 @@ def grid_points(cell: Cell, seed: int) -> list[dict[str, Any]]:
 
 def _listed(distribution: Distribution) -> list[Any]:
     if distribution.kind == "choice":
-        return [_word(value) for value in distribution.choices]
+        return [on_off_word(value) for value in distribution.choices]
     low, high = distribution.values
     return list(range(int(low), int(high) + 1))
 

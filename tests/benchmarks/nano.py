@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from segment_anything import SamPredictor
 
-from amsam_ray.config.networks import DetectorConfig
+from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.data.procedural import FAMILIES, render
+from amsam_ray.models.backbone import load_backbone
 from amsam_ray.models.detector import load_detector
-from amsam_ray.models.nano import load_nano_sam
 from tools.nano.scenes import render_scene, texture_bank
 
 JITTER = 0.05
@@ -129,7 +129,7 @@ class Nano:
     """The shipped nano SAM behind segment-anything's predictor; remembers the time spent encoding."""
 
     def __init__(self) -> None:
-        self.predictor = SamPredictor(load_nano_sam())
+        self.predictor = SamPredictor(load_backbone(BackboneConfig()).sam)
         self.encoded, self.seconds = 0, 0.0
 
     def see(self, image: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Encoder-side parts: contrastive adaptors, SAM-Adapter's high-pass, Medical SAM Adapter's places."""
+"""Encoder parts: contrastive adaptors, SAM-Adapter's high-pass hints, Medical SAM Adapter's bottlenecks."""
 
 import pytest
 import torch
@@ -24,13 +24,13 @@ def test_first_adapted_block(blocks, first):
     assert first_adapted_block(blocks, 12) == first
 
 
-def test_more_blocks_than_there_are_is_refused():
+def test_more_blocks_than_the_encoder_has_are_refused():
     with pytest.raises(InputError, match=r"adaptor_blocks: must be all or last_1 .. last_3"):
         build("mca_sam", adaptor_blocks="last_4")
 
 
 @pytest.mark.parametrize(("kind", "tokens", "pooled"), [("tc", 2, 0), ("sc", 0, 2), ("mc", 2, 2)])
-def test_contrast_is_of_the_adapted_blocks(kind, tokens, pooled):
+def test_each_adapted_block_returns_its_contrastive_inputs(kind, tokens, pooled):
     model = build("mca_sam", adaptors=kind, adaptor_blocks="last_2")
     for name, parameter in model.named_parameters():
         if "_adaptors" in name:
@@ -48,10 +48,10 @@ def test_contrast_is_of_the_adapted_blocks(kind, tokens, pooled):
     model.eval()
     quiet = model(inputs)
     assert not quiet.tokens and not quiet.pooled
-    torch.testing.assert_close(quiet.logits, out.logits)  # views leave the masks alone
+    torch.testing.assert_close(quiet.logits, out.logits)  # views do not change the masks
 
 
-def test_a_view_of_itself_pools_alike():
+def test_an_identical_view_has_the_same_pooled_output():
     model = build("mca_sam", adaptors="sc")
     inputs = toy_inputs(model)
     inputs.view_features = inputs.features
@@ -59,13 +59,13 @@ def test_a_view_of_itself_pools_alike():
         torch.testing.assert_close(z, view)
 
 
-def test_without_adaptors_the_encoder_is_cached_whole():
+def test_without_adaptors_the_whole_encoder_is_cached():
     model = build("am_mca_sam", adaptors="none")
     assert model.encoder is None and model.cache_point == "embedding" and not model.needs_views
 
 
 def literal_high_pass(images, ratio):
-    """The published code of SAM-Adapter, in its own order of operations."""
+    """The published code of SAM-Adapter, in its order of operations."""
     mask = torch.zeros(images.shape)
     w, h = images.shape[-2:]
     line = int((w * h * ratio) ** 0.5 // 2)
@@ -86,7 +86,7 @@ def test_high_pass_of_everything_removed_is_zero():
     torch.testing.assert_close(high_pass(toy_images(1), 1.0), torch.zeros(1, 3, 64, 64), atol=1e-5, rtol=0)
 
 
-def test_sam_adapter_says_what_it_lacks():
+def test_sam_adapter_requires_the_high_pass_component():
     model = build("sam_adapter")
     inputs = toy_inputs(model)
     inputs.highpass = None
@@ -102,7 +102,7 @@ def test_sam_adapter_reads_the_patch_embedding_without_position():
     torch.testing.assert_close(seen[0], BACKBONE.sam.image_encoder.patch_embed(toy_images(2)))
 
 
-def test_med_sa_has_two_adapters_per_encoder_and_three_per_decoder_block():
+def test_med_sa_has_two_bottlenecks_per_encoder_and_three_per_decoder_block():
     model = build("med_sa", adaptor_ratio=3)
     encoder = [m for m in model.encoder.modules() if isinstance(m, Bottleneck)]
     decoder = [m for m in model.decoder.modules() if isinstance(m, Bottleneck)]
@@ -113,7 +113,7 @@ def test_med_sa_has_two_adapters_per_encoder_and_three_per_decoder_block():
 
 
 @pytest.mark.parametrize("point", ["tokens@0", "tokens@2"])
-def test_the_rest_of_the_encoder_from_a_cache_point_gives_the_embedding(point):
+def test_the_encoder_tail_continues_from_the_cache_point(point):
     images = toy_images(2)
     model = build("mca_sam", adaptor_blocks="all" if point == "tokens@0" else "last_1")
     assert model.cache_point == point

@@ -1,4 +1,4 @@
-"""Loading frozen SAMs: official format, other image sizes, and files that are not what they should be."""
+"""Loading frozen SAMs: the official format, other image sizes, and the refusal of unsuitable files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from segment_anything import sam_model_registry
 
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError
-from amsam_ray.models.backbone import build_sam, encode_to, file_sha256, load_backbone
-from amsam_ray.models.nano import build_nano_sam, nano_weights
-from amsam_ray.models.weights import NANO_FILE, WEIGHTS, check_backbone
+from amsam_ray.models.backbone import build_sam, encode_to, load_backbone
+from amsam_ray.models.nano import build_nano_sam
+from amsam_ray.models.weights import WEIGHTS, check_backbone, file_sha256
 from tests.models.toy import toy_backbone, toy_images
 
 
@@ -42,7 +42,7 @@ def config(path, **more):
     return BackboneConfig(arch=more.pop("arch", "nano"), checkpoint=str(path), **more)
 
 
-def test_official_vit_b_at_1024_is_the_file_itself(vit_b):
+def test_official_vit_b_at_1024_equals_the_file(vit_b):
     path, state = vit_b
     backbone = load_backbone(config(path, arch="vit_b"))
     assert (backbone.image_size, backbone.grid, backbone.depth, backbone.width) == (1024, 64, 12, 768)
@@ -54,14 +54,14 @@ def test_official_vit_b_at_1024_is_the_file_itself(vit_b):
     assert not backbone.sam.training
 
 
-def test_official_vit_b_at_256_resizes_its_positions(vit_b):
+def test_official_vit_b_at_256_has_resized_positions(vit_b):
     path, state = vit_b
     backbone = load_backbone(config(path, arch="vit_b", image_size=256))
     loaded = backbone.sam.state_dict()
     changed = {name for name in state if loaded[name].shape != state[name].shape}
     glob = {f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (2, 5, 8, 11) for axis in "hw"}
     assert changed == glob | {"image_encoder.pos_embed"}
-    # SAMed's formulas, written out
+    # the formulas of SAMed
     pos = state["image_encoder.pos_embed"].permute(0, 3, 1, 2)
     pos = torch.nn.functional.interpolate(pos, (16, 16), mode="bilinear", align_corners=False)
     assert torch.equal(loaded["image_encoder.pos_embed"], pos.permute(0, 2, 3, 1))
@@ -73,7 +73,7 @@ def test_official_vit_b_at_256_resizes_its_positions(vit_b):
     assert embedding.shape == (1, 256, 16, 16) and embedding.isfinite().all()
 
 
-def test_a_vit_b_file_is_no_vit_l(vit_b):
+def test_a_vit_b_file_is_refused_as_vit_l(vit_b):
     with pytest.raises(InputError) as error:
         load_backbone(config(vit_b[0], arch="vit_l"))
     text = str(error.value)
@@ -82,17 +82,16 @@ def test_a_vit_b_file_is_no_vit_l(vit_b):
 
 
 @pytest.mark.parametrize("arch", ["nano", "vit_b", "vit_l", "vit_h"])
-def test_the_torch_free_numbers_are_the_networks(arch):
+def test_the_sizes_in_the_configuration_equal_those_of_the_network(arch):
     with torch.device("meta"):
         sam = build_sam(arch, BackboneConfig(arch=arch).size)
     assert BackboneConfig(arch=arch).depth == len(sam.image_encoder.blocks)
-    assert BackboneConfig(arch=arch).max_rank("samed") == sam.image_encoder.patch_embed.proj.out_channels
+    assert BackboneConfig(arch=arch).encoder_width == sam.image_encoder.patch_embed.proj.out_channels
     narrowest = sam.mask_decoder.transformer.final_attn_token_to_image.internal_dim
-    assert BackboneConfig(arch=arch).max_rank("am_sam") == narrowest
+    assert BackboneConfig(arch=arch).decoder_attention_width == narrowest
 
 
 def test_nano_loads_from_half_precision_at_its_own_and_other_sizes(nano):
-    assert nano_weights() == NANO_FILE
     for size in (256, 128):
         backbone = load_backbone(config(nano, image_size=size))
         embedding = encode_to(backbone, torch.zeros(1, 3, size, size), "embedding")
@@ -105,7 +104,7 @@ def test_the_same_weights_have_the_same_fingerprint(nano, tmp_path):
     assert load_backbone(config(nano)).fingerprint == load_backbone(config(twin)).fingerprint
 
 
-def test_a_missing_file_says_how_to_get_it(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_file_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("AMSAM_WEIGHTS_DIR", str(tmp_path))
     for choice in (BackboneConfig(arch="vit_h"), config(tmp_path / "gone.pth", arch="vit_h")):
         with pytest.raises(InputError, match=r"does not exist.*amsam-ray weights fetch vit_h"):
@@ -128,21 +127,21 @@ def test_a_truncated_official_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"<html>404</html>", b"", struct.pack("<Q", 9)])
-def test_another_kind_of_file_is_refused(tmp_path, content):
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path = tmp_path / "page.pth"
     path.write_bytes(content)
     with pytest.raises(InputError, match="not a readable SAM checkpoint"):
         load_backbone(config(path, arch="vit_b"))
 
 
-def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path):
+def test_a_pickle_without_a_state_dict_is_refused(tmp_path):
     path = tmp_path / "list.pth"
     torch.save([1, 2], path)
     with pytest.raises(InputError, match="holds list, not a plain state dict"):
         load_backbone(config(path, arch="vit_b"))
 
 
-def test_code_in_a_pickle_does_not_run(tmp_path):
+def test_code_in_a_pickle_is_not_run(tmp_path):
     path, trace = tmp_path / "evil.pth", tmp_path / "ran"
 
     class Evil:
@@ -165,14 +164,14 @@ def test_a_wrong_shape_is_named(nano, tmp_path):
         load_backbone(config(tmp_path / "odd.safetensors"))
 
 
-def test_another_hash_than_the_pinned_one_is_refused(nano):
+def test_a_file_with_another_hash_than_the_pinned_one_is_refused(nano):
     wanted = hashlib.sha256(b"other").hexdigest()
     with pytest.raises(InputError, match=f"expected SHA-256 {wanted}"):
         load_backbone(config(nano, sha256=wanted))
     assert load_backbone(config(nano, sha256=file_sha256(nano))).fingerprint == file_sha256(nano)
 
 
-def test_a_file_under_an_official_name_must_be_the_official_one(tmp_path):
+def test_a_file_with_an_official_name_must_be_the_official_file(tmp_path):
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save({}, path)
     with pytest.raises(InputError, match=f"expected SHA-256 {WEIGHTS['vit_b'].sha256}"):
@@ -186,7 +185,7 @@ def test_an_unknown_cache_point_is_refused(point):
         encode_to(toy_backbone(), toy_images(1), point)
 
 
-def test_the_embedding_is_sams():
+def test_the_embedding_equals_sams():
     backbone, images = toy_backbone(), toy_images(2)
     torch.testing.assert_close(encode_to(backbone, images, "embedding"), backbone.sam.image_encoder(images))
     assert encode_to(backbone, images, "tokens@1").shape == (2, 4, 4, 24)

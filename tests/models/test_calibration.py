@@ -1,4 +1,4 @@
-"""The closed form against a literal construction of AM-SAM's eq. 9-12."""
+"""The closed form of mask calibration against a literal construction of AM-SAM's eq. 9-12."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from amsam_ray.models.parts.calibration import MaskCalibration
 
 
 def literal(upscaled, hyper, alpha):
-    """Eq. 9-12, step by step, with every R_i in memory."""
+    """Compute eq. 9-12 step by step, with every R_i in memory."""
     b, c, h, w = upscaled.shape
     n = hyper.shape[1]
     parts = []
@@ -41,7 +41,7 @@ def test_batch_equals_the_literal_construction(batch, alpha):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7])
-def test_sample_is_the_papers_for_one_image_at_a_time(alpha):
+def test_sample_equals_the_paper_for_one_image_at_a_time(alpha):
     upscaled, hyper = factors(3)
     alone = torch.cat([literal(upscaled[i : i + 1], hyper[i : i + 1], alpha) for i in range(3)])
     assert relative(MaskCalibration("sample", alpha, 16)(upscaled, hyper), alone) < 1e-12
@@ -61,7 +61,7 @@ def test_sample_rescales_the_logits_by_a_constant():
     assert relative(calibrated, plain * (0.7 + 0.3 / 16)) < 1e-12
 
 
-def test_learned_starts_as_sample_and_leaves_the_line():
+def test_learned_starts_as_sample_and_weights_each_channel():
     upscaled, hyper = factors(2)
     learned = MaskCalibration("learned", 0.7, 16).double()
     assert relative(learned(upscaled, hyper), MaskCalibration("sample", 0.7, 16)(upscaled, hyper)) < 1e-12
@@ -85,7 +85,7 @@ def test_batch_over_workers_is_the_joint_batch():
     means = []
 
     def collective(own):
-        """What the second worker and then the first get from a mean over both."""
+        """Return the mean over the workers that have called so far."""
         means.append(own)
         return sum(means) / len(means)
 

@@ -1,4 +1,4 @@
-"""What every registered method must satisfy, whatever its parts: a new one only has to appear in the registry."""
+"""The properties of every method of the registry, independent of its parts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import torch
 from segment_anything import SamPredictor
 from torch.nn import functional as F
 
-from amsam_ray.config.methods import METHODS, get_method, resolve_params
+from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.errors import AmsamError
 from amsam_ray.models.adapted import AdaptedSam, ModelInputs, build_method
 from amsam_ray.models.backbone import encode_to
 from amsam_ray.models.parts.head import WarmHead
 from amsam_ray.models.parts.high_pass import high_pass
 from amsam_ray.models.preprocess import box_to_input, logits_to_original, to_input
-from amsam_ray.models.recipes import RECIPES
 from tests.models.toy import SIZE, toy_backbone, toy_inputs
 
 BACKBONE = toy_backbone()
@@ -31,12 +30,8 @@ VARIANTS = [
 ]
 
 
-def test_the_registry_and_the_builders_name_the_same_methods():
-    assert set(RECIPES) == set(METHODS)
-
-
 def train(model: AdaptedSam, inputs: ModelInputs, steps: int = 4) -> torch.Tensor:
-    """A few steps on everything the model declares, with a loss that reaches each output; the final logits."""
+    """Train all declared parameters for a few steps with a loss on every output; return the final logits."""
     parameters = dict(model.named_parameters())
     trained = [parameters[name] for name in model.lower + model.upper]
     target = (torch.rand(inputs.boxes.shape[0], 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).long()
@@ -60,7 +55,7 @@ class TestMethod:
         return build_method(method, resolve_params(method, params), BACKBONE, seed=seed)
 
     def test_starts_as_sam(self, method, params):
-        """The encoder is SAM's own at step 0; with a warm head the masks are those of SAM's own predictor."""
+        """At step 0 the encoder is SAM's, and with a warm head the masks are those of SAM's predictor."""
         image = np.random.default_rng(3).integers(0, 256, (50, 80, 3), dtype=np.uint8)
         box = np.array([10.0, 5.0, 60.0, 45.0])
         model = self.build(method, params)
@@ -76,7 +71,7 @@ class TestMethod:
             torch.testing.assert_close(embedding, encode_to(BACKBONE, pixels, "embedding"))
         logits = model(inputs).logits[0].detach()
         if not isinstance(model.decoder.head, WarmHead):
-            assert logits[0].abs().max() > 0  # a cold head's background is as random as its foreground
+            assert logits[0].abs().max() > 0  # both channels of a cold head are random
             return
         predictor = SamPredictor(BACKBONE.sam)
         predictor.set_image(image)
@@ -87,7 +82,7 @@ class TestMethod:
         ours = (foreground > background).numpy()
         assert ours.any() and not ours.all() and (ours == masks[0]).mean() > 0.999
 
-    def test_only_the_declared_parameters_change_and_all_of_them_do(self, method, params):
+    def test_exactly_the_declared_parameters_change(self, method, params):
         model = self.build(method, params)
         declared = set(model.lower + model.upper)
         assert not set(model.lower) & set(model.upper)
@@ -99,7 +94,7 @@ class TestMethod:
         assert changed == declared
         assert all(torch.equal(value, frozen[name]) for name, value in BACKBONE.sam.state_dict().items())
 
-    def test_trained_state_round_trips_to_identical_logits(self, method, params):
+    def test_saved_state_restores_identical_logits(self, method, params):
         model = self.build(method, params)
         inputs = toy_inputs(model)
         logits = train(model, inputs)
@@ -108,7 +103,7 @@ class TestMethod:
         with torch.no_grad():
             assert torch.equal(other(inputs).logits, logits)
 
-    def test_same_seed_same_result(self, method, params):
+    def test_the_same_seed_gives_the_same_result(self, method, params):
         random = torch.get_rng_state()
         first, second = (self.build(method, params, seed=5) for _ in range(2))
         assert torch.equal(torch.get_rng_state(), random)
@@ -118,8 +113,8 @@ class TestMethod:
             other = self.build(method, params, seed=6)
             assert not torch.equal(train(other, inputs), train(self.build(method, params, seed=5), inputs))
 
-    def test_images_with_and_without_a_box_in_one_batch(self, method, params):
-        """An image's masks do not depend on its batch mates, but for calibration by batch as printed."""
+    def test_a_batch_may_mix_images_with_and_without_a_box(self, method, params):
+        """Masks do not depend on the other images of the batch, except with ``calibration: batch``."""
         model = self.build(method, params)
         train(model, toy_inputs(model))
         inputs = toy_inputs(model, batch=3)
@@ -130,7 +125,7 @@ class TestMethod:
         alike = torch.allclose(alone, together, rtol=1e-4, atol=1e-4)
         assert alike == (model.params.calibration != "batch")
 
-    def test_works_functionally_in_float64_with_second_derivatives(self, method, params):
+    def test_second_derivatives_are_correct_in_float64(self, method, params):
         """A Hessian-vector product by double backward equals a finite difference of gradients."""
         model = self.build(method, params).double()
         train(model.train(), inputs := double(toy_inputs(model)), steps=2)
@@ -138,7 +133,7 @@ class TestMethod:
         trained = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if p.requires_grad}
         if not trained:
             pytest.skip("nothing trains")
-        # A short way, since ReLU's kinks on it spoil the difference.
+        # A short step, since kinks of ReLU within it make the finite difference inexact.
         direction = {n: torch.randn_like(p) / 100 for n, p in trained.items()}
 
         def slope(point, create_graph=False):
@@ -157,7 +152,7 @@ class TestMethod:
         exact = torch.cat([p.flatten() for p in product])
         assert (exact - difference).norm() / exact.norm() < 1e-4
 
-    def test_bf16_autocast_gives_finite_logits_near_fp32(self, method, params):
+    def test_bf16_logits_are_close_to_fp32(self, method, params):
         model = self.build(method, params)
         inputs = toy_inputs(model)
         with torch.no_grad():
@@ -166,7 +161,7 @@ class TestMethod:
                 half = model(inputs).logits.float()
         assert (half - full).norm() / full.norm() < 0.1
 
-    def test_levels_decide_where_the_prompt_trains(self, method, params):
+    def test_levels_choose_the_level_that_trains_the_prompt(self, method, params):
         model = self.build(method, params)
         prompts = {name for name, p in model.named_parameters() if name.startswith("prompt.") and p.requires_grad}
         assert prompts == {n for n in model.lower + model.upper if n.startswith("prompt.")}
@@ -187,20 +182,16 @@ def double(inputs: ModelInputs) -> ModelInputs:
 def test_a_state_of_another_rank_or_method_is_refused():
     model = build_method("am_sam", resolve_params("am_sam", {}), BACKBONE, seed=0)
     other = build_method("am_sam", resolve_params("am_sam", {"rank": 2}), BACKBONE, seed=0)
-    with pytest.raises(AmsamError, match="another rank or backbone"):
+    with pytest.raises(AmsamError, match="belongs to another rank or backbone"):
         model.load_trainable_state(other.trainable_state())
     blo = build_method("blo_sam", resolve_params("blo_sam", {}), BACKBONE, seed=0)
-    with pytest.raises(AmsamError, match="of another method or setting"):
+    with pytest.raises(AmsamError, match="belongs to another method or setting"):
         model.load_trainable_state(blo.trainable_state())
 
 
-def test_two_models_of_one_backbone_do_not_disturb_each_other():
+def test_training_a_model_does_not_change_another_one():
     one, two = (build_method("am_sam", resolve_params("am_sam", {}), BACKBONE, seed=0) for _ in range(2))
     inputs = toy_inputs(one)
     before = two(inputs).logits
     train(one, inputs)
     assert torch.equal(two(inputs).logits, before)
-
-
-def test_every_method_says_what_it_trains():
-    assert all(get_method(name).trains and get_method(name).paper for name in METHODS)

@@ -1,4 +1,4 @@
-"""How many parameters train: BLO-SAM's number, and the numbers in the documentation."""
+"""The number of trained parameters: that of BLO-SAM's code, and those in the documentation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 def build(method: str, arch: str) -> AdaptedSam:
-    """A model without memory behind it: only its shapes are wanted."""
+    """Build a model on the meta device; only its shapes are used."""
     with torch.device("meta"):
         backbone = Backbone(build_sam(arch, 256), arch, 256, "0" * 64)
     return build_method(method, resolve_params(method, {}), backbone, seed=0)
@@ -27,8 +27,8 @@ def count(model: AdaptedSam) -> int:
     return sum(sizes[name] for name in model.lower + model.upper)
 
 
-def test_blo_sams_trained_parameters_with_vit_b():
-    """BLO-SAM's code with rank 4 marks 510,242; the IoU head is 132,098 of them, and no loss reaches it."""
+def test_blo_sam_trains_as_many_parameters_as_its_code():
+    """With rank 4, BLO-SAM's code marks 510,242; 132,098 of them are the IoU head, which no loss depends on."""
     model = build("blo_sam", "vit_b")
     iou_head = 2 * (256 * 256 + 256) + (256 * 2 + 2)
     assert count(model) + iou_head == 510_242
@@ -37,9 +37,9 @@ def test_blo_sams_trained_parameters_with_vit_b():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_page_counts_as_the_models_do(method):
+def test_the_counts_on_the_page_equal_those_of_the_models(method):
     row = next(line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{method}` |"))
-    told = re.findall(r"([\d,]+) / ([\d,]+) \|$", row)[0]
-    assert [int(number.replace(",", "")) for number in told] == [
+    listed = re.findall(r"([\d,]+) / ([\d,]+) \|$", row)[0]
+    assert [int(number.replace(",", "")) for number in listed] == [
         count(build(method, arch)) for arch in ("vit_b", "nano")
     ]

@@ -1,4 +1,4 @@
-"""On a GPU every method gives what it gives on the CPU."""
+"""Every method computes the same logits on a GPU and on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The detector: boxes, filters, refusal of unknown pickles, tuning; offline and without traces."""
+"""The detector: boxes, filters, refusal of unknown pickles, tuning, and no network access or stray files."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from amsam_ray.models.detector import (
     build_network,
     check_detector,
     detector_path,
-    file_sha256,
     load_detector,
     save_network,
 )
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
+from amsam_ray.models.weights import file_sha256
 
 TINY = {  # a YOLOv8 of a few thousand weights
     "nc": 1,
@@ -38,7 +38,7 @@ TINY = {  # a YOLOv8 of a few thousand weights
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny detector of two classes with random weights, as safetensors."""
+    """A tiny detector of two classes with random weights, as a safetensors file."""
     path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
     torch.manual_seed(0)
     save_network(build_network(TINY, ["cat", "dog"]), path, 64)
@@ -47,7 +47,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pickled(tiny: Path) -> Path:
-    """The same detector as ultralytics would save it."""
+    """The same detector in the format of ultralytics."""
     detector = load_detector(DetectorConfig(weights=str(tiny)))
     assert detector is not None
     path = tiny.with_name("tiny.pt")
@@ -66,11 +66,11 @@ def _images() -> list[np.ndarray]:
     return [picture, picture[:40], np.ascontiguousarray(picture[:, :30]), picture[:40]]
 
 
-def test_none_is_no_detector() -> None:
+def test_weights_none_loads_no_detector() -> None:
     assert load_detector(DetectorConfig(weights="none")) is None
 
 
-def test_one_box_per_image_inside_it(tiny: Path) -> None:
+def test_each_image_has_one_box_inside_it(tiny: Path) -> None:
     found = _load(tiny, confidence=0.0).detect(_images())
     assert len(found) == 4
     for image, hit in zip(_images(), found, strict=True):
@@ -90,12 +90,12 @@ def test_a_box_does_not_depend_on_the_batch(tiny: Path) -> None:
         assert hit.box == pytest.approx(alone.box, abs=1e-2)
 
 
-def test_below_the_confidence_nothing_is_found(tiny: Path) -> None:
+def test_boxes_below_the_confidence_are_ignored(tiny: Path) -> None:
     assert _load(tiny, confidence=0.99).detect(_images()) == [None] * 4
     assert _load(tiny).detect([]) == []
 
 
-def test_classes_filter_by_name_and_number(tiny: Path) -> None:
+def test_classes_are_filtered_by_name_and_number(tiny: Path) -> None:
     boxes = {}
     for name, classes in (("all", None), ("cat", ["cat"]), ("dog", ["dog"]), ("1", [1])):
         boxes[name] = _load(tiny, confidence=0.0, classes=classes).detect(_images())[0]
@@ -106,7 +106,7 @@ def test_classes_filter_by_name_and_number(tiny: Path) -> None:
         _load(tiny, classes=["cat", "cow"])
 
 
-def test_the_fingerprint_follows_all_that_boxes_depend_on(tiny: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_weights_and_filters(tiny: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     torch.manual_seed(1)
     save_network(build_network(TINY, ["cat", "dog"]), other, 64)
@@ -122,21 +122,21 @@ def test_the_fingerprint_follows_all_that_boxes_depend_on(tiny: Path, tmp_path: 
 
 def test_a_pickle_of_unknown_origin_is_refused(pickled: Path) -> None:
     sha256 = file_sha256(pickled)
-    with pytest.raises(InputError, match=f"pickle of unknown origin.*state sha256: {sha256} or trust: true"):
+    with pytest.raises(InputError, match=f"pickle of unknown origin.*set sha256: {sha256} or trust: true"):
         _load(pickled)
     assert _load(pickled, sha256=sha256).image_size == 96
     assert _load(pickled, trust=True).weights_sha256 == sha256
-    with pytest.raises(InputError, match="not the one stated"):
+    with pytest.raises(InputError, match="not the configured one"):
         _load(pickled, sha256="0" * 64, trust=True)
 
 
-def test_a_pickle_whose_hash_is_published_is_loaded(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_with_a_published_hash_is_loaded(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OFFICIAL_SHA256, "yolov8n.pt", file_sha256(pickled))
     assert _load(pickled).names == {0: "cat", 1: "dog"}
 
 
-def test_a_known_hash_alone_runs_no_code(tmp_path: Path) -> None:
-    """A stated hash loads through the restricted unpickler; only trust runs what a pickle holds."""
+def test_a_configured_hash_does_not_allow_code(tmp_path: Path) -> None:
+    """A configured hash loads through the restricted unpickler; only trust allows code in a pickle."""
     path, trace = tmp_path / "evil.pt", tmp_path / "trace"
     torch.save({"model": _Evil(str(trace))}, path)
     with pytest.raises(InputError, match="is not an ultralytics detector"):
@@ -154,9 +154,7 @@ class _Evil:
         return open, (self.path, "w")
 
 
-def test_the_official_name_is_looked_for_where_weights_are_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_official_name_is_found_among_the_fetched_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMSAM_WEIGHTS_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     config = DetectorConfig(weights="yolov8n.pt")
@@ -172,7 +170,7 @@ def test_the_official_name_is_looked_for_where_weights_are_fetched(
         ("model.onnx", b"onnx", "neither .pt nor .safetensors"),
     ],
 )
-def test_files_that_are_no_detectors(name: str, content: bytes | None, what: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_detector_is_refused(name: str, content: bytes | None, what: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=what):
@@ -196,7 +194,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _blob(index: int) -> TuningShot:
-    """A bright block on a dark ground: something that even a tiny detector learns in seconds."""
+    """A bright block on a dark background, which a tiny detector learns in seconds."""
     rng = np.random.default_rng(index)
     left, upper = rng.integers(4, 24, 2)
     width, height = rng.integers(20, 36, 2)
@@ -225,7 +223,7 @@ def test_tuning_learns_the_shots_boxes(tiny: Path, tmp_path: Path) -> None:
     assert overlaps[1] > overlaps[0] + 0.2, overlaps
 
 
-def test_tuning_is_cached_and_decided_by_its_inputs(tiny: Path, tmp_path: Path) -> None:
+def test_tuning_is_cached_by_its_inputs(tiny: Path, tmp_path: Path) -> None:
     config = DetectorConfig(weights=str(tiny), confidence=0.3, finetune_epochs=1)
     state = torch.get_rng_state()
     first = tune_detector(config, _shots(), seed=0, cache_dir=tmp_path / "a")
@@ -269,6 +267,7 @@ from pathlib import Path
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.models.detector import load_detector
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
+from amsam_ray.models.weights import file_sha256
 
 weights, state = sys.argv[1], Path(sys.argv[2])
 image = np.full((40, 60, 3), 90, np.uint8)
@@ -283,8 +282,8 @@ print(json.dumps({"same": before == after, "sync": SETTINGS["sync"]}))
 """
 
 
-def test_ultralytics_is_offline_silent_and_leaves_no_trace(tiny: Path, tmp_path: Path) -> None:
-    """In a process of its own, whose network calls raise: nothing printed, home and working folder stay empty."""
+def test_ultralytics_uses_no_network_and_writes_no_stray_files(tiny: Path, tmp_path: Path) -> None:
+    """In a process whose network calls raise, nothing is printed, and home and working folder stay empty."""
     home, work, state, scratch = (tmp_path / name for name in ("home", "work", "state", "scratch"))
     for folder in (home, work, state, scratch):
         folder.mkdir()

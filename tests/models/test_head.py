@@ -22,7 +22,7 @@ def sams_logits(sam, embedding, box):
 
 
 @pytest.mark.parametrize("boxes", [True, False])
-def test_a_warm_batch_equals_sam_image_by_image(boxes):
+def test_a_batch_with_a_warm_head_equals_sam_on_single_images(boxes):
     sam, features = toy_sam(), embeddings(3)
     prompt = PromptEmbedding(sam.prompt_encoder, boxes=True)
     decoder = TwoChannelDecoder(sam.mask_decoder, "warm")
@@ -34,7 +34,7 @@ def test_a_warm_batch_equals_sam_image_by_image(boxes):
     assert not logits[:, 0].any()  # softmax over (0, fg) is SAM's sigmoid(fg)
 
 
-def test_box_tokens_equal_sams_also_under_autocast():
+def test_box_tokens_equal_sams_with_and_without_autocast():
     sam = toy_sam()
     theirs, _ = sam.prompt_encoder(points=None, boxes=BOXES, masks=None)
     prompt = PromptEmbedding(sam.prompt_encoder, boxes=True)
@@ -43,7 +43,7 @@ def test_box_tokens_equal_sams_also_under_autocast():
         torch.testing.assert_close(prompt.sparse(BOXES), theirs)
 
 
-def test_a_cold_head_has_two_fresh_tokens_and_hypernetworks():
+def test_a_cold_head_has_two_new_tokens_and_hypernetworks():
     sam = toy_sam()
     torch.manual_seed(0)
     decoder = TwoChannelDecoder(sam.mask_decoder, "cold")

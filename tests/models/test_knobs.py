@@ -1,4 +1,4 @@
-"""Every parameter that a model reads changes what the model computes."""
+"""Every parameter that a model reads changes the result of the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.models.toy import toy_backbone, toy_images, toy_inputs
 
 BACKBONE = toy_backbone()
 
-# Read by the training loop, not by the model; their tests are beside it.
+# Read by the training loop and not by the model; tests/training/test_live_knobs.py tests them.
 OF_TRAINING = {"lambda", "tau_token", "tau_sample", "w_token", "w_sample", "contrast_tokens", "lr", "lr_prompt"} | {
     "weight_decay",
     "warmup",
@@ -47,7 +47,7 @@ def test_every_parameter_is_read_by_the_model_or_by_training():
 
 
 @pytest.mark.parametrize("key", [key for key in KNOBS if key != "levels"])
-def test_the_logits_change_with(key):
+def test_the_logits_depend_on(key):
     method, one, two = KNOBS[key]
     assert not torch.equal(trained(method, key, one)[1], trained(method, key, two)[1])
 
@@ -63,7 +63,7 @@ def test_alpha_is_live_in_every_calibration(mode):
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
-def test_the_rank_is_that_of_every_update(rank):
+def test_every_update_has_the_configured_rank(rank):
     model, _ = trained("am_sam", "rank", rank)
     updates = [name for name in model.lower if name.endswith(".up")]
     shapes = {dict(model.named_parameters())[name].shape[-1] for name in updates}
@@ -71,7 +71,7 @@ def test_the_rank_is_that_of_every_update(rank):
 
 
 @pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if "adaptor_ratio" in spec.keys])
-def test_the_ratio_sets_the_trained_parameters(method):
+def test_a_larger_ratio_trains_fewer_parameters(method):
     def count(ratio):
         model = build_method(method, resolve_params(method, {"adaptor_ratio": ratio}), BACKBONE, seed=0)
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -79,7 +79,7 @@ def test_the_ratio_sets_the_trained_parameters(method):
     assert count(2) > count(6) > count(24)
 
 
-def test_levels_move_the_prompt_between_the_levels():
+def test_the_prompt_belongs_to_the_upper_of_two_levels():
     one, two = (trained("am_sam", "levels", levels)[0] for levels in (1, 2))
     prompts = {"prompt.no_mask_embed", "prompt.corners"}
     assert set(two.upper) == prompts and not one.upper

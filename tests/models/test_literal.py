@@ -1,4 +1,4 @@
-"""Each method's forward pass against its formulas written out, with trained parts at random values."""
+"""The forward pass of each method against its formulas, with random values in the trained parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def neck(tokens):
 
 
 def test_cold_head_is_a_mask_decoder_with_two_outputs():
-    """BLO-SAM builds SAM with num_multimask_outputs = 1, which makes two tokens and two hypernetworks."""
+    """BLO-SAM builds SAM with num_multimask_outputs = 1, that is, with two tokens and two hypernetworks."""
     model = randomised("blo_sam")
     theirs = MaskDecoder(
         num_multimask_outputs=1,
@@ -58,7 +58,7 @@ def test_cold_head_is_a_mask_decoder_with_two_outputs():
     torch.testing.assert_close(model(inputs).logits, torch.cat(masks))
 
 
-def test_samed_adds_ba_to_q_and_v():
+def test_samed_adds_a_lora_update_to_q_and_v():
     model = randomised("samed")
     tokens = encode_to(BACKBONE, toy_images(2), "tokens@0")
     for index, block in enumerate(ENCODER.blocks):
@@ -100,7 +100,7 @@ def test_sam_adapter_adds_its_hint_before_each_block():
     torch.testing.assert_close(ours, neck(tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_med_sa_encoder_block():
+def test_med_sa_encoder_blocks_follow_the_paper():
     model = randomised("med_sa")
     tokens = encode_to(BACKBONE, toy_images(2), "tokens@0")
     for index, block in enumerate(ENCODER.blocks):
@@ -120,7 +120,7 @@ def test_med_sa_encoder_block():
     torch.testing.assert_close(ours, neck(tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_med_sa_decoder_block():
+def test_med_sa_decoder_blocks_follow_the_paper():
     model = randomised("med_sa")
     block = BACKBONE.sam.mask_decoder.transformer.layers[1]
     make = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""LoRA: where it sits, that it starts as the identity, what is refused."""
+"""LoRA: the adapted projections, the identity at the start, and the refused ranks."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def updates(module):
     return {name: part for name, part in module.named_modules() if isinstance(part, LoRA)}
 
 
-def test_decoder_lora_sits_on_q_and_v_of_every_attention():
+def test_decoder_lora_adapts_q_and_v_of_every_attention():
     transformer = share(toy_sam().mask_decoder.transformer)
     add_decoder_lora(transformer, rank=2)
     attentions = [
@@ -42,7 +42,7 @@ def test_encoder_lora_changes_only_the_q_and_v_rows():
     assert torch.linalg.matrix_rank(q.detach(), atol=1e-5) == 2
 
 
-def test_the_shared_original_is_not_touched():
+def test_the_shared_original_is_not_changed():
     sam = toy_sam()
     before = {name: (value.clone(), value._version) for name, value in sam.named_parameters()}
     transformer = share(sam.mask_decoder.transformer)

@@ -1,4 +1,4 @@
-"""Merged weights: segment_anything's own predictor gives the model's masks."""
+"""Merged weights: segment_anything's predictor returns the masks of the model."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ BOX = np.array([8.0, 6.0, 70.0, 50.0])
     ],
     ids=str,
 )
-def test_sams_predictor_gives_the_models_logits(method, params):
+def test_sams_predictor_returns_the_logits_of_the_model(method, params):
     model = build_method(method, resolve_params(method, params), BACKBONE, seed=0)
     train(model, toy_inputs(model))
     pixels = to_input(IMAGE, SIZE)[None]
@@ -42,7 +42,7 @@ def test_sams_predictor_gives_the_models_logits(method, params):
     )
     with torch.no_grad():
         background, foreground = model.eval()(inputs).logits[0]
-    sam = toy_sam(seed=7)  # other weights: everything must come from the merged state
+    sam = toy_sam(seed=7)  # other weights, since the merged state must contain everything
     sam.load_state_dict(merged_state(model), strict=True)
     predictor = SamPredictor(sam)
     predictor.set_image(IMAGE)
@@ -50,7 +50,7 @@ def test_sams_predictor_gives_the_models_logits(method, params):
     torch.testing.assert_close(torch.from_numpy(low[0]), foreground - background, rtol=1e-3, atol=1e-4)
 
 
-def test_merging_leaves_backbone_and_model_alone():
+def test_merging_changes_neither_backbone_nor_model():
     model = build_method("am_sam", resolve_params("am_sam", {}), BACKBONE, seed=0)
     state, own = BACKBONE.sam.state_dict(), model.trainable_state()
     before = {name: value.clone() for name, value in state.items()}
@@ -71,7 +71,7 @@ def test_merging_leaves_backbone_and_model_alone():
         ("am_mca_sam", {}, "no place"),
     ],
 )
-def test_what_has_no_place_in_sam_is_refused(method, params, reason):
+def test_a_method_that_sam_cannot_express_is_refused(method, params, reason):
     model = build_method(method, resolve_params(method, params), BACKBONE, seed=0)
     with pytest.raises(AmsamError, match=f"{method} cannot be merged .*{reason}"):
         merged_state(model)

@@ -12,13 +12,14 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from amsam_ray.models import nano
+from amsam_ray.models.weights import NANO_FILE
 from tests.benchmarks import nano as benchmark
 from tools.nano import objective
 from tools.nano.augment import Framed, frame, recolour
 from tools.nano.feed import Batch, SceneFeed
 
 LIMIT = 10_000_000
-"""Bytes a shipped file may have."""
+"""Maximum size of a shipped file in bytes."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,18 @@ def answers() -> list[Answer]:
     return found
 
 
-def test_the_shipped_file_is_small_fp16_and_says_how_it_was_made() -> None:
-    path = nano.nano_weights()
+def test_the_shipped_file_is_small_fp16_and_records_its_recipe() -> None:
+    path = NANO_FILE
     assert path.stat().st_size < LIMIT
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  (not a dict)
     assert kinds == {"F16"}
-    assert metadata["recipe"] == "tools/nano/pretrain_sam.py"
+    assert metadata["recipe"] == "scripts/pretrain_nano_sam.py"  # the path of the script when it wrote the file
     assert int(metadata["steps"]) > 100 and int(metadata["images"]) > 1000
 
 
-def test_shapes_are_sams_at_a_smaller_size() -> None:
+def test_the_shapes_are_those_of_a_smaller_sam() -> None:
     sam = nano.build_nano_sam()
     assert sum(p.numel() for p in sam.parameters()) < LIMIT / 2
     with torch.inference_mode():
@@ -70,8 +71,8 @@ def test_a_jittered_box_beats_the_filled_box_on_unseen_scenes(answers: list[Answ
     assert found > filled + 0.05
 
 
-def test_without_a_prompt_it_points_at_the_salient_object(answers: list[Answer]) -> None:
-    """Downstream, the default prompt is no prompt: it must mean something, and not the same in every image."""
+def test_without_a_prompt_it_segments_the_salient_object(answers: list[Answer]) -> None:
+    """Methods use no prompt as their default prompt, so its mask must depend on the image."""
     own, other = [], []
     for answer, stranger in zip(answers, answers[1:] + answers[:1], strict=True):
         own.append(benchmark.dice(answer.unprompted, answer.given.mask))
@@ -102,7 +103,7 @@ def framed(batch: Batch) -> Framed:
     return frame(batch, 64)
 
 
-def test_the_batched_decoder_is_segment_anythings(batch: Batch) -> None:
+def test_the_batched_decoder_equals_segment_anythings(batch: Batch) -> None:
     torch.manual_seed(1)
     sam = nano.build_nano_sam().eval()
     features = torch.randn(1, 128, 16, 16)
@@ -115,21 +116,21 @@ def test_the_batched_decoder_is_segment_anythings(batch: Batch) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_encoding_at_full_size_is_the_encoders_own() -> None:
+def test_encoding_at_full_size_equals_the_encoder() -> None:
     sam = nano.build_nano_sam().eval()
     image = torch.randn(1, 3, 256, 256)
     with torch.inference_mode():
         torch.testing.assert_close(objective.encode(sam, image, objective.Place(16)), sam.image_encoder(image))
 
 
-def test_a_small_image_stands_at_its_place_in_the_grid() -> None:
+def test_a_small_image_keeps_its_place_in_the_grid() -> None:
     place = objective.Place(grid=8, left=3, top=5)
     table = torch.arange(256.0).view(1, 1, 16, 16)
     assert place.of(table)[0, 0, 0, 0] == 5 * 16 + 3
     assert place.shift(torch.tensor([[1.0, 2.0]]), 16).tolist() == [[49.0, 82.0]]
 
 
-def test_framing_pads_as_sam_does_and_keeps_masks_on_the_picture(batch: Batch, framed: Framed) -> None:
+def test_framing_pads_as_sam_does_and_keeps_masks_on_the_image(batch: Batch, framed: Framed) -> None:
     assert framed.image.shape == (6, 3, 64, 64)
     assert (framed.extent.amax(dim=1) == 64).all(), "the longest side fills the input"
     for image, parts, valid, (width, height) in zip(
@@ -142,7 +143,7 @@ def test_framing_pads_as_sam_does_and_keeps_masks_on_the_picture(batch: Batch, f
     assert (coloured[~framed.valid.expand_as(coloured)] == 0).all()
 
 
-def test_prompts_lie_where_their_masks_are(batch: Batch, framed: Framed) -> None:
+def test_prompts_match_their_masks(batch: Batch, framed: Framed) -> None:
     targets = objective.draw_targets(batch, framed, per_image=4, jitter=0.0)
     assert targets.image.tolist() == list(range(6)) * 4
     for mask, box, point, usable in zip(targets.mask, targets.box, targets.point, targets.usable, strict=True):
@@ -163,7 +164,7 @@ def test_no_prompt_is_only_used_for_salient_objects() -> None:
     assert shares[objective.BOX] == pytest.approx(0.70)
 
 
-def test_the_loss_prefers_the_right_mask(batch: Batch, framed: Framed) -> None:
+def test_the_right_mask_has_the_lower_loss(batch: Batch, framed: Framed) -> None:
     targets = objective.draw_targets(batch, framed, per_image=2)
     chosen = targets.usable.nonzero()[:, 0]
     right = (F.avg_pool2d(targets.mask[chosen][:, None].float(), 4) * 2 - 1).expand(-1, 4, -1, -1) * 8
@@ -174,7 +175,7 @@ def test_the_loss_prefers_the_right_mask(batch: Batch, framed: Framed) -> None:
     assert dice > 0.85 and none < 0.2
 
 
-def test_refiltering_keeps_shape_and_padding_black(batch: Batch) -> None:
+def test_recolouring_keeps_the_padding_black(batch: Batch) -> None:
     torch.manual_seed(5)
     framed = frame(batch, 64)
     assert all(not recolour(framed)[~framed.valid.expand(-1, 3, -1, -1)].any() for _ in range(3))

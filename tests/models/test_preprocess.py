@@ -1,4 +1,4 @@
-"""What goes in and comes out equals segment_anything's own predictor."""
+"""Inputs, boxes and logits equal those of segment_anything's predictor."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def photograph(shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_input_equals_sams(shape):
+def test_inputs_equal_sams(shape):
     image, sam = photograph(shape), toy_sam()
     resized = ResizeLongestSide(SIZE).apply_image(image)
     theirs = sam.preprocess(torch.as_tensor(resized).permute(2, 0, 1)[None])[0]
@@ -42,6 +42,6 @@ def test_logits_equal_sams(shape):
 
 
 @pytest.mark.parametrize("bad", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)])
-def test_only_rgb_bytes_are_images(bad):
+def test_only_rgb_uint8_images_are_accepted(bad):
     with pytest.raises(ValueError, match="HxWx3 uint8"):
         to_input(bad, SIZE)

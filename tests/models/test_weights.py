@@ -1,18 +1,15 @@
-"""Fetching published files from a local HTTP server that breaks off, lies and refuses."""
+"""Download of published files from a local HTTP server that breaks connections, sends wrong bytes and refuses."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
 
-from amsam_ray.cli.methods import methods
 from amsam_ray.cli.weights import weights
-from amsam_ray.config.methods import METHODS
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.models import weights as module
 from amsam_ray.models.weights import WeightsFile, fetch, get_weights
@@ -24,8 +21,9 @@ class Publisher(ThreadingHTTPServer):
     """Serves ``BYTES`` at any path.
 
     Attributes:
-        break_after: bytes after which the connection is cut, per request still to be cut.
-        ranges: whether range requests are honoured.
+        break_after: for each of the next requests, the number of bytes after which the connection is closed.
+        ranges: True if the server supports range requests.
+        status: HTTP status of the responses; not 200 for an error.
         seen: the Range header of every request.
     """
 
@@ -60,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: self.server.break_after.pop(0)] if self.server.break_after else body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -78,7 +76,7 @@ def published(publisher, content=BYTES):
     return WeightsFile("thing", publisher.url, hashlib.sha256(content).hexdigest(), len(content), "Apache-2.0")
 
 
-def test_a_file_arrives_verified(publisher, tmp_path):
+def test_a_fetched_file_is_verified(publisher, tmp_path):
     told: list[int] = []
     path = fetch(published(publisher), tmp_path / "new", told.append)
     assert path == tmp_path / "new" / "thing.pth" and path.read_bytes() == BYTES
@@ -86,7 +84,7 @@ def test_a_file_arrives_verified(publisher, tmp_path):
     assert [p.name for p in path.parent.iterdir() if not p.name.startswith(".")] == ["thing.pth"]
 
 
-def test_what_is_there_is_not_fetched_again(publisher, tmp_path):
+def test_an_existing_file_is_not_fetched_again(publisher, tmp_path):
     for _ in range(2):
         fetch(published(publisher), tmp_path)
     assert len(publisher.seen) == 1
@@ -102,7 +100,7 @@ def test_a_broken_connection_is_resumed(publisher, tmp_path):
     assert 0 < starts[0] < starts[1] < len(BYTES)
 
 
-def test_a_later_call_goes_on_where_an_interrupted_one_ended(publisher, tmp_path):
+def test_a_later_call_resumes_an_interrupted_one(publisher, tmp_path):
     publisher.break_after = [1_500_000]
     with pytest.raises(AmsamError, match=r"kept in .*thing.pth.part"):
         fetch(published(publisher), tmp_path, attempts=1)
@@ -113,44 +111,44 @@ def test_a_later_call_goes_on_where_an_interrupted_one_ended(publisher, tmp_path
     assert publisher.seen == [None, f"bytes={have}-"]
 
 
-def test_a_server_without_ranges_starts_over(publisher, tmp_path):
+def test_without_range_support_the_download_restarts(publisher, tmp_path):
     publisher.ranges, publisher.break_after = False, [1_500_000]
     assert fetch(published(publisher), tmp_path, pause=0.01).read_bytes() == BYTES
 
 
-def test_wrong_bytes_are_refused_and_leave_nothing(publisher, tmp_path):
+def test_wrong_bytes_are_refused_and_removed(publisher, tmp_path):
     lie = published(publisher, bytes(len(BYTES)))
     with pytest.raises(AmsamError, match=f"SHA-256 {hashlib.sha256(BYTES).hexdigest()}, expected .*{lie.sha256}"):
         fetch(lie, tmp_path)
     assert not list(tmp_path.glob("thing*"))
 
 
-def test_a_damaged_file_in_place_is_replaced(publisher, tmp_path):
+def test_a_damaged_file_is_replaced(publisher, tmp_path):
     (tmp_path / "thing.pth").write_bytes(b"half")
     assert fetch(published(publisher), tmp_path).read_bytes() == BYTES
 
 
-def test_a_stale_longer_part_is_not_trusted(publisher, tmp_path):
+def test_a_partial_file_that_is_too_long_is_discarded(publisher, tmp_path):
     (tmp_path / "thing.pth.part").write_bytes(bytes(len(BYTES) + 5))
-    with pytest.raises(AmsamError, match="removed, try again"):
+    with pytest.raises(AmsamError, match="removed; run the command again"):
         fetch(published(publisher), tmp_path)
     assert fetch(published(publisher), tmp_path).read_bytes() == BYTES
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_the_servers_refusal_is_told(publisher, tmp_path, status):
+def test_an_http_error_is_reported(publisher, tmp_path, status):
     publisher.status = status
     with pytest.raises(AmsamError, match=str(status)):
         fetch(published(publisher), tmp_path, attempts=2, pause=0.01)
 
 
-def test_no_server_is_told(tmp_path):
+def test_an_unreachable_server_is_reported(tmp_path):
     nowhere = WeightsFile("x", "http://127.0.0.1:9/x.pth", "0" * 64, 10, "none")
     with pytest.raises(AmsamError, match=r"127\.0\.0\.1"):
         fetch(nowhere, tmp_path, attempts=2, pause=0.01)
 
 
-def test_the_command_prints_where_the_file_is(publisher, tmp_path, monkeypatch):
+def test_the_command_prints_the_path_of_the_file(publisher, tmp_path, monkeypatch):
     monkeypatch.setitem(module.WEIGHTS, "thing", published(publisher))
     monkeypatch.setenv("AMSAM_WEIGHTS_DIR", str(tmp_path))
     ran = CliRunner().invoke(weights, ["fetch", "thing"])
@@ -163,12 +161,3 @@ def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(InputError, match=r"vit_b, vit_l, vit_h, yolov8n.pt"):
         get_weights("vit_x")
     assert get_weights("sam_vit_b_01ec64.pth").name == "vit_b"
-
-
-def test_methods_are_listed_as_text_and_as_json():
-    listed = json.loads(CliRunner().invoke(methods, ["list", "--format", "json"]).stdout)
-    assert [entry["name"] for entry in listed] == list(METHODS)
-    for entry in listed:
-        assert set(entry["parameters"]) == set(METHODS[entry["name"]].keys)
-    text = CliRunner().invoke(methods, ["list"]).stdout
-    assert all(f"{name}: " in text for name in METHODS) and "alpha=0.7" in text

@@ -31,7 +31,7 @@ def toy_sam(size: int = SIZE, seed: int = 0) -> Sam:
                 transformer=TwoWayTransformer(depth=2, embedding_dim=PROMPT, num_heads=2, mlp_dim=48),
             ),
         )
-        # Positions and biases start at zero in SAM's classes; trained ones are not.
+        # Positions and biases start at zero in SAM's classes; trained ones are not zero.
         for parameter in sam.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -47,7 +47,7 @@ def toy_images(batch: int, seed: int = 0) -> torch.Tensor:
 
 
 def toy_inputs(model: AdaptedSam, batch: int = 2, seed: int = 0) -> ModelInputs:
-    """Inputs with everything any method asks for; all boxes present."""
+    """Return inputs with all fields that any method needs, and a box for every image."""
     images = toy_images(batch, seed)
     boxes = torch.tensor([[8.0, 10.0, 50.0, 44.0], [20.0, 4.0, 60.0, 62.0], [1.0, 2.0, 30.0, 40.0]])[:batch]
     return ModelInputs(

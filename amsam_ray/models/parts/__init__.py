@@ -1,1 +1,1 @@
-"""The components from which methods are built."""
+"""The torch modules that methods are built from."""

@@ -2,8 +2,8 @@
 
 The paper splits the upscaled embedding U (b x c x h x w) and the hypernetworks' output H (b x n x c) into their c
 channels, forms R_i = repeat(U_i) * H_i, takes the mean over the concatenated b*c axis as the new masks, and mixes:
-M = alpha M_orig + (1 - alpha) M_new. Since M_orig = sum_i R_i, the mean over the channels is M_orig / c, and nothing
-of size c x n x h x w need exist.
+M = alpha M_orig + (1 - alpha) M_new. Since M_orig = sum_i R_i, the mean over the channels is M_orig / c, so that no
+tensor of size c x n x h x w is needed.
 
 Suffixes: B batch, C channels c, N mask outputs n, H and W the decoder's output size.
 """
@@ -18,25 +18,28 @@ from torch import Tensor, nn
 
 
 class MaskCalibration(nn.Module):
-    """U, H -> calibrated mask logits.
+    """Compute calibrated mask logits from U and H.
 
     Modes:
         ``off``: M_orig = H U, SAM's dot product.
-        ``batch``: as printed, M_new = mean over the batch of M_orig / c. A prediction depends on its batch mates,
-            so evaluate one image at a time.
-        ``sample``: the mean over each image's own channels, M_new = M_orig / c: the paper's for b = 1. The logits
-            are scaled by alpha + (1 - alpha) / c, which changes training but not the argmax.
-        ``learned``: M_new = sum_i w_i R_i with one trainable weight per channel, started at 1 / c; begins as
-            ``sample`` and can leave the line that M_orig spans. This project's own.
+        ``batch``: as printed, M_new = mean over the batch of M_orig / c. A prediction depends on the other images of
+            the batch, so evaluate one image at a time.
+        ``sample``: the mean over the channels of each image, M_new = M_orig / c; equal to the paper's for b = 1. The
+            logits are scaled by alpha + (1 - alpha) / c, which changes training but not the argmax.
+        ``learned``: M_new = sum_i w_i R_i with one trainable weight per channel, initially 1 / c; starts as
+            ``sample``, but M_new is not restricted to multiples of M_orig. An addition of this project.
 
     Args:
-        mode: one of the above.
+        mode: one of the modes above.
         alpha: weight of the original masks, in [0, 1].
-        channels: c.
+        channels: c, the number of channels of U.
 
     Attributes:
-        over_workers: applied to the mean over the batch; a data-parallel run puts the mean over its workers here,
-            so that ``batch`` mixes the joint batch.
+        over_workers: applied to the mean over the batch. A data-parallel run sets it to the mean over its workers,
+            so that ``batch`` uses the joint batch.
+
+    Raises:
+        ValueError: ``alpha`` is not in [0, 1].
     """
 
     def __init__(self, mode: Literal["off", "batch", "sample", "learned"], alpha: float, channels: int):
@@ -49,14 +52,14 @@ class MaskCalibration(nn.Module):
             self.weight = nn.Parameter(torch.full((channels,), 1 / channels))
 
     def channel_factor(self) -> Tensor | float:
-        """What each channel's contribution is multiplied by when one image is decoded alone: a scalar or (C,)."""
+        """Return the factor of each channel's contribution for a single image: a scalar or a tensor (C,)."""
         if self.mode == "off":
             return 1.0
         new = self.weight if self.mode == "learned" else 1 / self.channels
         return self.alpha + (1 - self.alpha) * new
 
     def forward(self, upscaled_BCHW: Tensor, hyper_BNC: Tensor) -> Tensor:
-        """Mask logits, B x N x H x W."""
+        """Return the mask logits, B x N x H x W."""
         flat_BCP = upscaled_BCHW.flatten(2)
         if self.mode == "learned":
             masks = (hyper_BNC * self.channel_factor()) @ flat_BCP

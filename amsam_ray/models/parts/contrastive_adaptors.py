@@ -1,11 +1,11 @@
 """MCA-SAM's multi-scale contrastive adaptors (Zhou et al. 2024, arXiv 2408.05936).
 
 Before encoder block l the tokens X_l are replaced by X_l + adaptor_l(X_l). The token-level (TC) adaptor is trained
-with a loss between its input and output tokens, the sample-level (SC) adaptor with a loss between whole images and
-augmented views of them; MC is both, side by side. At inference only the residual sums remain.
+with a loss between its input and output tokens, the sample-level (SC) adaptor with a loss between images and
+augmented views of them; MC has both in parallel. Inference needs only the residual sums.
 
-The public text leaves open what an adaptor's output is in those losses. Here it is the sum X_l + adaptor_l(X_l)
-that the block receives: an adaptor that starts at zero has no direction to compare of its own.
+The paper does not define an adaptor's output in these losses. Here it is the sum X_l + adaptor_l(X_l) that the block
+receives, because the output of an adaptor that starts at zero has no direction.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from amsam_ray.models.parts.encoder_tail import Contrast, EncoderTail
 
 
 class Bottleneck(nn.Sequential):
-    """Two linear layers with a GELU between, d -> d / s -> d; the second starts at zero, so the first output is 0.
+    """Two linear layers with a GELU between them, d -> d / s -> d. The second starts at zero, and so does the output.
 
     Args:
-        width: d.
-        ratio: s; at least one hidden unit remains.
+        width: d, the width of the tokens.
+        ratio: s, the reduction; at least one hidden unit remains.
     """
 
     def __init__(self, width: int, ratio: int):
@@ -36,10 +36,14 @@ class Bottleneck(nn.Sequential):
 
 
 def first_adapted_block(blocks: str, depth: int) -> int:
-    """The first encoder block that ``adaptor_blocks`` (``all`` or ``last_<k>``) means, of ``depth``.
+    """Return the index of the first encoder block with an adaptor.
+
+    Args:
+        blocks: the value of ``adaptor_blocks``, ``all`` or ``last_<k>``.
+        depth: the number of encoder blocks.
 
     Raises:
-        InputError: if there are fewer than k blocks.
+        InputError: there are fewer than k blocks.
     """
     match = LAST_K.match(blocks)
     if match is None:
@@ -53,11 +57,11 @@ def first_adapted_block(blocks: str, depth: int) -> int:
 
 
 class ContrastiveTail(EncoderTail):
-    """Encoder blocks with contrastive adaptors before each of them.
+    """The end of the encoder, with contrastive adaptors before each block.
 
     Args:
         backbone: the frozen SAM.
-        params: ``adaptors`` (tc, sc or mc), ``adaptor_blocks``, ``adaptor_ratio``.
+        params: read are ``adaptors`` (tc, sc or mc), ``adaptor_blocks`` and ``adaptor_ratio``.
     """
 
     def __init__(self, backbone: Backbone, params: MethodParams):
@@ -73,7 +77,7 @@ class ContrastiveTail(EncoderTail):
     def forward(
         self, tokens: Tensor, highpass: Tensor | None = None, view_tokens: Tensor | None = None
     ) -> tuple[Tensor, Contrast]:
-        """As ``EncoderTail.forward``; ``pooled`` stays empty if no views are given."""
+        """See ``EncoderTail.forward``; without ``view_tokens``, ``pooled`` stays empty."""
         contrast, batch = Contrast(), len(tokens)
         views = self.training and self.needs_views and view_tokens is not None
         if views:
@@ -96,8 +100,3 @@ class ContrastiveTail(EncoderTail):
             last = index == len(self.blocks) - 1
             tokens = block(adapted[:batch] if last else adapted)
         return self.neck(tokens.permute(0, 3, 1, 2)), contrast
-
-
-def contrastive_encoder(backbone: Backbone, params: MethodParams) -> ContrastiveTail | None:
-    """The encoder part of MCA-SAM; None (a frozen encoder) without adaptors."""
-    return None if params.adaptors == "none" else ContrastiveTail(backbone, params)

@@ -1,6 +1,6 @@
 """The end of SAM's image encoder, from the first block that a method changes.
 
-Everything before it is frozen for every image, so it is computed once and cached.
+All blocks before it are frozen, so their output is computed once per image and cached.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from amsam_ray.models.parts.tensor_sharing import share
 
 @dataclass
 class Contrast:
-    """What the contrastive losses of MCA-SAM compare, one entry per adapted block; empty outside training.
+    """The inputs of MCA-SAM's contrastive losses, one entry per adapted block; empty outside training.
 
     Attributes:
-        tokens: (X, Y) of each token-level adaptor, both (B, N, d): its input and its output tokens.
-        pooled: (z, z_view) of each sample-level adaptor, both (B, d): its output averaged over the tokens, of the
-            images and of their augmented views.
+        tokens: (X, Y) of each token-level adaptor, both (B, N, d): the input and the output tokens.
+        pooled: (z, z_view) of each sample-level adaptor, both (B, d): the output averaged over the tokens, for the
+            images and for their augmented views.
     """
 
     tokens: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -28,14 +28,18 @@ class Contrast:
 
 
 class EncoderTail(nn.Module):
-    """Encoder blocks ``first`` .. end and the neck; shares the backbone's memory.
+    """The encoder blocks from ``first`` on and the neck. Shares the backbone's memory.
 
-    A method subclasses it, changes ``self.blocks`` in its constructor or adds something before each block.
+    A method changes ``blocks`` in place, or subclasses this class and overrides ``forward``.
+
+    Args:
+        backbone: the frozen SAM.
+        first: index of the first block.
 
     Attributes:
-        needs_highpass: whether ``forward`` wants the high-pass component of the images.
-        needs_views: whether training wants features of an augmented view of each image.
-        foldable: whether the trained weights can be written into SAM's own.
+        needs_highpass: True if ``forward`` needs the high-pass component of the images.
+        needs_views: True if training needs the features of an augmented view of each image.
+        foldable: True if the trained weights can be folded into SAM's own.
     """
 
     needs_highpass = False
@@ -51,15 +55,15 @@ class EncoderTail(nn.Module):
     def forward(
         self, tokens: Tensor, highpass: Tensor | None = None, view_tokens: Tensor | None = None
     ) -> tuple[Tensor, Contrast]:
-        """Tokens to the image embedding.
+        """Compute the image embedding.
 
         Args:
-            tokens: (B, G, G, d), the input of block ``first``.
-            highpass: (B, 3, S, S), if ``needs_highpass``.
-            view_tokens: like ``tokens``, of an augmented view of each image, if ``needs_views``.
+            tokens: (B, G, G, d), the input of block ``first``, with G x G tokens of width d.
+            highpass: (B, 3, S, S), required if ``needs_highpass``.
+            view_tokens: like ``tokens``, for an augmented view of each image; used in training if ``needs_views``.
 
         Returns:
-            (B, C, G, G), and what contrastive losses compare.
+            The embedding, (B, C, G, G), and the inputs of the contrastive losses.
         """
         for block in self.blocks:
             tokens = block(tokens)

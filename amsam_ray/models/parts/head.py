@@ -1,8 +1,8 @@
 """SAM's mask decoder with a background and a foreground channel, for a batch of images.
 
-SAMed and BLO-SAM train two mask outputs with a softmax over them. ``cold`` is theirs: two fresh mask tokens with
-fresh hypernetworks. ``warm`` is this project's: the foreground is SAM's own single-mask output, and the background
-starts at zero, so that softmax(0, fg) = sigmoid(fg), SAM's own mask, before any training.
+SAMed and BLO-SAM train two mask outputs with a softmax over them. Their head is ``cold``: two new mask tokens with
+new hypernetworks. The ``warm`` head is an addition of this project: the foreground is SAM's own single-mask output, and
+the background starts at zero, so that before training softmax(0, fg) = sigmoid(fg) is SAM's own mask.
 
 Suffixes: B batch, C prompt width, G image grid, T tokens, U upscaled channels (C / 8), N = 2 mask outputs.
 """
@@ -21,11 +21,11 @@ from amsam_ray.models.parts.tensor_sharing import make_trainable, share
 
 
 class WarmHead(nn.Module):
-    """Both channels from SAM's single-mask token.
+    """The head whose two channels both come from SAM's single-mask token.
 
     The background is a second, zero-initialised output layer on the hidden layers of that token's hypernetwork.
-    Only the difference of two logits enters a softmax, so background minus foreground folds back into SAM's
-    single hypernetwork for export; a hypernetwork on another token would not.
+    A softmax depends only on the difference of its two logits, so both layers fold into SAM's single hypernetwork for
+    export. A background with another token could not be folded.
     """
 
     def __init__(self, decoder: MaskDecoder):
@@ -38,7 +38,7 @@ class WarmHead(nn.Module):
         self.tokens = nn.Parameter(decoder.mask_tokens.weight.data, requires_grad=False)
 
     def forward(self, tokens_BTC: Tensor) -> Tensor:
-        """Updated mask tokens to hypernetwork weights, B x 2 x U (background, foreground)."""
+        """Map the updated mask tokens to hypernetwork weights, B x 2 x U (background, foreground)."""
         *hidden_layers, last = self.foreground.layers
         hidden = tokens_BTC[:, 0]
         for layer in hidden_layers:
@@ -47,7 +47,7 @@ class WarmHead(nn.Module):
 
 
 class ColdHead(nn.Module):
-    """Two fresh mask tokens (standard normal), each with a fresh hypernetwork, as BLO-SAM starts."""
+    """The head with two new mask tokens (standard normal) and a new hypernetwork for each, as in BLO-SAM."""
 
     def __init__(self, decoder: MaskDecoder):
         super().__init__()
@@ -56,18 +56,18 @@ class ColdHead(nn.Module):
         self.hypernetworks = nn.ModuleList(MLP(width, width, width // 8, 3) for _ in range(2))
 
     def forward(self, tokens_BTC: Tensor) -> Tensor:
-        """Updated mask tokens to hypernetwork weights, B x 2 x U (background, foreground)."""
+        """Map the updated mask tokens to hypernetwork weights, B x 2 x U (background, foreground)."""
         return torch.stack([net(tokens_BTC[:, i]) for i, net in enumerate(self.hypernetworks)], dim=1)
 
 
 class TwoChannelDecoder(nn.Module):
     """SAM's two-way transformer and upscaling with a two-channel head, one prompt per image.
 
-    ``segment_anything``'s ``MaskDecoder.predict_masks`` repeats one image for many prompts; this one takes many
-    images with one prompt each. Its IoU head is left out: no term of the losses (AM-SAM eq. 5) reaches it.
+    ``segment_anything``'s ``MaskDecoder.predict_masks`` takes one image with many prompts; this decoder takes many
+    images with one prompt each. It has no IoU head, since no term of the losses (AM-SAM eq. 5) depends on one.
 
     Args:
-        decoder: SAM's; shares its memory and is not changed.
+        decoder: SAM's decoder, whose memory is shared; it is not changed.
         head: ``cold`` or ``warm``.
     """
 
@@ -79,7 +79,7 @@ class TwoChannelDecoder(nn.Module):
         self.head: WarmHead | ColdHead = WarmHead(decoder) if head == "warm" else ColdHead(decoder)
 
     def train_output(self) -> None:
-        """Lets everything after and beside the transformer train: output tokens, upscaling, hypernetworks."""
+        """Train everything except the transformer: output tokens, upscaling and hypernetworks."""
         for part in (self.upscaling, self.head):
             make_trainable(part)
         self.iou_token.data = self.iou_token.data.clone()
@@ -93,13 +93,13 @@ class TwoChannelDecoder(nn.Module):
     def forward(
         self, embedding_BCGG: Tensor, dense_pe_1CGG: Tensor, sparse_BTC: Tensor | None, dense_1C11: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The two factors of the mask logits.
+        """Compute the two factors of the mask logits.
 
         Args:
-            embedding_BCGG: the encoder's output.
+            embedding_BCGG: the image embedding, the encoder's output.
             dense_pe_1CGG: SAM's positional encoding of the image grid.
             sparse_BTC: prompt tokens, or None for the dense prompt alone.
-            dense_1C11: dense prompt.
+            dense_1C11: the dense prompt.
 
         Returns:
             The upscaled embedding, B x U x 4G x 4G, and the hypernetworks' output, B x 2 x U.

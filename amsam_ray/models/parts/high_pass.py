@@ -9,25 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from amsam_ray.config.params import MethodParams
 from amsam_ray.models.backbone import PATCH, Backbone
 from amsam_ray.models.parts.encoder_tail import Contrast, EncoderTail
 
 
 def high_pass(images: Tensor, ratio: float) -> Tensor:
-    """The high-frequency component of images, as SAM-Adapter's code takes it.
+    """Return the high-frequency component of images, as SAM-Adapter's code computes it.
 
     Args:
         images: (B, 3, S, S), normalised encoder inputs.
-        ratio: share of the centred spectrum's area, a square around frequency 0, that is removed; 0 keeps
-            everything, 1 nothing.
+        ratio: share of the spectrum's area that is removed, a square around frequency 0; 0 keeps everything and 1
+            removes everything.
 
     Returns:
         (B, 3, S, S), the absolute value of the real part of the inverse transform.
     """
     height, width = images.shape[-2:]
     half = int((height * width * ratio) ** 0.5 // 2)
-    with torch.autocast(images.device.type, enabled=False):  # complex numbers have no bf16
+    with torch.autocast(images.device.type, enabled=False):  # there are no complex bf16 numbers
         images = images if images.dtype == torch.float64 else images.float()
         spectrum = torch.fft.fftshift(torch.fft.fft2(images), dim=(-2, -1))
         keep = torch.ones(height, width, dtype=images.dtype, device=images.device)
@@ -36,22 +35,22 @@ def high_pass(images: Tensor, ratio: float) -> Tensor:
 
 
 class HighPassTail(EncoderTail):
-    """All encoder blocks with SAM-Adapter's prompts.
+    """All encoder blocks with SAM-Adapter's hints.
 
-    The shared up-projection starts at zero (the published code starts it at random), so that training starts from
-    SAM itself.
+    The shared up-projection starts at zero, so that training starts from SAM itself; in the published code it starts
+    at random values.
 
     Args:
         backbone: the frozen SAM.
-        params: ``adaptor_ratio`` is the reduction d -> d / s of the light MLPs (published: 32).
+        ratio: s, the reduction d -> d / s of the light MLPs (published: 32); at least one hidden unit remains.
     """
 
     needs_highpass = True
     position: Tensor
 
-    def __init__(self, backbone: Backbone, params: MethodParams):
+    def __init__(self, backbone: Backbone, ratio: int):
         super().__init__(backbone)
-        hidden = max(backbone.width // params.adaptor_ratio, 1)
+        hidden = max(backbone.width // ratio, 1)
         self.project = nn.Linear(backbone.width, hidden)
         self.patch_embed = nn.Conv2d(3, hidden, PATCH, stride=PATCH)
         self.light = nn.ModuleList(nn.Sequential(nn.Linear(hidden, hidden), nn.GELU()) for _ in self.blocks)
@@ -68,9 +67,9 @@ class HighPassTail(EncoderTail):
     def forward(
         self, tokens: Tensor, highpass: Tensor | None = None, view_tokens: Tensor | None = None
     ) -> tuple[Tensor, Contrast]:
-        """As ``EncoderTail.forward``. Raises ValueError without ``highpass``."""
+        """See ``EncoderTail.forward``. Raises ValueError without ``highpass``."""
         if highpass is None:
-            raise ValueError("SAM-Adapter needs the high-pass component of the images")
+            raise ValueError("SAM-Adapter needs the high-pass component of the images; set ModelInputs.highpass")
         hint = self.project(tokens - self.position) + self.patch_embed(highpass).permute(0, 2, 3, 1)
         for light, block in zip(self.light, self.blocks, strict=True):
             tokens = block(tokens + self.up(light(hint)))

@@ -1,4 +1,4 @@
-"""Prompts for a whole batch: a box per image where there is one, and the learned dense prompt.
+"""Prompts of a batch: at most one box per image, and the learned dense prompt.
 
 The prompt embedding A of BLO-SAM and AM-SAM (arXiv 2402.16338, 2410.09714) is ``no_mask_embed``, the vector that SAM
 adds to every image token when no mask is given, and with box prompts also the two corner embeddings. Both start as
@@ -18,12 +18,12 @@ class PromptEmbedding(nn.Module):
     """SAM's prompt encoder for boxes, differentiable in the prompt embedding A.
 
     Args:
-        encoder: SAM's prompt encoder; not changed.
-        boxes: whether box prompts are used at all.
+        encoder: SAM's prompt encoder; it is not changed.
+        boxes: True if box prompts are used.
 
     Attributes:
         no_mask_embed: (1, C), the dense prompt.
-        corners: (2, C), added to the positional encoding of the top-left and bottom-right corner; absent
+        corners: (2, C), added to the positional encodings of the top-left and bottom-right corners; absent
             without boxes.
     """
 
@@ -43,7 +43,7 @@ class PromptEmbedding(nn.Module):
             self.register_buffer("dense_pe", encoder.get_dense_pe().to(self.frequencies.dtype))
 
     def sparse(self, boxes: Tensor) -> Tensor:
-        """Box prompts as tokens.
+        """Encode box prompts as tokens.
 
         Args:
             boxes: (B, 4), XYXY in pixels of the encoder's input.
@@ -52,7 +52,7 @@ class PromptEmbedding(nn.Module):
             (B, 2, C), the embeddings of the top-left and bottom-right corners.
         """
         height, width = self.input_size
-        # bf16 keeps 8 bits of a coordinate: at 1024 pixels a corner would move by pixels.
+        # bf16 has 8 significant bits: at 1024 pixels a corner would move by several pixels.
         with torch.autocast(boxes.device.type, enabled=False):
             corners = boxes.to(self.frequencies.dtype).reshape(-1, 2, 2) + 0.5  # centre of the pixel
             corners = 2 * corners / corners.new_tensor([width, height]) - 1
@@ -60,5 +60,5 @@ class PromptEmbedding(nn.Module):
             return torch.cat([angles.sin(), angles.cos()], dim=-1) + self.corners
 
     def dense(self) -> Tensor:
-        """The dense prompt, (1, C, 1, 1), to be added to every image token."""
+        """Return the dense prompt, (1, C, 1, 1), which is added to every image token."""
         return self.no_mask_embed.reshape(1, -1, 1, 1)

@@ -1,74 +1,83 @@
-"""Medical SAM Adapter for 2-D images (Wu et al. 2023, arXiv 2304.12620): bottleneck adapters in every block.
+"""Bottlenecks of Medical SAM Adapter for 2-D images (Wu et al. 2023, arXiv 2304.12620).
 
-Encoder block: one adapter after the attention, with a skip connection, and one beside the MLP, scaled by 0.5.
-Decoder block: one after the token-to-image attention, one beside the MLP, one after the residual sum of the
-image-to-token attention. Space adapters only: no depth adapter for volumes, and plain bottlenecks in place of the
-decoder's prompt-conditioned one.
+An encoder block gets one after the attention, with a skip connection, and one parallel to the MLP, scaled by 0.5.
+A decoder block gets one after the token-to-image attention, one parallel to the MLP, and one after the residual sum of
+the image-to-token attention. The depth adapters for volumes are left out, and the decoder's prompt-conditioned adapter
+is a plain bottleneck. The attribute ``adapter`` is part of the parameter names in adapter files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from segment_anything.modeling import TwoWayTransformer
+from segment_anything.modeling.image_encoder import Block as EncoderBlock
 from torch import Tensor, nn
 
-from amsam_ray.config.params import MethodParams
-from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.parts.contrastive_adaptors import Bottleneck
-from amsam_ray.models.parts.encoder_tail import EncoderTail
-from amsam_ray.models.parts.head import TwoChannelDecoder
 
-MLP_SCALE = 0.5  # the published weight of the adapter beside an MLP
+MLP_SCALE = 0.5  # the published weight of the bottleneck parallel to an MLP
 
 
-class After(nn.Module):
-    """inner(...) + adapter(inner(...))."""
+class BottleneckAfter(nn.Module):
+    """Compute inner(...) + bottleneck(inner(...))."""
 
-    def __init__(self, inner: nn.Module, adapter: nn.Module):
+    def __init__(self, inner: nn.Module, bottleneck: nn.Module):
         super().__init__()
-        self.inner, self.adapter = inner, adapter
+        self.inner, self.adapter = inner, bottleneck
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         out: Tensor = self.inner(*args, **kwargs)
         return out + self.adapter(out)
 
 
-class Before(nn.Module):
-    """inner(x + adapter(x))."""
+class BottleneckBefore(nn.Module):
+    """Compute inner(x + bottleneck(x))."""
 
-    def __init__(self, inner: nn.Module, adapter: nn.Module):
+    def __init__(self, inner: nn.Module, bottleneck: nn.Module):
         super().__init__()
-        self.inner, self.adapter = inner, adapter
+        self.inner, self.adapter = inner, bottleneck
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x + self.adapter(x))
         return out
 
 
-class Beside(nn.Module):
-    """inner(x) + MLP_SCALE * adapter(x)."""
+class BottleneckBeside(nn.Module):
+    """Compute inner(x) + MLP_SCALE * bottleneck(x)."""
 
-    def __init__(self, inner: nn.Module, adapter: nn.Module):
+    def __init__(self, inner: nn.Module, bottleneck: nn.Module):
         super().__init__()
-        self.inner, self.adapter = inner, adapter
+        self.inner, self.adapter = inner, bottleneck
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x) + MLP_SCALE * self.adapter(x)
         return out
 
 
-def med_sa_encoder(backbone: Backbone, params: MethodParams) -> EncoderTail:
-    """All encoder blocks with two adapters each; ``adaptor_ratio`` is the bottleneck's reduction (published: 4)."""
-    tail = EncoderTail(backbone)
-    for block in tail.blocks:
-        # The attention may see windows; an adapter works on each token alone, so it does not matter.
-        block.attn = After(block.attn, Bottleneck(backbone.width, params.adaptor_ratio))
-        block.mlp = Beside(block.mlp, Bottleneck(backbone.width, params.adaptor_ratio))
-    return tail
+def add_encoder_bottlenecks(blocks: Iterable[EncoderBlock], width: int, ratio: int) -> None:
+    """Add two bottlenecks to every encoder block.
+
+    Args:
+        blocks: shared copies of ``ImageEncoderViT.blocks``; changed in place.
+        width: d, the width of the encoder's tokens.
+        ratio: s, the reduction d -> d / s (published: 4).
+    """
+    for block in blocks:
+        # A windowed attention changes nothing here: the bottleneck works on each token alone.
+        block.attn = BottleneckAfter(block.attn, Bottleneck(width, ratio))
+        block.mlp = BottleneckBeside(block.mlp, Bottleneck(width, ratio))
 
 
-def med_sa_decoder(decoder: TwoChannelDecoder, params: MethodParams) -> None:
-    """Three adapters in each block of the two-way transformer. Of the head only what SAM does not have trains."""
-    for block in decoder.transformer.layers:
-        width, ratio = decoder.transformer.embedding_dim, params.adaptor_ratio
-        block.cross_attn_token_to_image = After(block.cross_attn_token_to_image, Bottleneck(width, ratio))
-        block.mlp = Beside(block.mlp, Bottleneck(width, ratio))
-        block.norm4 = Before(block.norm4, Bottleneck(width, ratio))
+def add_decoder_bottlenecks(transformer: TwoWayTransformer, ratio: int) -> None:
+    """Add three bottlenecks to every block of the two-way transformer.
+
+    Args:
+        transformer: a shared copy of ``MaskDecoder.transformer``; changed in place.
+        ratio: s, the reduction of the transformer's width C -> C / s.
+    """
+    width = transformer.embedding_dim
+    for block in transformer.layers:
+        block.cross_attn_token_to_image = BottleneckAfter(block.cross_attn_token_to_image, Bottleneck(width, ratio))
+        block.mlp = BottleneckBeside(block.mlp, Bottleneck(width, ratio))
+        block.norm4 = BottleneckBefore(block.norm4, Bottleneck(width, ratio))

@@ -1,4 +1,4 @@
-"""Copies of a module's structure that share its tensors: how a trial gets its own model in milliseconds."""
+"""Copies of modules that share the tensors of the original, so that a trial builds its model in milliseconds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def share(module: Module) -> Module:
-    """A copy of ``module`` whose parameters and buffers use the same memory, all frozen.
+    """Return a copy of ``module`` whose parameters and buffers use the same memory, all frozen.
 
-    The copy has modules and parameter objects of its own, so that replacing, parametrising or training one of them
-    leaves ``module`` as it was; only the storage of what stays frozen is common. Nothing may write into it. Plain
-    attributes are shared, dictionaries and sets (hooks among them) are copied one level deep. ``copy.deepcopy``
-    does the same some five times slower.
+    The copy has its own module and parameter objects: they can be replaced, parametrised or trained without an effect
+    on ``module``. Only the memory of frozen tensors is shared, and it must not be written to. Plain attributes are
+    shared; dictionaries and sets (among them hooks) are copied one level deep. ``copy.deepcopy`` takes about
+    five times as long.
     """
     clone = module.__new__(type(module))
     clone.__dict__ = {
@@ -23,7 +23,7 @@ def share(module: Module) -> Module:
     }
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            # .data and not .detach(): the alias needs a version counter of its own.
+            # .data and not .detach(), because the alias needs its own version counter.
             clone._parameters[name] = nn.Parameter(parameter.data, requires_grad=False)
     for name, child in module._modules.items():
         if child is not None:
@@ -32,7 +32,7 @@ def share(module: Module) -> Module:
 
 
 def make_trainable(module: Module) -> Module:
-    """Gives every parameter of a shared ``module`` memory of its own and lets it train. Returns ``module``."""
+    """Give every parameter of a shared ``module`` its own memory and make it trainable. Return ``module``."""
     for parameter in module.parameters():
         parameter.data = parameter.data.clone()
         parameter.requires_grad_(True)
