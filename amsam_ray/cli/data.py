@@ -27,6 +27,7 @@ from amsam_ray.data.definition import (
 from amsam_ray.data.layout import scan
 from amsam_ray.data.schema import DatasetDefinition
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
+from amsam_ray.paths import mirrors_dir
 
 if TYPE_CHECKING:
     from amsam_ray.data.check import Report
@@ -65,14 +66,6 @@ def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> Datas
     if problems:
         raise InputError(problems)
     return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
-
-
-def mirror_dir(given: Path | None) -> Path:
-    """The folder for mirrors of buckets: as given, or ``amsam_ray/mirrors`` in the user's cache folder."""
-    if given is not None:
-        return given
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "mirrors"
 
 
 @data.command("list")
@@ -158,7 +151,7 @@ def check_data(
         task = bar.add_task("reading images", total=None)
         report = check_dataset(
             config,
-            mirror_dir=mirror_dir(mirror),
+            mirror_dir=mirror or mirrors_dir(),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if form == "json":
@@ -265,7 +258,7 @@ def show_data(
 
     config = _rooted(dataset_config(name, root, pairs))
     eyes = load_detector(DetectorConfig(weights=detector, confidence=confidence, trust=trust))
-    dataset = open_dataset(config, split="all", mirror_dir=mirror_dir(mirror))
+    dataset = open_dataset(config, split="all", mirror_dir=mirror or mirrors_dir())
     names = sorted(dataset.train if split == "train" else dataset.test, key=natural_key)
     chosen = spread(names, count)
     cells, found = [], 0

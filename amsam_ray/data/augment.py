@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from amsam_ray.config.datasets import AugmentConfig
+from amsam_ray.hashing import sha256_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +35,13 @@ def views(
     import torch
     from torchvision import tv_tensors
 
-    content = hashlib.sha256(np.ascontiguousarray(image).tobytes() + f"\0{seed}".encode()).digest()
+    content = sha256_digest(np.ascontiguousarray(image).tobytes() + f"\0{seed}".encode())
     image_CHW = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
     mask_HW = tv_tensors.Mask(torch.from_numpy(mask.astype(np.uint8)))
     made = []
     with torch.random.fork_rng(devices=[]):
         for index in range(n):
-            digest = hashlib.sha256(content + index.to_bytes(4, "big")).digest()
+            digest = sha256_digest(content + index.to_bytes(4, "big"))
             torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
             view_CHW, view_HW = _view(image_CHW, mask_HW, augment)
             made.append(

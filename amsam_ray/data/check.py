@@ -5,7 +5,6 @@ Every file of every pair is read and decoded, one at a time, so memory does not 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from amsam_ray.data.layout import Finding, Pair, scan
 from amsam_ray.data.schema import Counts, DatasetDefinition, MaskRule
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import InputError, counted
+from amsam_ray.hashing import sha256_hex
 
 _ASPECT_TOLERANCE = 0.05
 _BETWEEN_TOLERANCE = 0.1
@@ -163,7 +163,7 @@ def _inspect(root: Path, pair: Pair, rule: MaskRule) -> _Facts:
         text = _PHOTOGRAPH_RULES.get(note, f"{note.upper()} photograph, converted to RGB")
         findings.append(Finding(note, "converted", pair.image, text))
     size = (photograph.frame.width, photograph.frame.height)
-    digest = hashlib.sha256(repr(photograph.pixels.shape).encode() + photograph.pixels.tobytes()).hexdigest()
+    digest = sha256_hex(repr(photograph.pixels.shape).encode() + photograph.pixels.tobytes())
     try:
         mask = decode_mask(_read(root, pair.mask), pair.mask, rule, photograph.frame)
     except ImageError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from amsam_ray.data.layout import Pair, Scan, scan
 from amsam_ray.data.schema import DatasetDefinition
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.hashing import sha256_hex
 
 Split = Literal["search", "final", "all"]
 
@@ -161,10 +161,10 @@ class _Files:
         return decode_mask(self._read(pair.mask), str(self._root / pair.mask), self._rule, frame).pixels
 
     def image_key(self, name: str) -> str:
-        return hashlib.sha256(self._read(self._pairs[name].image)).hexdigest()
+        return sha256_hex(self._read(self._pairs[name].image))
 
     def mask_key(self, name: str) -> str:
-        return hashlib.sha256(self._read(self._pairs[name].mask)).hexdigest()
+        return sha256_hex(self._read(self._pairs[name].mask))
 
     def _read(self, path: str) -> bytes:
         try:
@@ -213,4 +213,4 @@ def _render(family: str, seed: int, index: int, size: int) -> tuple[np.ndarray, 
 
 def _array_key(array: np.ndarray) -> str:
     head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+    return sha256_hex(head + np.ascontiguousarray(array).tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 from amsam_ray.config.datasets import SelectionConfig
 from amsam_ray.data.splits import hashed_order
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.hashing import sha256_hex
 
 
 class Pool(Protocol):
@@ -84,4 +84,4 @@ def draw_shots(dataset: Pool, shots: int, seed: int, selection: SelectionConfig)
         for role, names in (("d1", d1), ("d2", d2), ("holdout", holdout))
     }
     text = json.dumps({"dataset": dataset.label, **content}, sort_keys=True, separators=(",", ":"))
-    return Manifest(d1, d2, holdout, seed, hashlib.sha256(text.encode()).hexdigest())
+    return Manifest(d1, d2, holdout, seed, sha256_hex(text))

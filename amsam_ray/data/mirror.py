@@ -22,6 +22,7 @@ from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.data.schema import unsafe_path
 from amsam_ray.data.tree import KeyTree
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.hashing import sha256_hex
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "mirror.json"
@@ -50,7 +51,7 @@ def list_tree(root: str) -> KeyTree:
 
 def mirror_folder(root: str, mirror_dir: Path) -> Path:
     """Where this node keeps its copy of ``root``."""
-    name = hashlib.sha256(f"{os.environ.get('AWS_ENDPOINT_URL_S3', '')}\0{root}".encode()).hexdigest()[:16]
+    name = sha256_hex(f"{os.environ.get('AWS_ENDPOINT_URL_S3', '')}\0{root}")[:16]
     return mirror_dir / name
 
 

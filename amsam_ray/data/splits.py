@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
+
+from amsam_ray.hashing import sha256_digest
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -22,7 +23,7 @@ def hashed_order(names: Iterable[str], key: str) -> list[str]:
     The order is by SHA-256 of ``key`` and name: a seeded permutation that is the same on every machine and with
     every version of every library, and in which names that stay keep their relative order when others come or go.
     """
-    return sorted(names, key=lambda name: (hashlib.sha256(f"{key}\0{name}".encode()).digest(), name))
+    return sorted(names, key=lambda name: (sha256_digest(f"{key}\0{name}"), name))
 
 
 def split_pool(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.hashing import file_sha256
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from amsam_ray.models.weights import describe_expected, resolve_checkpoint
@@ -151,12 +151,6 @@ def _check_fits(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], p
                     f"{tuple(shape)}; {expected}",
                 )
             )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") -> Backbone:

@@ -5,7 +5,6 @@ Boxes are XYXY in pixels of the original image. The network and its post-process
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ import numpy as np
 import torch
 
 from amsam_ray.config.networks import DetectorConfig
-from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.errors import InputError, Problem
+from amsam_ray.hashing import file_sha256, sha256_hex
 from amsam_ray.models.ultralytics_quiet import import_ultralytics, process_unchanged
-from amsam_ray.models.weights import WEIGHTS, weights_dir
+from amsam_ray.models.weights import WEIGHTS
+from amsam_ray.paths import weights_dir
 
 NANO_DETECTOR = Path(__file__).parent / "assets" / "nano_detector.safetensors"
 NANO_IMAGE_SIZE = 256
@@ -79,7 +80,7 @@ class Detector:
         self.names: dict[int, str] = dict(model.names)
         self._classes = _class_numbers(config, self.names)
         facts = [weights_sha256, image_size, config.confidence, self._classes]
-        self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self.fingerprint = sha256_hex(json.dumps(facts))
         self._predictor = _predictor(model, config, device, image_size, self._classes)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detection | None]:
@@ -275,12 +276,3 @@ def _class_numbers(config: DetectorConfig, names: dict[int, str]) -> list[int] |
         what = f"{', '.join(map(str, unknown))}: not among the detector's classes ({known})"
         raise InputError(Problem("detector.classes", what))
     return sorted({c if isinstance(c, int) else numbers[c] for c in config.classes})
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits. Raises AmsamError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AmsamError(f"{path} cannot be read: {error.strerror}") from None

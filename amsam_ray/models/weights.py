@@ -6,8 +6,6 @@ Sizes and SHA-256 are those that several independent projects pin for the publis
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ from filelock import FileLock
 
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.hashing import file_sha256
+from amsam_ray.paths import weights_dir
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 _YOLO_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
@@ -85,15 +85,6 @@ WEIGHTS = {
 }
 
 
-def weights_dir() -> Path:
-    """Where fetched weights lie: ``$AMSAM_WEIGHTS_DIR``, or ``amsam_ray/weights`` in the user's cache folder."""
-    chosen = os.environ.get("AMSAM_WEIGHTS_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "weights"
-
-
 def get_weights(name: str) -> WeightsFile:
     """The entry of ``name`` (or of its file name). Raises InputError that lists the known names."""
     for weights in WEIGHTS.values():
@@ -148,11 +139,6 @@ def check_backbone(config: BackboneConfig, where: str = "backbone") -> list[Prob
     return []
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _download(url: str, part: Path, size: int, progress: Callable[[int], None]) -> None:
     """Appends to ``part`` what is missing of ``url``. Raises requests.RequestException when the line breaks."""
     have = part.stat().st_size if part.exists() else 0
@@ -205,7 +191,7 @@ def fetch(
     directory.mkdir(parents=True, exist_ok=True)
     target, part = directory / weights.file, directory / f"{weights.file}.part"
     with FileLock(directory / f".{weights.file}.lock"):
-        if target.exists() and _sha256(target) == weights.sha256:
+        if target.exists() and file_sha256(target) == weights.sha256:
             return target
         for attempt in range(attempts):
             try:
@@ -219,7 +205,7 @@ def fetch(
                         f"{weights.url}: {error}; what has arrived is kept in {part}, run the same command to go on"
                     ) from error
                 time.sleep(pause * 2**attempt)
-        found = _sha256(part)
+        found = file_sha256(part)
         if found != weights.sha256:
             size = part.stat().st_size
             part.unlink()

@@ -6,7 +6,6 @@ The index is a cache: everything in it comes from the records, and it may be del
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -17,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.hashing import sha256_hex
+from amsam_ray.paths import index_dir
 from amsam_ray.records.io import list_records, list_sweeps, load, records_folder
 from amsam_ray.records.schema import Record
 from amsam_ray.records.summary import Brief, CellSummary
@@ -45,14 +46,6 @@ _SWEEPS = "SELECT DISTINCT sweep FROM files"
 _INSERT_BRIEF = "INSERT OR REPLACE INTO briefs VALUES (?, ?, ?)"
 
 
-def index_dir() -> Path:
-    """Where indexes lie: ``index`` in ``$AMSAM_CACHE_DIR``, or in ``amsam_ray`` of the user's cache folder."""
-    if chosen := os.environ.get("AMSAM_CACHE_DIR"):
-        return Path(chosen).expanduser() / "index"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "index"
-
-
 class Index:
     """The records of one storage, summarised.
 
@@ -65,7 +58,7 @@ class Index:
         self._storage = storage
         folder = index_dir() if folder is None else folder
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        name = hashlib.sha256(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}".encode()).hexdigest()
+        name = sha256_hex(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = _open(folder / f"{name[:32]}.sqlite")

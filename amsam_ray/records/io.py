@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import logging
 import re
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.hashing import sha256_hex
 from amsam_ray.records.schema import SCHEMA_VERSION, Record
 from amsam_ray.storage.base import Entry, NotFoundError, Storage, StorageError, UnavailableError
 from amsam_ray.training.result import TrialResult
@@ -51,7 +51,7 @@ def replace_damaged(storage: Storage, key: str, data: bytes) -> bool:
     if isinstance(parse_record(key, old), Record):
         return False
     _, sweep, _, name = key.split("/")
-    kept = f"sweeps/{sweep}/damaged/{name.removesuffix('.json')}.{hashlib.sha256(old).hexdigest()[:8]}.json"
+    kept = f"sweeps/{sweep}/damaged/{name.removesuffix('.json')}.{sha256_hex(old)[:8]}.json"
     storage.put(kept, old)
     storage.put(key, data)
     logger.warning("%s was no record; it is now, and the file that lay there is %s.", key, kept)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from amsam_ray.hashing import sha256_hex
 from amsam_ray.records.summary import Brief
 
 DRAWS = 2000
@@ -43,7 +43,7 @@ def confidence_intervals(finals: Sequence[Brief], remember: Remember = compute_n
         return {}
     cube = score_cube(finals)
     names = finals[0].image_metrics
-    digest = hashlib.sha256(cube.tobytes() + repr(cube.shape).encode()).hexdigest()
+    digest = sha256_hex(cube.tobytes() + repr(cube.shape).encode())
     flat = remember(f"interval {DRAWS} {CONFIDENCE} {digest}", lambda: _bootstrap(cube))
     return {
         name: (low, high)
@@ -103,7 +103,7 @@ def probability_of_no_gain(
     difference = _differences(better, other) * (1 if maximise else -1)
     if len(difference) < 2:
         return None
-    digest = hashlib.sha256(difference.tobytes()).hexdigest()
+    digest = sha256_hex(difference.tobytes())
     return remember(f"wilcoxon {digest}", lambda: [_wilcoxon(difference, "greater")])[0]
 
 

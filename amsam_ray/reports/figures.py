@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from amsam_ray.hashing import sha256_hex
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -220,8 +222,6 @@ def _drawing(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE) -> Ite
 
 def _svg(figure: Figure) -> str:
     """The figure as an inline SVG element that scales with its place and takes the page's colours and font."""
-    import hashlib
-
     import matplotlib
 
     def draw(salt: str) -> str:
@@ -231,7 +231,7 @@ def _svg(figure: Figure) -> str:
             return buffer.getvalue()
 
     # Ids must differ between the figures of one page and be the same on every run.
-    text = draw(hashlib.sha256(draw("figure").encode()).hexdigest())
+    text = draw(sha256_hex(draw("figure")))
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)

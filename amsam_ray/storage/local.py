@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from amsam_ray.hashing import sha256_hex
 from amsam_ray.storage.base import (
     ConflictError,
     Entry,
@@ -52,7 +53,7 @@ class LocalStorage(Storage):
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         data = self.get(key)
-        return data, hashlib.sha256(data).hexdigest()
+        return data, sha256_hex(data)
 
     def put(self, key: str, data: bytes) -> None:
         self._write(key, lambda file: file.write(data), os.replace)
@@ -178,7 +179,7 @@ class LocalStorage(Storage):
         folder = self.root / ".locks"
         with _faults(key):
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / hashlib.sha256(key.encode()).hexdigest()[:32]).open("ab")
+            file = (folder / sha256_hex(key)[:32]).open("ab")
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -11,6 +11,7 @@ from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.data.dataset import Dataset
 from amsam_ray.data.few_shot import Manifest
 from amsam_ray.models.backbone import Backbone, load_backbone
+from amsam_ray.paths import detectors_dir, ultralytics_dir
 from amsam_ray.training.lru_cache import Warm
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def warm_detector(
     """
     from amsam_ray.models.detector import load_detector  # brings ultralytics, seconds
 
-    state_dir = cache_dir / "ultralytics"
+    state_dir = ultralytics_dir(cache_dir)
     tuned_on = manifest.sha256 if config.finetune_epochs and config.weights != "none" else None
 
     def load() -> tuple[Detector | None, Path | None]:
@@ -59,7 +60,7 @@ def warm_detector(
                 config,
                 shots,
                 seed=manifest.seed,
-                cache_dir=cache_dir / "detectors",
+                cache_dir=detectors_dir(cache_dir),
                 device=device,
                 state_dir=state_dir,
             )

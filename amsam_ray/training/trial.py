@@ -18,6 +18,7 @@ from amsam_ray.inference.adapter_file import save_adapter
 from amsam_ray.inference.feature_cache import PreparedCache
 from amsam_ray.inference.inputs import Needs, Picture, PreparedSet, Preparer
 from amsam_ray.models.adapted import build_method
+from amsam_ray.paths import mirrors_dir, prepared_dir
 from amsam_ray.training import loop
 from amsam_ray.training.evaluate import LOW_RES, score_pictures
 from amsam_ray.training.lru_cache import Warm
@@ -94,7 +95,7 @@ class _Trial:
                 detector, self.tuned_detector = warm_detector(
                     config.detector, self.device, cache_dir, self.dataset, self.manifest
                 )
-            self.preparer = Preparer(backbone, detector, PreparedCache(cache_dir / "prepared"))
+            self.preparer = Preparer(backbone, detector, PreparedCache(prepared_dir(cache_dir)))
 
     def run(self, rungs: Sequence[int], report: Report | None) -> TrialResult:
         with self._phase("prepare"):
@@ -254,7 +255,7 @@ def warm_dataset(config: TrialConfig, cache_dir: Path) -> Dataset:
     """The trial's dataset, opened once per process; the test split only for finals."""
     key = (config.dataset.model_dump_json(), config.role)
     return _DATASETS.get(
-        key, lambda: open_dataset(config.dataset, split=config.role, mirror_dir=cache_dir / "datasets")
+        key, lambda: open_dataset(config.dataset, split=config.role, mirror_dir=mirrors_dir(cache_dir))
     )
 
 

@@ -12,7 +12,8 @@ from segment_anything import sam_model_registry
 
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError
-from amsam_ray.models.backbone import build_sam, encode_to, file_sha256, load_backbone
+from amsam_ray.hashing import file_sha256
+from amsam_ray.models.backbone import build_sam, encode_to, load_backbone
 from amsam_ray.models.nano import build_nano_sam, nano_weights
 from amsam_ray.models.weights import NANO_FILE, WEIGHTS, check_backbone
 from tests.models.toy import toy_backbone, toy_images
