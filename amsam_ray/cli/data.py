@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from amsam_ray.errors import AmsamError, InputError, Problem, counted
 from amsam_ray.paths import mirrors_dir
 
 if TYPE_CHECKING:
-    from amsam_ray.data.check import Report
+    from amsam_ray.data.check import DatasetReport
 
 _LISTED = 25
 _COLOURS = {"fault": "red", "converted": "yellow", "note": "dim"}
@@ -173,7 +172,7 @@ def _rooted(config: DatasetConfig) -> DatasetConfig:
     return config.model_copy(update={"root": root})
 
 
-def _report_json(report: Report) -> dict[str, Any]:
+def _report_json(report: DatasetReport) -> dict[str, Any]:
     return {
         "name": report.name,
         "root": report.root,
@@ -183,11 +182,13 @@ def _report_json(report: Report) -> dict[str, Any]:
         "sizes": [list(size) for size in report.sizes],
         "object_share": list(report.object_share),
         "faults": len(report.faults),
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [
+            {"kind": f.code, "severity": f.severity, "where": f.where, "what": f.what} for f in report.findings
+        ],
     }
 
 
-def _print_report(report: Report, limit: int | None) -> None:
+def _print_report(report: DatasetReport, limit: int | None) -> None:
     console = Console(width=_width())
     summary = Table(show_header=False)
     expected = f" (published {report.expected.train}, {report.expected.test})" if report.expected else ""
@@ -214,7 +215,7 @@ def _print_report(report: Report, limit: int | None) -> None:
     console.print(table)
 
 
-def _tally(report: Report) -> str:
+def _tally(report: DatasetReport) -> str:
     """How many findings there are of each severity, those that there are none of left out."""
     count = Counter(finding.severity for finding in report.findings)
     texts = [
@@ -250,7 +251,7 @@ def show_data(
 ) -> None:
     """Write a contact sheet of dataset NAME: images, mask outlines (green), detector boxes (red)."""
     from amsam_ray.config.networks import DetectorConfig
-    from amsam_ray.data.contact_sheet import Cell, contact_sheet, spread
+    from amsam_ray.data.contact_sheet import SheetImage, contact_sheet, spread
     from amsam_ray.data.dataset import open_dataset
     from amsam_ray.data.images import ImageError
     from amsam_ray.data.splits import natural_key
@@ -270,7 +271,7 @@ def show_data(
             continue
         hit = eyes.detect([image])[0] if eyes else None
         found += hit is not None
-        cells.append(Cell(one, image, mask, hit.box if hit else None, hit.confidence if hit else None))
+        cells.append(SheetImage(one, image, mask, hit.box if hit else None, hit.confidence if hit else None))
     if not cells:
         raise AmsamError(f"none of the {split} images can be read; see `amsam-ray data check {name}`")
     legend = f"{config.label}, {split}: {len(cells)} of {counted(len(names), 'image')}"

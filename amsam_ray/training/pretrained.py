@@ -9,7 +9,7 @@ import torch
 
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.data.dataset import Dataset
-from amsam_ray.data.few_shot import Manifest
+from amsam_ray.data.few_shot import FewShotSplit
 from amsam_ray.models.backbone import Backbone, load_backbone
 from amsam_ray.paths import detectors_dir, ultralytics_dir
 from amsam_ray.training.lru_cache import Warm
@@ -27,7 +27,7 @@ def warm_backbone(config: BackboneConfig, device: torch.device) -> Backbone:
 
 
 def warm_detector(
-    config: DetectorConfig, device: torch.device, cache_dir: Path, dataset: Dataset, manifest: Manifest
+    config: DetectorConfig, device: torch.device, cache_dir: Path, dataset: Dataset, manifest: FewShotSplit
 ) -> tuple[Detector | None, Path | None]:
     """The detector of a trial, once per process; tuned on the shots first if the configuration says so.
 

@@ -12,7 +12,7 @@ from amsam_ray import parallel
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.dataset import Dataset, open_dataset
-from amsam_ray.data.few_shot import Manifest, draw_shots
+from amsam_ray.data.few_shot import FewShotSplit, draw_shots
 from amsam_ray.device import peak_memory, pick_device, reset_peak_memory
 from amsam_ray.inference.adapter_file import save_adapter
 from amsam_ray.inference.feature_cache import PreparedCache
@@ -259,13 +259,13 @@ def warm_dataset(config: TrialConfig, cache_dir: Path) -> Dataset:
     )
 
 
-def warm_manifest(config: TrialConfig, dataset: Dataset) -> Manifest:
+def warm_manifest(config: TrialConfig, dataset: Dataset) -> FewShotSplit:
     """The trial's shots, drawn once per process."""
     key = (config.dataset.model_dump_json(), config.shots, config.shot_seed, config.selection)
     return _MANIFESTS.get(key, lambda: draw_shots(dataset, config.shots, config.shot_seed, config.selection))
 
 
-def _places(manifest: Manifest, views: int) -> tuple[list[int], list[int], list[int]]:
+def _places(manifest: FewShotSplit, views: int) -> tuple[list[int], list[int], list[int]]:
     """Where D1, D2 (both with their views) and the judges stand: originals first, then each shot's views in turn."""
     first, second, held = len(manifest.d1), len(manifest.d2), len(manifest.holdout)
     start = first + second + held

@@ -90,7 +90,7 @@ def _plant_twin(root: Path) -> None:
     _twins(root, "twin", "first")
 
 
-# kind of finding -> (file that must be named, how to plant it)
+# code of the finding -> (file that must be named, how to plant it)
 FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no-mask": ("images/lone.png", _file("lone", 11, lambda p: (p.parent.parent / "masks/lone.png").unlink())),
     "no-image": ("masks/orphan.png", lambda r: layouts.put_mask(r / "masks/orphan.png", _mask(12) > 0)),
@@ -162,8 +162,8 @@ def test_data_check_names_every_planted_fault(faulty: Path) -> None:
     assert status == 1
     lines = text.splitlines()
     for key, (where, _) in FAULTS.items():
-        kind = key.split(":")[0]
-        assert any(f" {kind} " in line and f" {where} " in line for line in lines), f"{key} at {where} is not told"
+        code = key.split(":")[0]
+        assert any(f" {code} " in line and f" {where} " in line for line in lines), f"{key} at {where} is not told"
     assert "no-such-name" in text
 
 

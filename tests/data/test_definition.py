@@ -83,7 +83,7 @@ def test_the_example_of_the_docs_is_a_definition(tmp_path: Path) -> None:
             (tmp_path / name).touch()
     config = DatasetConfig(name=str(tmp_path / "birds.yaml"), root=str(tmp_path), options={"year": "2025"})
     assert not check_dataset_config(config, 2, "datasets[0]")
-    assert "train pool holds 2" in _problems(config)
+    assert "the 2 of the train pool" in _problems(config)
 
 
 def test_an_entry_point_brings_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_an_entry_point_brings_a_dataset(tmp_path: Path, monkeypatch: pytest.Mon
         definitions.cache_clear()
 
 
-@pytest.mark.parametrize(("value", "what"), [("nowhere:PATH", "does not load"), ("clash:PATH", "exists already")])
+@pytest.mark.parametrize(("value", "what"), [("nowhere:PATH", "does not load"), ("clash:PATH", "already exists")])
 def test_a_bad_entry_point_is_named(value: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "clash.yaml").write_text(yaml.safe_dump({**OWN, "name": "istd"}))
     (tmp_path / "clash.py").write_text(f"PATH = {str(tmp_path / 'clash.yaml')!r}\n")
@@ -173,8 +173,8 @@ def test_the_root_may_come_from_the_environment(tmp_path: Path, monkeypatch: pyt
 def test_too_few_images_for_the_shots(tmp_path: Path) -> None:
     layouts.folder(tmp_path)
     told = _problems(DatasetConfig(name="folder", root=str(tmp_path)), shots=8)
-    assert "8 labelled images are asked for and the train pool holds 4" in told
-    assert "train pool holds 3" in _problems(DatasetConfig(name="procedural", options={"train": 3}))
+    assert "8 labelled images are more than the 4 of the train pool" in told
+    assert "the 3 of the train pool" in _problems(DatasetConfig(name="procedural", options={"train": 3}))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_tiktok_is_found_in_kaggles_extra_folder(tmp_path: Path) -> None:
     found = _scan("tiktok", tmp_path)
     # Five images are fewer than the 2,000 of the test split: all of them go there, and it is said.
     assert sorted(found.test) == ["1", "10", "100", "11", "2"]
-    assert [f.kind for f in found.findings if f.severity == "fault"] == ["split"]
+    assert [f.code for f in found.findings if f.severity == "fault"] == ["split"]
 
 
 def test_vikram_masks_of_another_size_are_resized(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_names_pair_across_file_systems_but_never_twice(tmp_path: Path) -> None:
     _touch(tmp_path, ["masks/a.png", "masks/b.PNG", "masks/cafe\u0301.png", "masks/z.png"])
     found = _scan("folder", tmp_path, test=1)
     assert {**found.train, **found.test}.keys() == {"a", "B", "caf\u00e9", "z"}
-    told = sorted((finding.kind, finding.where) for finding in found.findings)
+    told = sorted((finding.code, finding.where) for finding in found.findings)
     assert told == [("case", "images/B.jpg"), ("case", "images/caf\u00e9.jpg"), ("no-mask", "images/A.JPG")]
 
 

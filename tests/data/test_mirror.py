@@ -75,7 +75,7 @@ def test_the_check_before_a_sweep_lists_without_downloading(root: str, tmp_path:
     config = DatasetConfig(name="folder", root=root)
     assert not check_dataset_config(config, 2, "datasets[0]")
     told = "\n".join(map(str, check_dataset_config(config, 8, "datasets[0]")))
-    assert "the train pool holds 3" in told
+    assert "more than the 3 of the train pool" in told
     nothing = DatasetConfig(name="folder", root=f"{root}/nothing")
     assert "holds no images" in str(check_dataset_config(nothing, 2, "datasets[0]")[0])
 
@@ -111,7 +111,7 @@ def test_a_complete_copy_serves_when_the_bucket_is_away(
 
     monkeypatch.setattr(module, "_list", away)
     assert mirror(root, tmp_path / "mirror") == folder
-    assert "going on with the complete copy" in caplog.text
+    assert "using the complete copy" in caplog.text
     mirror.cache_clear()
     (mirror_folder(root, tmp_path / "mirror") / "mirror.json").unlink()
     with pytest.raises(InputError, match="cannot be listed"):
