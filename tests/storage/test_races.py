@@ -12,9 +12,8 @@ import pytest
 
 from amsam_ray.records.io import write_record
 from amsam_ray.records.leaderboard import update_leaderboards
-from amsam_ray.storage import s3
 from amsam_ray.storage.open import open_storage
-from amsam_ray.storage.s3 import Conditions
+from amsam_ray.storage.s3_conditions import KNOWN, ConditionalWrites
 from tests.records.synthetic import config, record
 from tests.s3.moto import S3Server
 
@@ -54,7 +53,7 @@ def _sweep(number: int, uri: str, index_dir: Path, rounds: int, honoured: bool, 
     """Finish ``rounds`` sweeps at the same moment as the other process; note rows that are missing afterwards."""
     storage, missing = open_storage(uri), []
     if not honoured:  # as an endpoint that ignores conditions is found to do
-        s3._probed[storage._endpoint] = Conditions(create=False, replace=False)  # type: ignore[attr-defined]
+        KNOWN[storage._endpoint] = ConditionalWrites(create=False, replace=False)  # type: ignore[attr-defined]
     for turn in range(rounds):
         made = record(
             config("lesion", shots=2 * turn + 2, method=("am_sam", "blo_sam")[number]),

@@ -1,4 +1,4 @@
-"""The spool: what waits is safe, arrives in order and byte-identical, and nobody's record is overwritten."""
+"""The spool: waiting results are safe, arrive in order and unchanged, and no record is overwritten."""
 
 from __future__ import annotations
 

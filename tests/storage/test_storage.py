@@ -64,7 +64,7 @@ def test_create_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "link", no_links)
     storage = open_storage(tmp_path)
     storage.create("a/b", b"one")
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match="already exists"):
         storage.create("a/b", b"two")
     assert storage.get("a/b") == b"one"
 
