@@ -18,7 +18,7 @@ from amsam_ray.records.leaderboard import build_leaderboard, update_leaderboards
 from amsam_ray.records.published import published_rows, published_tables
 from amsam_ray.records.schema import Record
 from amsam_ray.records.significance import DRAWS
-from amsam_ray.records.tables import Row, columns, people_table, to_csv, to_json, to_markdown
+from amsam_ray.records.tables import Row, columns, readable_table, to_csv, to_json, to_markdown
 from amsam_ray.storage.open import open_storage
 from tests.records.synthetic import config, record
 
@@ -191,7 +191,7 @@ def test_empty_leaderboard_is_a_header() -> None:
 
 def test_people_see_per_cent(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *cell())
-    header, (line,) = people_table(rows)
+    header, (line,) = readable_table(rows)
     assert line[header.index("Dice %")] == "65.0 ± 7.1"
     assert to_markdown(rows).splitlines()[2].startswith("| lesion | 4 | am_sam | run | 65.0 ± 7.1 |")
 
