@@ -123,7 +123,7 @@ def test_report_of_a_sweep_that_has_just_begun(tmp_path: Path) -> None:
 
 
 def test_unknown_sweep(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no sweep"):
+    with pytest.raises(InputError, match="is not a sweep"):
         render_report(open_storage(tmp_path), "nobody", index_dir=tmp_path / "index")
 
 
