@@ -15,6 +15,7 @@ from PIL import Image
 from amsam_ray.cli.data import data
 from amsam_ray.cli.main import main
 from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.data import findings
 from amsam_ray.data.check import check_dataset
 from tests.data import layouts
 
@@ -266,3 +267,11 @@ def test_bad_input_is_told_with_status_2(
         main(["data", *words])
     assert stop.value.code == 2
     assert what in capsys.readouterr().err
+
+
+def test_the_data_page_lists_every_code() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    missing = [
+        code for code in {**findings.FAULTS, **findings.CONVERSIONS, **findings.NOTES} if f"`{code}`" not in page
+    ]
+    assert not missing
