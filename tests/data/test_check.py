@@ -1,4 +1,4 @@
-"""One folder with every fault that can be planted in it; `data check` names them all at once."""
+"""One folder with every possible fault; `data check` reports all of them at once."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_data_check_names_every_planted_fault(faulty: Path) -> None:
+def test_data_check_reports_every_planted_fault(faulty: Path) -> None:
     assert len(FAULTS) >= 20
     status, text = _run("check", "folder", "--root", str(faulty), "--option", "test=test.txt")
     assert status == 1
@@ -168,7 +168,7 @@ def test_data_check_names_every_planted_fault(faulty: Path) -> None:
     assert "no-such-name" in text
 
 
-def test_the_json_of_data_check_holds_the_same(faulty: Path) -> None:
+def test_json_output_has_the_same_findings(faulty: Path) -> None:
     status, text = _run("check", "folder", "--root", str(faulty), "--option", "test=test.txt", "--format", "json")
     assert status == 1
     report = json.loads(text)
@@ -177,7 +177,7 @@ def test_the_json_of_data_check_holds_the_same(faulty: Path) -> None:
     assert report["faults"] == sum(finding["severity"] == "fault" for finding in report["findings"])
 
 
-def test_a_sound_folder_has_no_finding_and_status_0(tmp_path: Path) -> None:
+def test_a_folder_without_faults_has_no_finding_and_status_0(tmp_path: Path) -> None:
     for index in range(4):
         _add(tmp_path, f"a{index}", index)
     status, text = _run("check", "folder", "--root", str(tmp_path), "--option", "test=1")
@@ -218,7 +218,7 @@ def test_conversions_and_notes_are_counted_beside_faults(faulty: Path) -> None:
     assert re.search(r"│ findings +│ \d+ faults, \d+ read by a rule, \d+ notes +│", text)
 
 
-def test_nothing_is_left_of_a_progress_bar_that_cannot_be_drawn(tmp_path: Path) -> None:
+def test_no_progress_bar_without_a_terminal(tmp_path: Path) -> None:
     layouts.folder(tmp_path, 2)
     result = CliRunner().invoke(data, ["check", "folder", "--root", str(tmp_path), "--option", "test=1"])
     assert result.stderr == ""
@@ -259,7 +259,7 @@ def test_procedural_images_are_checked_too() -> None:
         (["fetch", "istd", "--root", "/tmp/x"], "has no plain URL"),
     ],
 )
-def test_bad_input_is_told_with_status_2(
+def test_bad_input_is_reported_with_status_2(
     words: list[str], what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AMSAM_DATA", raising=False)

@@ -18,7 +18,7 @@ def _count(sheet: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((sheet == colour).all(axis=2).sum())
 
 
-def test_outline_and_box_are_drawn_where_they_are() -> None:
+def test_outline_and_box_are_drawn_at_their_positions() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     mask = np.zeros((100, 200), bool)
     mask[20:60, 40:120] = True
@@ -48,7 +48,7 @@ def test_samples_are_spread_evenly() -> None:
     assert spread(names[:3], 5) == names[:3]
 
 
-def test_data_show_writes_a_png_and_leaves_broken_files_out(tmp_path: Path) -> None:
+def test_data_show_writes_a_png_without_broken_files(tmp_path: Path) -> None:
     layouts.folder(tmp_path)
     (tmp_path / "images/photo1.jpg").write_bytes(b"broken")
     out = tmp_path / "sheet.png"

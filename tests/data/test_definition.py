@@ -36,7 +36,7 @@ def _problems(config: DatasetConfig, shots: int = 4) -> str:
     return "\n".join(map(str, check_dataset_config(config, shots, "datasets[0]")))
 
 
-def test_the_package_knows_its_datasets() -> None:
+def test_the_package_defines_its_datasets() -> None:
     assert set(definitions()) == NAMES
     for definition in definitions().values():
         assert definition.citation
@@ -53,7 +53,7 @@ def test_primary_metrics_and_directions(name: str, metric: str, maximise: bool) 
     assert METRICS[metric].maximise is maximise
 
 
-def test_definitions_load_without_anything_slow() -> None:
+def test_definitions_load_without_slow_imports() -> None:
     code = (
         "import sys; from amsam_ray.data.definition import definitions; definitions();"
         "print([m for m in ('torch', 'numpy', 'pandas', 'ray', 'boto3', 'scipy') if m in sys.modules])"
@@ -101,7 +101,9 @@ def test_an_entry_point_brings_a_dataset(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("value", "what"), [("nowhere:PATH", "does not load"), ("clash:PATH", "already exists")])
-def test_a_bad_entry_point_is_named(value: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_entry_point_is_reported_by_name(
+    value: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "clash.yaml").write_text(yaml.safe_dump({**OWN, "name": "istd"}))
     (tmp_path / "clash.py").write_text(f"PATH = {str(tmp_path / 'clash.yaml')!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -130,14 +132,14 @@ def test_a_bad_entry_point_is_named(value: str, what: str, tmp_path: Path, monke
         ({"colour": "blue"}, "Extra inputs"),
     ],
 )
-def test_a_wrong_definition_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_an_invalid_definition_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump({**OWN, **change}))
     with pytest.raises(InputError, match=message):
         load_definition(path)
 
 
-def test_a_definition_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+def test_a_definition_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("title: own\nname: [a\n")
     with pytest.raises(InputError, match=r"own\.yaml:3: is not valid YAML: .* begins in line 2; mend it: "):
@@ -146,7 +148,7 @@ def test_a_definition_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
         load_definition(tmp_path / "missing.yaml")
 
 
-def test_all_problems_of_a_dataset_are_told_at_once() -> None:
+def test_all_problems_of_a_dataset_are_reported_at_once() -> None:
     options = {"images": "../secret", "colour": 1, "test": 1.5}
     told = _problems(DatasetConfig(name="folder", root="/no/such/place", options=options))
     assert "datasets[0].options.images: '../secret' leaves the data root" in told

@@ -64,7 +64,7 @@ def test_a_stated_hash_is_checked(publisher: str, tmp_path: Path) -> None:
         fetch_dataset(_definition(publisher, "0" * 64), tmp_path / "bad")
 
 
-def test_a_missing_file_is_told(publisher: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(publisher: str, tmp_path: Path) -> None:
     with pytest.raises(AmsamError, match=r"other.zip cannot be downloaded .404"):
         fetch_dataset(_definition(publisher.replace("master", "other")), tmp_path / "data")
 
@@ -87,7 +87,7 @@ def test_an_archive_cannot_write_outside(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("up.txt"))
 
 
-def test_an_archive_of_something_else_is_told(publisher: str, tmp_path: Path) -> None:
+def test_an_archive_of_another_dataset_is_reported(publisher: str, tmp_path: Path) -> None:
     other = _definition(publisher).model_copy(update={"within": ["elsewhere"]})
     with pytest.raises(AmsamError, match="does not hold"):
         fetch_dataset(other, tmp_path / "data")

@@ -35,8 +35,8 @@ def test_the_seed_chooses_the_shots_and_their_order() -> None:
     assert draw_shots(dataset, 4, 3, D2) == draw_shots(_procedural(), 4, 3, D2)
 
 
-def test_the_draw_is_the_same_for_ever() -> None:
-    """A change of this order would make every published manifest false."""
+def test_the_order_of_the_draw_is_pinned() -> None:
+    """A change of this order would invalidate the hashes of all published draws."""
     names = [f"image{number}" for number in range(6)]
     assert hashed_order(names, "shots-0") == ["image1", "image4", "image3", "image5", "image0", "image2"]
 

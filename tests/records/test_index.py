@@ -74,7 +74,7 @@ def test_only_new_records_are_read(storage: CountingStorage, index: Index, tmp_p
         assert [cell.trials for cell in again.cells()] == [6]
 
 
-def test_records_that_are_gone_are_forgotten(storage: CountingStorage, index: Index) -> None:
+def test_deleted_records_are_forgotten(storage: CountingStorage, index: Index) -> None:
     for number in range(3):
         write_record(storage, record(config(), number))
     index.update()
@@ -83,7 +83,7 @@ def test_records_that_are_gone_are_forgotten(storage: CountingStorage, index: In
     assert [cell.trials for cell in index.cells()] == [2]
 
 
-def test_a_mended_file_is_read_again(storage: CountingStorage, index: Index) -> None:
+def test_a_repaired_file_is_read_again(storage: CountingStorage, index: Index) -> None:
     made = record(config())
     storage.put(made.key, made.to_bytes()[:100])
     assert [p.where for p in index.update()] == [made.key]
@@ -93,7 +93,7 @@ def test_a_mended_file_is_read_again(storage: CountingStorage, index: Index) -> 
     assert [cell.trials for cell in index.cells()] == [1]
 
 
-def test_a_folder_in_which_nothing_happened_is_not_listed_again(storage: CountingStorage, index: Index) -> None:
+def test_an_unchanged_folder_is_not_listed_again(storage: CountingStorage, index: Index) -> None:
     first, second = record(config(), 0), record(config(), 1)
     for sweep in ("old-00000000", "new-00000000"):
         write_record(storage, first.model_copy(update={"sweep": sweep}))
@@ -111,7 +111,7 @@ def test_a_folder_in_which_nothing_happened_is_not_listed_again(storage: Countin
     assert {cell.sweep for cell in index.cells()} == {"new-00000000"}
 
 
-def test_a_folder_that_has_just_changed_is_listed_again(storage: CountingStorage, index: Index) -> None:
+def test_a_recently_changed_folder_is_listed_again(storage: CountingStorage, index: Index) -> None:
     write_record(storage, record(config()))
     index.update()
     storage.listed.clear()
@@ -174,7 +174,7 @@ def test_best_of_a_cell_that_never_completed(storage: CountingStorage, index: In
     assert cell_summaries(read_records(storage).records) == [cell]
 
 
-def test_a_damaged_index_is_made_anew(storage: CountingStorage, tmp_path: Path) -> None:
+def test_a_damaged_index_is_rebuilt(storage: CountingStorage, tmp_path: Path) -> None:
     write_record(storage, record(config()))
     for content in (b"not a database at all" * 100, b""):
         with contextlib.closing(Index(storage, tmp_path / "i")) as index:
