@@ -83,15 +83,6 @@ def my_share(batch: Sequence[int]) -> list[int]:
     return list(batch[rank() * size : (rank() + 1) * size])
 
 
-def from_first(value: Any) -> Any:
-    """Worker 0's ``value``, for decisions that all must take alike. Any picklable object of this program's own."""
-    if not active():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def collect(values: list[Any]) -> list[Any]:
     """The lists of all workers, joined in rank order, on every worker."""
     if not active():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,10 @@ from amsam_ray.data.definition import (
 from amsam_ray.data.layout import scan
 from amsam_ray.data.schema import DatasetDefinition
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
+from amsam_ray.paths import mirrors_dir
 
 if TYPE_CHECKING:
-    from amsam_ray.data.check import Report
+    from amsam_ray.data.check import DatasetReport
 
 _LISTED = 25
 _COLOURS = {"fault": "red", "converted": "yellow", "note": "dim"}
@@ -65,14 +65,6 @@ def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> Datas
     if problems:
         raise InputError(problems)
     return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
-
-
-def mirror_dir(given: Path | None) -> Path:
-    """The folder for mirrors of buckets: as given, or ``amsam_ray/mirrors`` in the user's cache folder."""
-    if given is not None:
-        return given
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "mirrors"
 
 
 @data.command("list")
@@ -158,7 +150,7 @@ def check_data(
         task = bar.add_task("reading images", total=None)
         report = check_dataset(
             config,
-            mirror_dir=mirror_dir(mirror),
+            mirror_dir=mirror or mirrors_dir(),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if form == "json":
@@ -180,7 +172,7 @@ def _rooted(config: DatasetConfig) -> DatasetConfig:
     return config.model_copy(update={"root": root})
 
 
-def _report_json(report: Report) -> dict[str, Any]:
+def _report_json(report: DatasetReport) -> dict[str, Any]:
     return {
         "name": report.name,
         "root": report.root,
@@ -190,11 +182,13 @@ def _report_json(report: Report) -> dict[str, Any]:
         "sizes": [list(size) for size in report.sizes],
         "object_share": list(report.object_share),
         "faults": len(report.faults),
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [
+            {"kind": f.code, "severity": f.severity, "where": f.where, "what": f.what} for f in report.findings
+        ],
     }
 
 
-def _print_report(report: Report, limit: int | None) -> None:
+def _print_report(report: DatasetReport, limit: int | None) -> None:
     console = Console(width=_width())
     summary = Table(show_header=False)
     expected = f" (published {report.expected.train}, {report.expected.test})" if report.expected else ""
@@ -221,7 +215,7 @@ def _print_report(report: Report, limit: int | None) -> None:
     console.print(table)
 
 
-def _tally(report: Report) -> str:
+def _tally(report: DatasetReport) -> str:
     """How many findings there are of each severity, those that there are none of left out."""
     count = Counter(finding.severity for finding in report.findings)
     texts = [
@@ -257,7 +251,7 @@ def show_data(
 ) -> None:
     """Write a contact sheet of dataset NAME: images, mask outlines (green), detector boxes (red)."""
     from amsam_ray.config.networks import DetectorConfig
-    from amsam_ray.data.contact_sheet import Cell, contact_sheet, spread
+    from amsam_ray.data.contact_sheet import SheetImage, contact_sheet, spread
     from amsam_ray.data.dataset import open_dataset
     from amsam_ray.data.images import ImageError
     from amsam_ray.data.splits import natural_key
@@ -265,7 +259,7 @@ def show_data(
 
     config = _rooted(dataset_config(name, root, pairs))
     eyes = load_detector(DetectorConfig(weights=detector, confidence=confidence, trust=trust))
-    dataset = open_dataset(config, split="all", mirror_dir=mirror_dir(mirror))
+    dataset = open_dataset(config, split="all", mirror_dir=mirror or mirrors_dir())
     names = sorted(dataset.train if split == "train" else dataset.test, key=natural_key)
     chosen = spread(names, count)
     cells, found = [], 0
@@ -277,7 +271,7 @@ def show_data(
             continue
         hit = eyes.detect([image])[0] if eyes else None
         found += hit is not None
-        cells.append(Cell(one, image, mask, hit.box if hit else None, hit.confidence if hit else None))
+        cells.append(SheetImage(one, image, mask, hit.box if hit else None, hit.confidence if hit else None))
     if not cells:
         raise AmsamError(f"none of the {split} images can be read; see `amsam-ray data check {name}`")
     legend = f"{config.label}, {split}: {len(cells)} of {counted(len(names), 'image')}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.cli.data import MIRROR, OPTION, ROOT, dataset_config, mirror_dir
+from amsam_ray.cli.data import MIRROR, OPTION, ROOT, dataset_config
+from amsam_ray.paths import mirrors_dir
 
 
 @click.group()
@@ -55,7 +56,7 @@ def train(
     out = out or Path(f"detector-{config.label}-k{shots}-s{seed}.safetensors")
     if out.suffix != ".safetensors":
         raise InputError(Problem(f"--out {out}", "must end in .safetensors"))
-    dataset = open_dataset(config, split="search", mirror_dir=mirror_dir(mirror))
+    dataset = open_dataset(config, split="search", mirror_dir=mirror or mirrors_dir())
     manifest = draw_shots(dataset, shots, seed, SelectionConfig())
     examples = [
         TuningShot(dataset.image(n), dataset.mask(n), f"{dataset.content_key(n)} {dataset.mask_key(n)}")

@@ -65,12 +65,13 @@ def _of_cell(index: Index, name: str) -> list[str]:
 
 @contextlib.contextmanager
 def naming(adapter: str) -> Iterator[None]:
-    """Tell problems of an adapter's content, which has no name, under the name that the user gave."""
+    """Report problems of an adapter file's content, which has no name, under the name that the user gave."""
+    from amsam_ray.inference.adapter_file import AdapterFileError  # imports torch
+
     try:
         yield
-    except InputError as error:
-        problems = [Problem(adapter if p.where == "adapter" else p.where, p.what) for p in error.problems]
-        raise InputError(problems) from error
+    except AdapterFileError as error:
+        raise InputError(Problem(adapter, problem.what) for problem in error.problems) from error
 
 
 def read_adapter(name: str, storage: str) -> bytes:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.models.weights import WEIGHTS, fetch, get_weights, weights_dir
+from amsam_ray.models.weights import WEIGHTS, fetch, get_weights
+from amsam_ray.paths import weights_dir
 
 
 @click.group()

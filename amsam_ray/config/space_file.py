@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 import re
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from amsam_ray.config.space import SpaceFile
 from amsam_ray.config.space_checks import check_space
 from amsam_ray.errors import InputError, Problem, yaml_problem
+from amsam_ray.hashing import sha256_hex
 
 KeyPath = tuple[str | int, ...]
 
@@ -202,7 +202,7 @@ def _plain(error: Any) -> str:
 def space_hash(space: SpaceFile) -> str:
     """SHA-256 over everything that can change a result; where it runs and where results go are left out."""
     content = space.model_dump(mode="json", exclude={"resources", "storage"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_hex(json.dumps(content, sort_keys=True))
 
 
 def sweep_id(space: SpaceFile) -> str:

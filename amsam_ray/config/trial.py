@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Literal
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.config.params import MethodParams
+from amsam_ray.hashing import sha256_hex
 
 
 class TrainConfig(BaseModel):
@@ -58,4 +58,4 @@ class TrialConfig(BaseModel):
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON, 64 hex digits."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        return sha256_hex(self.canonical())

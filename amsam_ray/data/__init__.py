@@ -1,1 +1,1 @@
-"""Labelled images: datasets, splits, few-shot draws, transforms. Knows nothing of models or of Ray."""
+"""Labelled images: datasets, splits, few-shot draws and augmentation. Independent of models and of Ray."""

@@ -1,13 +1,13 @@
-"""Fixed views of a labelled image, so that what is computed from them once stays valid for the whole sweep."""
+"""Fixed augmented views of a labelled image, so that embeddings of them can be cached for a whole sweep."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from amsam_ray.config.datasets import AugmentConfig
+from amsam_ray.hashing import sha256_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 def views(
     image: np.ndarray, mask: np.ndarray, n: int, seed: int, augment: AugmentConfig
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Make N augmented views of an image and its mask, with the transforms of torchvision v2.
+    """Return N augmented views of an image and its mask, made by the transforms of torchvision v2.
 
-    View i depends on the image's content, ``seed`` and i alone: two images get different views, and more views leave
-    the first ones as they were. The process's random state is left untouched.
+    View i depends only on the image's content, ``seed`` and i: two images get different views, and a larger N keeps
+    the first views. The random state of the process does not change.
 
     Args:
         image: HWC uint8 RGB.
         mask: HW bool.
-        n: number of views; ``augment.views`` of a sweep.
-        seed: any whole number.
-        augment: which transforms and how strong.
+        n: number of views.
+        seed: any integer.
+        augment: the transforms and their strengths.
 
     Returns:
-        N pairs of image (HWC uint8 RGB) and mask (HW bool) of the given size. A zoom that would push all of the
-        object out of the picture is left out.
+        N pairs of image (HWC uint8 RGB) and mask (HW bool) of the given size. A zoom that would move the whole
+        object out of the image is skipped.
     """
     import torch
     from torchvision import tv_tensors
 
-    content = hashlib.sha256(np.ascontiguousarray(image).tobytes() + f"\0{seed}".encode()).digest()
+    content = sha256_digest(np.ascontiguousarray(image).tobytes() + f"\0{seed}".encode())
     image_CHW = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
     mask_HW = tv_tensors.Mask(torch.from_numpy(mask.astype(np.uint8)))
     made = []
     with torch.random.fork_rng(devices=[]):
         for index in range(n):
-            digest = hashlib.sha256(content + index.to_bytes(4, "big")).digest()
+            digest = sha256_digest(content + index.to_bytes(4, "big"))
             torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
             view_CHW, view_HW = _view(image_CHW, mask_HW, augment)
             made.append(

@@ -1,4 +1,4 @@
-"""A contact sheet: many photographs on one page, the outline of each mask and a box drawn on them."""
+"""Contact sheets: many photographs on one page, each with the outline of its mask and a box."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _GAP = 6
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One photograph of a sheet.
+class SheetImage:
+    """One photograph of a contact sheet.
 
     Attributes:
-        caption: written below it.
+        caption: text below the photograph.
         image: HWC uint8 RGB.
-        mask: HW bool, drawn as an outline; None draws none.
-        box: XYXY in pixels of ``image``; None draws none.
-        confidence: of the box, in [0, 1].
+        mask: HW bool, drawn as an outline; None for no outline.
+        box: XYXY in pixels of ``image``; None for no box.
+        confidence: confidence of the box, in [0, 1].
     """
 
     caption: str
@@ -35,19 +35,22 @@ class Cell:
     confidence: float | None = None
 
 
-def contact_sheet(cells: Iterable[Cell], columns: int = 6, side: int = 240, legend: str = "") -> Image.Image:
+def contact_sheet(images: Iterable[SheetImage], columns: int = 6, side: int = 240, legend: str = "") -> Image.Image:
     """Draw a contact sheet.
 
     Args:
-        cells: photographs, read one at a time; at least one.
-        columns: cells in a row.
-        side: of the square that each photograph is fitted into, in pixels.
-        legend: a line of text at the top; empty draws none.
+        images: at least one photograph; iterated over once.
+        columns: photographs in a row.
+        side: side of the square that each photograph is scaled to fit, in pixels.
+        legend: a line of text at the top; empty for none.
 
     Returns:
         An RGB image; outlines are green, boxes red.
+
+    Raises:
+        ValueError: there is no photograph.
     """
-    tiles = [_tile(cell, side) for cell in cells]
+    tiles = [_tile(image, side) for image in images]
     if not tiles:
         raise ValueError("a contact sheet needs at least one photograph")
     columns = min(columns, len(tiles))
@@ -63,31 +66,31 @@ def contact_sheet(cells: Iterable[Cell], columns: int = 6, side: int = 240, lege
     return sheet
 
 
-def _tile(cell: Cell, side: int) -> Image.Image:
-    height, width = cell.image.shape[:2]
+def _tile(image: SheetImage, side: int) -> Image.Image:
+    height, width = image.image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(cell.image).resize(size, Image.Resampling.LANCZOS)
+    picture = Image.fromarray(image.image).resize(size, Image.Resampling.LANCZOS)
     left, upper = (side - size[0]) // 2, (side - size[1]) // 2
-    if cell.mask is not None:
-        mask = Image.fromarray(cell.mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    if image.mask is not None:
+        mask = Image.fromarray(image.mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         pixels_HWC = np.array(picture)
         pixels_HWC[_outline(np.asarray(mask).astype(bool))] = _OUTLINE
         picture = Image.fromarray(pixels_HWC)
     tile = Image.new("RGB", (side, side + _CAPTION), _PAPER)
     tile.paste(picture, (left, upper))
     draw = ImageDraw.Draw(tile)
-    if cell.box is not None:
-        corners = [value * scale + offset for value, offset in zip(cell.box, (left, upper) * 2, strict=True)]
+    if image.box is not None:
+        corners = [value * scale + offset for value, offset in zip(image.box, (left, upper) * 2, strict=True)]
         draw.rectangle(corners, outline=_BOX, width=2)
-        if cell.confidence is not None:
-            draw.text((corners[0] + 4, corners[1] + 2), f"{cell.confidence:.2f}", fill=_BOX, font=_font())
-    draw.text((2, side + 2), _shorten(cell.caption, side), fill=_INK, font=_font())
+        if image.confidence is not None:
+            draw.text((corners[0] + 4, corners[1] + 2), f"{image.confidence:.2f}", fill=_BOX, font=_font())
+    draw.text((2, side + 2), _shorten(image.caption, side), fill=_INK, font=_font())
     return tile
 
 
 def _outline(mask_HW: np.ndarray) -> np.ndarray:
-    """Pixels of a mask within two of its edge, HW bool."""
+    """Return the pixels of a mask within two pixels of its edge, HW bool."""
     from scipy import ndimage
 
     inner: np.ndarray = ndimage.binary_erosion(mask_HW, iterations=2, border_value=1)
@@ -104,7 +107,7 @@ def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def spread(names: Sequence[str], count: int) -> list[str]:
-    """``count`` of ``names`` (all, if there are fewer), evenly spread over their order."""
+    """Return ``count`` of ``names`` at even distances in their order; all of them if there are fewer."""
     if count >= len(names):
         return list(names)
     return [names[int((index + 0.5) * len(names) / count)] for index in range(count)]

@@ -1,8 +1,7 @@
-"""Labelled images of one dataset, by name. Opening one reads names only; pixels are read when asked for."""
+"""Access the labelled images of a dataset by name. Opening reads names only; pixels are read on request."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from amsam_ray.data.layout import Pair, Scan, scan
 from amsam_ray.data.schema import DatasetDefinition
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.hashing import sha256_hex
 
 Split = Literal["search", "final", "all"]
 
@@ -29,13 +29,13 @@ class _Source(Protocol):
 
 
 class Dataset:
-    """The labelled images of one dataset that one kind of trial may see.
+    """The labelled images of one dataset that a trial of one role may use.
 
     Attributes:
-        label: the dataset's name in leaderboards.
-        definition: its definition.
+        label: name of the dataset in leaderboards.
+        definition: the definition it was opened by.
         train: names of the train pool, sorted.
-        test: names of the test split, sorted; empty for the search, which cannot reach a test image by any name.
+        test: names of the test split, sorted; empty for search trials, so that they cannot read a test image.
     """
 
     def __init__(
@@ -52,40 +52,41 @@ class Dataset:
         self._names = frozenset(train) | frozenset(test)
 
     def image(self, name: str) -> np.ndarray:
-        """A photograph, HWC uint8 RGB, upright.
+        """Return a photograph, HWC uint8 RGB, upright.
 
         Raises:
-            KeyError: no such image in the splits of this dataset object.
+            KeyError: this dataset object has no image of that name.
             ImageError: its file is missing or damaged.
         """
         return self._source.image(self._known(name))
 
     def mask(self, name: str) -> np.ndarray:
-        """An image's mask, HW bool at the image's size, True on the object. Raises as `image`."""
+        """Return a mask, HW bool at the size of its photograph, True on the object. Raises as `image`."""
         return self._source.mask(self._known(name))
 
     def content_key(self, name: str) -> str:
-        """SHA-256 of the photograph's bytes (of its pixels where it is drawn from a seed), 64 hex digits."""
+        """Return the SHA-256 of the photograph's file (of its pixels if procedural), 64 hex digits."""
         return self._source.image_key(self._known(name))
 
     def mask_key(self, name: str) -> str:
-        """SHA-256 of the mask's bytes, as `content_key`."""
+        """Return the SHA-256 of the mask, as `content_key`."""
         return self._source.mask_key(self._known(name))
 
     def _known(self, name: str) -> str:
         if name not in self._names:
-            raise KeyError(f"{self.label} has no image {name!r} among those that this trial may see")
+            raise KeyError(f"{self.label} has no image {name!r} in the splits that this trial may use")
         return name
 
 
 def open_dataset(config: DatasetConfig, *, split: Split, mirror_dir: Path | None = None) -> Dataset:
-    """Open a dataset.
+    """Open a dataset for trials of one role.
 
     Args:
         config: which dataset, where and with which options.
-        split: ``search`` gives the train pool alone; ``final`` and ``all`` give the test split beside it, the
-            first ``config.limit_test`` of it.
-        mirror_dir: where this node keeps copies of datasets in buckets; needed for s3:// roots only.
+        split: ``search`` opens the train pool only; ``final`` and ``all`` also open the test split, of which
+            ``config.limit_test`` keeps the first images.
+        mirror_dir: folder for local copies of datasets in buckets (`amsam_ray.paths.mirrors_dir`); needed for
+            s3:// roots only.
 
     Raises:
         InputError: the definition, an option or the root is wrong, or no usable pair is found.
@@ -109,7 +110,7 @@ def open_dataset(config: DatasetConfig, *, split: Split, mirror_dir: Path | None
 
 
 def local_root(config: DatasetConfig, mirror_dir: Path | None) -> Path:
-    """The local folder that holds a dataset of files: its root, or this node's mirror of it.
+    """Return the local folder that holds a dataset of files: its root, or the local mirror of a bucket.
 
     Raises:
         InputError: no root is known, it does not exist, or a bucket is given without ``mirror_dir``.
@@ -122,7 +123,7 @@ def local_root(config: DatasetConfig, mirror_dir: Path | None) -> Path:
         assert isinstance(tree, LocalTree)
         return tree.root
     if mirror_dir is None:
-        raise InputError(Problem(root, "needs a folder for this node's mirror; give mirror_dir"))
+        raise InputError(Problem(root, "needs a folder for a local copy; give mirror_dir"))
     from amsam_ray.data.mirror import mirror
 
     return mirror(root, mirror_dir)
@@ -146,7 +147,7 @@ def _limited(
 
 
 class _Files:
-    """Pairs of files below a local root."""
+    """A source of pairs of files below a local root."""
 
     def __init__(self, root: Path, definition: DatasetDefinition, pairs: Mapping[str, Pair]):
         self._root, self._rule, self._pairs = root, definition.mask, dict(pairs)
@@ -161,20 +162,20 @@ class _Files:
         return decode_mask(self._read(pair.mask), str(self._root / pair.mask), self._rule, frame).pixels
 
     def image_key(self, name: str) -> str:
-        return hashlib.sha256(self._read(self._pairs[name].image)).hexdigest()
+        return sha256_hex(self._read(self._pairs[name].image))
 
     def mask_key(self, name: str) -> str:
-        return hashlib.sha256(self._read(self._pairs[name].mask)).hexdigest()
+        return sha256_hex(self._read(self._pairs[name].mask))
 
     def _read(self, path: str) -> bytes:
         try:
             return (self._root / path).read_bytes()
         except OSError as error:
-            raise ImageError(f"{self._root / path}: cannot be read ({error.strerror}); restore it") from None
+            raise ImageError(str(self._root / path), f"cannot be read ({error.strerror}); restore it") from None
 
 
 class _Procedural:
-    """Images drawn from a seed."""
+    """A source of procedural images, drawn from a seed."""
 
     def __init__(self, options: Mapping[str, Any]):
         self._family, self._seed, self._size = options["family"], options["seed"], options["size"]
@@ -201,7 +202,7 @@ class _Procedural:
         return _render(self._family, self._seed, self._index[name], self._size)
 
 
-@lru_cache(maxsize=8)  # an image, its mask and their keys are asked for one after the other
+@lru_cache(maxsize=8)  # image, mask and their keys are requested one after the other
 def _render(family: str, seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     from amsam_ray.data.procedural import render
 
@@ -213,4 +214,4 @@ def _render(family: str, seed: int, index: int, size: int) -> tuple[np.ndarray, 
 
 def _array_key(array: np.ndarray) -> str:
     head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+    return sha256_hex(head + np.ascontiguousarray(array).tobytes())

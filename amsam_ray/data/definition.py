@@ -1,6 +1,6 @@
-"""Known dataset definitions, and the cheap checks of a dataset before a sweep. Imports nothing slow.
+"""Find dataset definitions, and check datasets cheaply before a sweep. Imports no slow package.
 
-A definition comes from the package (`amsam_ray/data/definitions`), from a YAML file of the user's, or from an
+A definition comes from this package (`amsam_ray/data/definitions`), from a user's YAML file, or from another
 installed package through an entry point of the group ``amsam_ray.datasets``.
 """
 
@@ -24,17 +24,17 @@ from amsam_ray.data.tree import LocalTree, Tree
 from amsam_ray.errors import InputError, Problem, yaml_problem
 
 ENTRY_POINTS = "amsam_ray.datasets"
-"""Entry point group of other packages' definitions: each loads to the path of a YAML file."""
+"""Entry point group for definitions of other packages; each entry loads to the path of a YAML file."""
 
 DATA_ROOT_VARIABLE = "AMSAM_DATA"
-"""Environment variable: folder or s3:// prefix below which each dataset lies under its own name."""
+"""Environment variable with the folder or s3:// prefix that holds each dataset under its name."""
 
 
 def load_definition(path: Path) -> DatasetDefinition:
     """Read a definition from a YAML file.
 
     Raises:
-        InputError: the file is missing, is not YAML or breaks the schema; all its problems at once.
+        InputError: the file is missing, is not YAML or violates the schema; lists all problems.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def load_definition(path: Path) -> DatasetDefinition:
 
 @cache
 def definitions() -> Mapping[str, DatasetDefinition]:
-    """All definitions of this installation by name: the package's own and those of entry points.
+    """Return all definitions by name: those of this package and those of entry points.
 
     Raises:
         InputError: an entry point cannot be loaded, or two definitions have one name.
@@ -67,19 +67,19 @@ def definitions() -> Mapping[str, DatasetDefinition]:
         try:
             definition = load_definition(Path(point.load()))
         except (ImportError, AttributeError, TypeError) as error:
-            what = f"does not load ({error}); mend or uninstall the package that brings it"
+            what = f"does not load ({error}); repair or uninstall the package that provides it"
             raise InputError(Problem(where, what)) from None
         if definition.name in found:
-            raise InputError(Problem(where, f"defines {definition.name}, which exists already; rename it"))
+            raise InputError(Problem(where, f"defines {definition.name}, which already exists; rename it"))
         found[definition.name] = definition
     return found
 
 
 def get_definition(name: str) -> DatasetDefinition:
-    """The definition called ``name``, or that in the YAML file ``name``.
+    """Return the definition called ``name``, or the one in the YAML file ``name``.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such definition.
     """
     if name.endswith((".yaml", ".yml")):
         return load_definition(Path(name).expanduser())
@@ -91,13 +91,14 @@ def get_definition(name: str) -> DatasetDefinition:
 
 
 def check_options(definition: DatasetDefinition, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """A dataset's options with defaults filled in, and what is wrong with those given."""
+    """Return a dataset's options with defaults filled in, and the problems of the given ones."""
     values = {name: rule.default for name, rule in definition.options.items()}
     problems = []
     for name, value in given.items():
         if name not in definition.options:
-            known = ", ".join(definition.options) or "no options"
-            problems.append(Problem(name, f"is not an option of {definition.name}, which knows {known}"))
+            known = ", ".join(definition.options)
+            remedy = f"choose from {known}" if known else "it has none, remove it"
+            problems.append(Problem(name, f"is not an option of {definition.name}; {remedy}"))
             continue
         if reason := _misfit(definition.options[name], value):
             problems.append(Problem(name, reason))
@@ -106,7 +107,7 @@ def check_options(definition: DatasetDefinition, given: Mapping[str, Any]) -> tu
 
 
 def _misfit(rule: OptionRule, value: Any) -> str | None:
-    """Why ``value`` does not fit ``rule``, with the remedy; None if it does."""
+    """Return why ``value`` does not fit ``rule``, with the remedy; None if it fits."""
     if rule.type == "split":
         return _split_misfit(value)
     if not isinstance(value, int if rule.type == "int" else str) or isinstance(value, bool):
@@ -134,7 +135,7 @@ def _split_misfit(value: Any) -> str | None:
 
 
 def resolve_root(config: DatasetConfig) -> str | None:
-    """The dataset's root as given, or its place below ``$AMSAM_DATA``; None if neither is set."""
+    """Return the dataset's root as given, or its folder below ``$AMSAM_DATA``; None if neither is set."""
     if config.root is not None:
         return config.root
     base = os.environ.get(DATA_ROOT_VARIABLE)
@@ -142,10 +143,10 @@ def resolve_root(config: DatasetConfig) -> str | None:
 
 
 def open_tree(root: str) -> Tree:
-    """The files below a root, without downloading any.
+    """Return the tree of files below a root, without downloading any.
 
     Raises:
-        InputError: the folder is missing, or the bucket does not answer or holds nothing there.
+        InputError: the folder is missing, or the bucket does not answer or holds no image there.
     """
     if root.startswith("s3://"):
         from amsam_ray.data.mirror import list_tree
@@ -159,15 +160,15 @@ def open_tree(root: str) -> Tree:
 
 
 def check_dataset_config(config: DatasetConfig, max_shots: int, where: str) -> list[Problem]:
-    """Cheap checks before a sweep: names are read, no pixels.
+    """Check a dataset before a sweep by reading names and no pixels.
 
     Args:
-        config: the dataset as asked for.
-        max_shots: the most labelled images that any cell draws, those held out included.
-        where: the place in the user's file, put in front of every problem.
+        config: the requested dataset.
+        max_shots: largest number of labelled images that any cell draws, including held-out ones.
+        where: place in the user's file, put in front of every problem.
 
     Returns:
-        Everything that would stop the dataset from being used; empty if nothing would.
+        Every problem that would prevent the use of the dataset.
     """
     try:
         definition = get_definition(config.name)
@@ -177,7 +178,7 @@ def check_dataset_config(config: DatasetConfig, max_shots: int, where: str) -> l
     problems = [Problem(f"{where}.options.{p.where}", p.what) for p in wrong]
     if definition.source == "procedural":
         if config.root is not None:
-            problems.append(Problem(f"{where}.root", "procedural images are made on the fly; remove the root"))
+            problems.append(Problem(f"{where}.root", "procedural images need no files; remove the root"))
         return problems or _enough(options["train"], max_shots, f"{where}.options.train")
     root = resolve_root(config)
     if root is None:
@@ -192,8 +193,8 @@ def check_dataset_config(config: DatasetConfig, max_shots: int, where: str) -> l
 
 def _check_scan(found: Scan, max_shots: int, where: str) -> list[Problem]:
     usable = bool(found.train and found.test)
-    # One bad file must not stop a sweep that can do without it; a test split that is not the one asked for must.
-    faults = [f for f in found.findings if f.severity == "fault" and (not usable or f.kind == "unknown-test")]
+    # A sweep can do without one bad file, but not with another test split than the requested one.
+    faults = [f for f in found.findings if f.severity == "fault" and (not usable or f.code == "unknown-test")]
     if faults:
         return [Problem(f"{where}.root", f"{fault.where}: {fault.what}") for fault in faults]
     return _enough(len(found.train), max_shots, f"{where}.root")
@@ -202,5 +203,5 @@ def _check_scan(found: Scan, max_shots: int, where: str) -> list[Problem]:
 def _enough(available: int, wanted: int, where: str) -> list[Problem]:
     if available >= wanted:
         return []
-    what = f"{wanted} labelled images are asked for and the train pool holds {available}; ask for fewer shots"
+    what = f"{wanted} labelled images are more than the {available} of the train pool; use fewer shots"
     return [Problem(where, what)]

@@ -1,4 +1,4 @@
-"""Downloading a dataset where its publisher offers a plain URL."""
+"""Download datasets whose publishers offer a plain URL."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def fetch_dataset(
 ) -> Scan:
     """Download and unpack a dataset.
 
-    Nothing is downloaded if ``target`` holds the dataset already. Archives are kept until they are unpacked, so an
-    interrupted run goes on where it was.
+    Nothing is downloaded if ``target`` already holds the dataset. Archives are kept until they are unpacked, so an
+    interrupted run continues where it stopped.
 
     Args:
-        definition: with at least one archive in ``fetch``.
+        definition: the dataset; ``fetch`` lists its archives.
         target: folder to fill; becomes the data root.
-        say: told each step in a sentence.
+        say: called with one sentence per step.
 
     Returns:
-        What then lies in ``target``.
+        The labelled images in ``target``.
 
     Raises:
         InputError: the publisher offers no plain URL; the message says how to get the files.
-        AmsamError: a download fails, has another SHA-256 than stated, is no zip archive or holds unsafe paths, or the
-            dataset is not found in what was unpacked.
+        AmsamError: a download fails, has another SHA-256 than stated, is not a zip archive or holds unsafe paths, or
+            the unpacked files are not the dataset.
     """
     if not definition.fetch:
         page = f" ({definition.homepage})" if definition.homepage else ""
         what = f"has no plain URL; {definition.obtain}{page}"
         raise InputError(Problem(definition.name, what))
-    found = _look(definition, target)
+    found = _scan(definition, target)
     if found.train and found.test:
-        say(f"{target} holds {definition.title} already")
+        say(f"{target} already holds {definition.title}")
         return found
     downloads = target / ".downloads"
     downloads.mkdir(parents=True, exist_ok=True)
@@ -53,18 +53,18 @@ def fetch_dataset(
         unpack(path, target, archive.strip)
         path.unlink()
     shutil.rmtree(downloads)
-    found = _look(definition, target)
+    found = _scan(definition, target)
     if not (found.train and found.test):
         faults = "; ".join(f"{f.where}: {f.what}" for f in found.findings if f.severity == "fault")
-        raise AmsamError(f"{target} was filled, but {definition.title} is not found in it: {faults}")
+        raise AmsamError(f"{target} was filled, but does not hold {definition.title}: {faults}")
     return found
 
 
 def unpack(path: Path, target: Path, strip: int = 0) -> None:
-    """Unpack a zip archive below ``target``, the first ``strip`` folders of its paths dropped.
+    """Unpack a zip archive below ``target``, without the first ``strip`` folders of its paths.
 
     Raises:
-        AmsamError: no zip archive, damaged, or a path in it would leave ``target``.
+        AmsamError: the file is not a zip archive or is damaged, or a path in it would leave ``target``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -83,12 +83,16 @@ def unpack(path: Path, target: Path, strip: int = 0) -> None:
                 part.replace(destination)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         path.unlink(missing_ok=True)
-        raise AmsamError(f"{path.name} is not a usable zip archive ({error}); run again to download it anew") from None
+        raise AmsamError(
+            f"{path.name} is not a usable zip archive ({error}); run the command again to download it"
+        ) from None
     except OSError as error:
-        raise AmsamError(f"{target} cannot be written: {error.strerror}") from None
+        raise AmsamError(
+            f"{target} cannot be written ({error.strerror}); free space or choose another folder"
+        ) from None
 
 
-def _look(definition: DatasetDefinition, target: Path) -> Scan:
+def _scan(definition: DatasetDefinition, target: Path) -> Scan:
     options, _ = check_options(definition, {})
     return scan(LocalTree(target), definition, options)
 
@@ -97,10 +101,12 @@ def _download(archive: Archive, folder: Path) -> Path:
     import pooch
     import requests
 
-    pooch.get_logger().setLevel(logging.WARNING)  # it would print its own lines between ours
+    pooch.get_logger().setLevel(logging.WARNING)  # its own log lines would mix with ours
     known = f"sha256:{archive.sha256}" if archive.sha256 else None
     try:
         path = pooch.retrieve(archive.url, known, fname=archive.url.rsplit("/", 1)[1], path=folder)
     except (requests.RequestException, OSError, ValueError) as error:
-        raise AmsamError(f"{archive.url} cannot be downloaded: {error}") from None
+        raise AmsamError(
+            f"{archive.url} cannot be downloaded ({error}); run the command again, or get the file by hand"
+        ) from None
     return Path(path)

@@ -1,8 +1,7 @@
-"""The draw of a few labelled images from a train pool, and its fingerprint. Imports nothing slow."""
+"""Draw a few labelled images from a train pool and fingerprint the draw. Imports no slow package."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,10 +9,11 @@ from typing import Protocol
 from amsam_ray.config.datasets import SelectionConfig
 from amsam_ray.data.splits import hashed_order
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.hashing import sha256_hex
 
 
 class Pool(Protocol):
-    """What a draw needs of a dataset."""
+    """The part of a dataset that a draw reads."""
 
     label: str
     train: tuple[str, ...]
@@ -23,15 +23,16 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """The labelled images of one few-shot draw.
+class FewShotSplit:
+    """The labelled images of one few-shot draw, by name.
 
     Attributes:
-        d1: names for the lower level's training, K / 2 of them.
-        d2: names for the upper level's training, K / 2; with selection ``d2`` they choose among configurations too.
-        holdout: names kept for choosing alone; empty with selection ``d2``.
-        seed: of the draw.
-        sha256: of the dataset's label, the names in order and the content of images and masks, 64 hex digits.
+        d1: K / 2 images that train the lower level.
+        d2: K / 2 images that train the upper level; with selection ``d2`` they also select the configuration.
+        holdout: images that only select the configuration; empty with selection ``d2``.
+        seed: seed of the draw.
+        sha256: fingerprint of the dataset's label, the names in order and the content of images and masks, 64 hex
+            digits.
     """
 
     d1: tuple[str, ...]
@@ -42,26 +43,22 @@ class Manifest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All drawn images: D1, D2, holdout."""
+        """All drawn images in the order D1, D2, holdout."""
         return self.d1 + self.d2 + self.holdout
 
-    @property
-    def judges(self) -> tuple[str, ...]:
-        """The images on which configurations are compared: the holdout, or else D2."""
-        return self.holdout or self.d2
 
+def draw_shots(dataset: Pool, shots: int, seed: int, selection: SelectionConfig) -> FewShotSplit:
+    """Draw K shots: the first K of the pool in an order that depends on ``seed`` and the names only.
 
-def draw_shots(dataset: Pool, shots: int, seed: int, selection: SelectionConfig) -> Manifest:
-    """Draw K shots: the first K of the pool in an order that ``seed`` and the names alone decide.
-
-    K = 4 is thus contained in K = 8 of the same seed. Held-out images are the last of that order, so that all K of a
-    sweep are judged on the same ones. AM-SAM (arXiv 2410.09714): half of the shots is D1, half D2.
+    The shots of K = 4 are therefore among those of K = 8 with the same seed. Held-out images are the last of that
+    order, so every K of a sweep is evaluated on the same ones. As in AM-SAM (arXiv 2410.09714), one half of the
+    shots is D1 and the other D2.
 
     Args:
-        dataset: pool to draw from; only drawn images are read.
+        dataset: pool to draw from; only the drawn images are read.
         shots: K, even and at least 2.
-        seed: any whole number.
-        selection: whether to hold further images out for choosing.
+        seed: any integer.
+        selection: how many further images to hold out for selection.
 
     Raises:
         InputError: K is odd or below 2, or the pool is too small.
@@ -69,11 +66,11 @@ def draw_shots(dataset: Pool, shots: int, seed: int, selection: SelectionConfig)
     """
     problems = []
     if shots < 2 or shots % 2:
-        problems.append(Problem("shots", f"{shots} cannot be halved into D1 and D2; use an even number from 2 on"))
+        problems.append(Problem("shots", f"{shots} cannot be halved into D1 and D2; use an even number of at least 2"))
     if shots + selection.images > len(dataset.train):
-        held = f" and {selection.images} to hold out" if selection.images else ""
-        what = f"{shots} shots{held} are asked for and {dataset.label} has {len(dataset.train)} train images"
-        problems.append(Problem("shots", f"{what}; ask for fewer"))
+        held = f" and {selection.images} held-out images" if selection.images else ""
+        what = f"{shots} shots{held} are more than the {len(dataset.train)} train images of {dataset.label}"
+        problems.append(Problem("shots", f"{what}; use fewer"))
     if problems:
         raise InputError(problems)
     order = hashed_order(dataset.train, f"shots-{seed}")
@@ -84,4 +81,4 @@ def draw_shots(dataset: Pool, shots: int, seed: int, selection: SelectionConfig)
         for role, names in (("d1", d1), ("d2", d2), ("holdout", holdout))
     }
     text = json.dumps({"dataset": dataset.label, **content}, sort_keys=True, separators=(",", ":"))
-    return Manifest(d1, d2, holdout, seed, hashlib.sha256(text.encode()).hexdigest())
+    return FewShotSplit(d1, d2, holdout, seed, sha256_hex(text))

@@ -1,7 +1,7 @@
-"""Reading photographs and masks as people have them. The rules are told to users in `docs/data.md`.
+"""Decode photographs and masks of all common formats by the rules that `docs/data.md` documents.
 
-Photographs become HWC uint8 RGB, turned upright by their EXIF orientation. Masks become HW bool at the
-photograph's size.
+Photographs become HWC uint8 RGB, turned upright by their EXIF orientation. Masks become HW bool at the size of
+their photograph.
 """
 
 from __future__ import annotations
@@ -31,16 +31,28 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(AmsamError):
-    """A file that cannot be read as a photograph or a mask."""
+    """A file cannot be read as a photograph or a mask.
+
+    Args:
+        where: the file.
+        what: what is wrong and what to do.
+    """
+
+    def __init__(self, where: str, what: str):
+        super().__init__(where, what)
+        self.where, self.what = where, what
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a photograph lies in its file.
+    """Size and stored orientation of a photograph.
 
     Attributes:
-        width, height: upright, in pixels.
-        orientation: EXIF orientation, 1 to 8; 1 is stored upright.
+        width, height: of the upright photograph, in pixels.
+        orientation: EXIF orientation, 1 to 8; 1 means stored upright.
     """
 
     width: int
@@ -59,9 +71,9 @@ class Photograph:
 
     Attributes:
         pixels: HWC uint8 RGB, upright.
-        frame: how it lay in its file.
-        conversions: names of the rules that were needed: ``exif``, ``grey``, ``palette``, ``alpha``,
-            ``16-bit`` or the file's colour mode, as ``cmyk``.
+        frame: its size and how it is stored.
+        conversions: codes of the rules that were applied: ``exif``, ``grey``, ``palette``, ``alpha``, ``16-bit`` or
+            the colour mode of the file, such as ``cmyk``.
     """
 
     pixels: np.ndarray
@@ -75,10 +87,10 @@ class Mask:
 
     Attributes:
         pixels: HW bool at the photograph's size, True on the object.
-        size: width and height of the mask's own file.
-        between: share of its pixels that are neither near zero nor near full scale (within 5 %).
-        conversions: names of the rules that were needed: ``rgb``, ``palette``, ``alpha``, ``16-bit``,
-            ``labels`` (values 0 and 1), ``lossy``, ``exif`` (turned as its photograph), ``resized``.
+        size: width and height of the mask's file in pixels.
+        between: share of pixels, in [0, 1], that are more than 5 % away from both zero and full scale.
+        conversions: codes of the rules that were applied: ``rgb``, ``palette``, ``alpha``, ``16-bit``,
+            ``labels`` (values 0 and 1), ``lossy``, ``exif`` (turned like its photograph), ``resized``.
     """
 
     pixels: np.ndarray
@@ -88,16 +100,16 @@ class Mask:
 
 
 def read_frame(data: bytes, where: str) -> Frame:
-    """Size and orientation of a photograph from its header alone.
+    """Read the size and orientation of a photograph from its header.
 
     Raises:
-        ImageError: the file is no image.
+        ImageError: the file is not an image.
     """
     image = _open(data, where)
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except _BROKEN:
-        orientation = 1  # a broken EXIF block says nothing; Pillow shows such a photograph as stored
+        orientation = 1  # with a broken EXIF block, viewers show a photograph as stored
     orientation = orientation if orientation in _TURN else 1
     width, height = image.size
     return Frame(height, width, orientation) if orientation >= 5 else Frame(width, height, orientation)
@@ -106,15 +118,15 @@ def read_frame(data: bytes, where: str) -> Frame:
 def decode_image(data: bytes, where: str) -> Photograph:
     """Decode a photograph.
 
-    Grey, palette, CMYK and other colour modes become RGB; transparent pixels are laid over white; 16-bit values
-    are divided by 257. Of several frames the first is taken.
+    Grey, palette, CMYK and other colour modes become RGB; transparent pixels are composited over white; 16-bit
+    values are divided by 257. Of several frames the first is used.
 
     Args:
         data: the file's bytes.
-        where: the file, for messages.
+        where: name of the file in messages.
 
     Raises:
-        ImageError: the file is no image, is truncated, or is too large to be a photograph.
+        ImageError: the file is not an image, is truncated, or is too large to be a photograph.
     """
     frame = read_frame(data, where)
     image = _load(data, where)
@@ -131,21 +143,21 @@ def decode_image(data: bytes, where: str) -> Photograph:
 
 
 def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
-    """Decode a mask and bring it to its photograph's size.
+    """Decode a mask and resize it to its photograph.
 
     A pixel is object where its value exceeds ``rule.threshold`` of full scale. Full scale is the smallest of 1,
-    255 and 65535 that holds the largest value (255 at least in lossy files). The value of a coloured pixel is
-    its largest channel; with a palette that is not grey, every colour but black is object. An alpha channel
-    multiplies the colour, or is the mask itself where the colour is the same everywhere.
+    255 and 65535 that holds the largest value (at least 255 in lossy files). The value of a coloured pixel is its
+    largest channel; with a palette that is not grey, every colour but black is object. An alpha channel multiplies
+    the colour, or is the mask itself if the whole image has one colour.
 
     Args:
         data: the file's bytes.
-        where: the file, for messages.
-        rule: threshold, and what to do with another size.
-        frame: of its photograph. A mask stored exactly as a turned photograph is stored is turned with it.
+        where: name of the file in messages.
+        rule: threshold, and what to do with a mask of another size.
+        frame: the photograph's. A mask that is stored like a turned photograph is turned with it.
 
     Raises:
-        ImageError: unreadable, or of another size where the rule refuses that.
+        ImageError: the mask is unreadable, or has another size and the rule refuses that.
     """
     image = _load(data, where)
     image, notes = _turn_as_stored(image, frame)
@@ -156,8 +168,8 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
     middling = np.count_nonzero((value_HW > 0.05 * scale) & (value_HW < 0.95 * scale))
     if size != (frame.width, frame.height):
         if rule.other_size == "refuse":
-            text = f"is {size[0]}x{size[1]} and its photograph {frame.width}x{frame.height}; use the mask's own"
-            raise ImageError(f"{where}: the mask {text} photograph, or redo the mask")
+            sizes = f"is {size[0]}x{size[1]} and its photograph {frame.width}x{frame.height}"
+            raise ImageError(where, f"the mask {sizes}; use the photograph it was made for, or make it again")
         resized = Image.fromarray(object_HW.astype(np.uint8)).resize(
             (frame.width, frame.height), Image.Resampling.NEAREST
         )
@@ -170,7 +182,7 @@ def _open(data: bytes, where: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data))
     except _BROKEN as error:
-        raise ImageError(f"{where}: not readable as an image ({_reason(error, data)}); replace it") from None
+        raise ImageError(where, f"not readable as an image ({_reason(error, data)}); replace it") from None
 
 
 def _load(data: bytes, where: str) -> Image.Image:
@@ -178,7 +190,7 @@ def _load(data: bytes, where: str) -> Image.Image:
     try:
         image.load()
     except _BROKEN as error:
-        raise ImageError(f"{where}: damaged ({_reason(error, data)}); replace it") from None
+        raise ImageError(where, f"damaged ({_reason(error, data)}); replace it") from None
     return image
 
 
@@ -191,7 +203,7 @@ def _reason(error: Exception, data: bytes) -> str:
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """An image of any mode but RGB as RGB, and the name of the rule that did it."""
+    """Convert an image of any other mode to RGB; also return the code of the rule that was applied."""
     if image.mode.startswith("I") or image.mode == "F":
         value_HW = np.asarray(image).astype(np.float32)
         scale = 65535.0 if image.mode.startswith("I") else _full_scale(value_HW, lossy=False)
@@ -217,7 +229,7 @@ def _turn_as_stored(image: Image.Image, frame: Frame) -> tuple[Image.Image, list
 
 
 def _values(image: Image.Image) -> tuple[np.ndarray, float, list[str]]:
-    """A mask's values HW, their full scale, and the names of the rules that were needed."""
+    """Return the values of a mask (HW), their full scale, and the codes of the rules that were applied."""
     lossy = image.format in _LOSSY
     notes = ["lossy"] if lossy else []
     if image.mode == "P" and not image.has_transparency_data:
@@ -248,7 +260,7 @@ def _values(image: Image.Image) -> tuple[np.ndarray, float, list[str]]:
 
 
 def _full_scale(value_HW: np.ndarray, lossy: bool) -> float:
-    """The smallest of 1, 255 and 65535 that holds all values; 255 at least where noise can pass for a label."""
+    """Return the smallest of 1, 255 and 65535 that holds all values; at least 255 if ``lossy``, where 1 is noise."""
     largest = float(value_HW.max(initial=0))
     if largest <= 1 and not lossy:
         return 1.0

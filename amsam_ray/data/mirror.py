@@ -1,6 +1,7 @@
-"""Datasets in buckets: listed without downloading, and mirrored once per node.
+"""Datasets in buckets: list them without downloading, and mirror them once per node.
 
-Any S3-compatible endpoint, through boto3 and the standard AWS variables (AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, ...).
+Works with any S3-compatible endpoint through boto3 and the standard AWS variables (AWS_ENDPOINT_URL_S3,
+AWS_ACCESS_KEY_ID, ...).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.data.schema import unsafe_path
 from amsam_ray.data.tree import KeyTree
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.hashing import sha256_hex
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "mirror.json"
-_KEPT = SUFFIXES | {".txt"}  # images, masks and lists of names; archives beside them stay where they are
+_KEPT = SUFFIXES | {".txt"}  # images, masks and lists of names; archives beside them are not copied
 _WORKERS = 8
 
 
@@ -37,10 +39,10 @@ class _Object:
 
 
 def list_tree(root: str) -> KeyTree:
-    """The keys below an ``s3://bucket/prefix`` as a tree.
+    """List the images below ``s3://bucket/prefix`` as a tree.
 
     Raises:
-        InputError: the address is malformed, the bucket does not answer, or nothing lies there.
+        InputError: the address is malformed, the bucket does not answer, or the prefix holds no image.
     """
     objects = _list(root)
     if not objects:
@@ -49,27 +51,30 @@ def list_tree(root: str) -> KeyTree:
 
 
 def mirror_folder(root: str, mirror_dir: Path) -> Path:
-    """Where this node keeps its copy of ``root``."""
-    name = hashlib.sha256(f"{os.environ.get('AWS_ENDPOINT_URL_S3', '')}\0{root}".encode()).hexdigest()[:16]
+    """Return the folder of the local copy of ``root``; one per endpoint and root."""
+    name = sha256_hex(f"{os.environ.get('AWS_ENDPOINT_URL_S3', '')}\0{root}")[:16]
     return mirror_dir / name
 
 
 @cache
 def mirror(root: str, mirror_dir: Path) -> Path:
-    """Copy a dataset from a bucket to this node, once, and return the copy's folder.
+    """Copy a dataset from a bucket to this node and return the folder of the copy.
 
-    All processes of a node share one copy: the first makes it under a lock while the others wait. Every file is
-    checked against the size and, where the store gives one, the checksum of its object before it gets its name. A
-    later process downloads only what has changed since. If the bucket does not answer, a complete copy is used as it
-    is, with a warning. One process looks once; data that change during a sweep do not change under it.
+    All processes of a node share one copy: the first one makes it under a lock while the others wait. A file gets its
+    name only after its size and, where the server states one, its checksum have been verified. A later process
+    downloads only what has changed since. If the bucket does not answer, a complete copy is used unchanged, with a
+    warning. Each process compares the copy with the bucket once, so the data do not change during a sweep.
 
     Args:
         root: ``s3://bucket/prefix``.
         mirror_dir: folder for the copies of this node.
 
+    Returns:
+        The folder that holds the dataset's files.
+
     Raises:
         InputError: the address is malformed, or the bucket does not answer and there is no complete copy.
-        AmsamError: a download fails or is not what the store says it is.
+        AmsamError: a download fails or differs from the listing.
     """
     folder = mirror_folder(root, mirror_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +85,7 @@ def mirror(root: str, mirror_dir: Path) -> Path:
         except InputError:
             if have is None:
                 raise
-            _LOG.warning("%s does not answer; going on with the complete copy in %s", root, folder)
+            _LOG.warning("%s does not answer; using the complete copy in %s", root, folder)
             return folder / "files"
         if not objects:
             raise InputError(Problem(root, "holds no images; check bucket and prefix"))
@@ -90,6 +95,7 @@ def mirror(root: str, mirror_dir: Path) -> Path:
 
 
 def _synchronise(root: str, folder: Path, objects: list[_Object], have: dict[str, list[Any]]) -> None:
+    """Download new and changed objects, delete other files, and write the manifest of the complete copy."""
     client, (bucket, prefix) = _client(), _address(root)
     (folder / _MANIFEST).unlink(missing_ok=True)  # incomplete from here on
 
@@ -103,7 +109,9 @@ def _synchronise(root: str, folder: Path, objects: list[_Object], have: dict[str
         with ThreadPoolExecutor(_WORKERS) as pool:
             list(pool.map(fetch, objects))
     except OSError as error:
-        raise AmsamError(f"the copy of {root} in {folder} cannot be written: {error.strerror}") from None
+        raise AmsamError(
+            f"the copy of {root} in {folder} cannot be written ({error.strerror}); free space or choose another folder"
+        ) from None
     wanted = {item.path for item in objects}
     for path in sorted((folder / "files").rglob("*")):
         if path.is_file() and path.relative_to(folder / "files").as_posix() not in wanted:
@@ -128,19 +136,17 @@ def _download(client: Any, bucket: str, key: str, item: _Object, target: Path) -
                 size += len(chunk)
     except (ClientError, BotoCoreError) as error:
         raise AmsamError(f"s3://{bucket}/{key} cannot be downloaded: {error}") from None
-    # The ETag is the MD5 of what was stored in one part and not under a key of the user's.
+    # The ETag is the MD5 of an object that was stored in one part and not encrypted with a key of the user's.
     plain = "-" not in item.etag and answer.get("ServerSideEncryption") in (None, "AES256")
     if size != item.size or (plain and len(item.etag) == 32 and md5.hexdigest() != item.etag):
         part.unlink()
-        raise AmsamError(f"s3://{bucket}/{key} arrived damaged or changed meanwhile; run again")
+        raise AmsamError(f"s3://{bucket}/{key} arrived damaged or changed during the download; run the command again")
     part.replace(target)
 
 
 def _complete(folder: Path, objects: list[_Object]) -> bool:
-    def size(path: Path) -> int:
-        return path.stat().st_size if path.is_file() else -1
-
-    return all(size(folder / "files" / item.path) == item.size for item in objects)
+    paths = ((folder / "files" / item.path, item.size) for item in objects)
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
 def _read_manifest(folder: Path) -> dict[str, list[Any]] | None:
@@ -187,7 +193,7 @@ def _client() -> Any:
 
     retries = {"max_attempts": 5, "mode": "standard"}
     config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=_WORKERS)
-    session = boto3.session.Session()  # the default session would remember the first credentials it saw
+    session = boto3.session.Session()  # the default session keeps the first credentials it reads
     client = session.client("s3", config=config)
     if ".amazonaws.com" in client.meta.endpoint_url:
         return client

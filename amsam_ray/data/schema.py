@@ -1,6 +1,6 @@
-"""What a dataset definition may say. A definition is data: a YAML file, never a class. Imports nothing slow.
+"""Schema of dataset definitions, which are YAML files and never classes. Imports no slow package.
 
-Definitions of the package lie in `amsam_ray/data/definitions`; `docs/data.md` shows how to write one.
+The package's own definitions are in `amsam_ray/data/definitions`; `docs/data.md` shows how to write one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from amsam_ray.config.metrics import METRICS
 
 
 def unsafe_path(text: str) -> str | None:
-    """Why ``text`` may not be a path below a data root (None: it may)."""
+    """Return why ``text`` is not a safe path below a data root, None if it is safe."""
     path = PurePosixPath(text)
     if path.is_absolute() or "\\" in text:
         return f"{text!r} must be relative to the data root, with forward slashes"
     if ".." in path.parts:
-        return f"{text!r} leaves the data root; make the root a folder that holds all of the dataset"
+        return f"{text!r} leaves the data root; choose a root that contains the whole dataset"
     return None
 
 
@@ -28,7 +28,7 @@ class _Part(BaseModel):
 
 
 class FolderPair(_Part):
-    """Where the photographs and the masks of one split lie, below the data root."""
+    """Folders of the photographs and the masks of one split, below the data root."""
 
     images: str = Field(description="folder of the photographs; {option} is replaced by the option's value")
     masks: str = Field(description="folder of the masks")
@@ -42,7 +42,7 @@ class FolderPair(_Part):
 
 
 class Layout(_Part):
-    """One arrangement of folders: a ``pool`` to be split by rule, or ``train`` and ``test`` as published."""
+    """One arrangement of folders: a ``pool`` that a rule splits, or ``train`` and ``test`` as published."""
 
     pool: FolderPair | None = None
     train: FolderPair | None = None
@@ -55,13 +55,13 @@ class Layout(_Part):
         return self
 
     def pairs(self) -> dict[str, FolderPair]:
-        """The folder pairs by split: ``pool``, or ``train`` and ``test``."""
+        """Return the folder pairs by split: ``pool``, or ``train`` and ``test``."""
         parts = {"pool": self.pool, "train": self.train, "test": self.test}
         return {split: pair for split, pair in parts.items() if pair is not None}
 
 
 class MaskRule(_Part):
-    """How a mask's file is found and read."""
+    """How the file of a mask is found and read."""
 
     name: str = Field("{stem}", description="the mask's file name without suffix, for a photograph's {stem}")
     threshold: float = Field(0.5, gt=0, lt=1, description="object where the value exceeds this share of full scale")
@@ -78,10 +78,10 @@ class MaskRule(_Part):
 
 
 class SplitRule(_Part):
-    """How the pool is divided; published train and test folders need no rule.
+    """How a pool is split; published train and test folders need no rule.
 
-    ``test`` is a number of images (the last ones in natural name order), a share below 1 (an even spread over
-    names hashed with a fixed key), a list of names, or the path below the root of a text file of names.
+    ``test`` is a number of images (the last ones in natural order), a share below 1 (the first ones in the order of
+    names hashed with a fixed key), a list of names, or the path of a text file of names below the root.
     """
 
     test: int | float | list[str] | str | None = None
@@ -89,7 +89,7 @@ class SplitRule(_Part):
 
 
 class OptionRule(_Part):
-    """One thing the user of a dataset can choose under ``options``."""
+    """One setting of a dataset that users can choose under ``options``."""
 
     type: Literal["int", "str", "folder", "split"]
     default: Any = None
@@ -100,14 +100,14 @@ class OptionRule(_Part):
 
 
 class Counts(_Part):
-    """Numbers of images that the publisher states."""
+    """Numbers of images stated by the publisher."""
 
     train: int = Field(ge=0)
     test: int = Field(ge=0)
 
 
 class Archive(_Part):
-    """A file that the publisher offers at a plain URL."""
+    """A file for download at a plain URL of the publisher."""
 
     url: str = Field(pattern=r"^https?://")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
@@ -121,7 +121,7 @@ class DatasetDefinition(_Part):
     title: str
     task: str
     source: Literal["files", "procedural"] = "files"
-    layouts: list[Layout] = Field(default_factory=list, description="tried in turn: the first that is there")
+    layouts: list[Layout] = Field(default_factory=list, description="tried in turn; the first that exists is used")
     within: list[str] = Field(default_factory=lambda: [""], description="sub-folders of the root to look in")
     images: list[str] = Field(default_factory=lambda: ["*"], description="patterns of photograph file names")
     mask: MaskRule = MaskRule()
@@ -164,5 +164,5 @@ class DatasetDefinition(_Part):
 
     @property
     def maximise(self) -> bool:
-        """Whether a larger primary metric is better."""
+        """True if a larger primary metric is better."""
         return METRICS[self.primary_metric].maximise

@@ -1,7 +1,7 @@
-"""The files below a data root, whether a local folder or the keys of a bucket, seen through one small interface.
+"""The files below a data root, a local folder or the keys of a bucket, through one small interface.
 
-Nothing outside the root is ever reached: links are followed, and where one leaves the root or leads back
-to itself the entry says so instead of being listed as a file.
+Nothing outside the root is read. Links are followed; one that leaves the root or leads back to itself is listed
+as such and not as a file.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Kind = Literal["file", "folder", "missing", "loop", "outside", "broken"]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One name in a folder.
+class TreeEntry:
+    """One entry of a folder.
 
     Attributes:
-        name: without its folder.
-        kind: ``file`` or ``folder``; for links that lead nowhere useful ``loop`` (to itself or a folder above
-            it), ``outside`` (out of the root) or ``broken`` (to nothing); ``missing`` only for whole paths.
+        name: file or folder name, without its parent folder.
+        kind: ``file`` or ``folder``; for unusable links ``loop`` (to itself or a folder above it), ``outside`` (out
+            of the root) or ``broken`` (no target). ``missing`` is the kind of a path that does not exist.
     """
 
     name: str
@@ -30,25 +30,25 @@ class Entry:
 
 
 class Tree(Protocol):
-    """What the layout scan needs of a data root."""
+    """The part of a data root that the layout scan reads."""
 
     uri: str
 
     def kind(self, path: str) -> Kind:
-        """What lies at ``path``, relative to the root."""
+        """Return the kind of ``path``, which is relative to the root."""
 
-    def folder(self, path: str) -> list[Entry]:
-        """The entries of a folder, sorted by name, hidden ones left out; empty if there is no such folder."""
+    def folder(self, path: str) -> list[TreeEntry]:
+        """List a folder sorted by name, without hidden entries; empty if there is no such folder."""
 
     def read_text(self, path: str) -> str:
-        """The UTF-8 text of a file. Raises OSError if it cannot be read."""
+        """Return the UTF-8 text of a file. Raises OSError if it cannot be read."""
 
 
 class LocalTree:
-    """A folder of this machine.
+    """A folder on this machine.
 
     Args:
-        root: the data root; may itself be a link.
+        root: the data root, possibly a link itself.
     """
 
     def __init__(self, root: Path):
@@ -58,15 +58,15 @@ class LocalTree:
     def kind(self, path: str) -> Kind:
         return self._kind(self.root / path)
 
-    def folder(self, path: str) -> list[Entry]:
+    def folder(self, path: str) -> list[TreeEntry]:
         if self.kind(path) != "folder":
             return []
         with os.scandir(self.root / path) as scanned:
             entries = sorted((e for e in scanned if not e.name.startswith(".")), key=lambda e: e.name)
-        return [Entry(e.name, self._entry_kind(e)) for e in entries]
+        return [TreeEntry(e.name, self._entry_kind(e)) for e in entries]
 
     def _entry_kind(self, entry: os.DirEntry[str]) -> Kind:
-        if entry.is_symlink():  # only links are worth the cost of resolving a path
+        if entry.is_symlink():  # resolving a path is slow and only links need it
             return self._kind(Path(entry.path))
         return "folder" if entry.is_dir() else "file"
 
@@ -94,7 +94,7 @@ class KeyTree:
 
     Args:
         uri: the root as the user wrote it.
-        keys: all keys below the prefix, the prefix removed.
+        keys: all keys below the prefix, without the prefix.
     """
 
     def __init__(self, uri: str, keys: Iterable[str]):
@@ -114,9 +114,9 @@ class KeyTree:
         parent = self._folders.get(_text(PurePosixPath(clean).parent), {})
         return parent.get(PurePosixPath(clean).name, "missing")
 
-    def folder(self, path: str) -> list[Entry]:
+    def folder(self, path: str) -> list[TreeEntry]:
         entries = self._folders.get(_text(PurePosixPath(path)), {})
-        return [Entry(name, entries[name]) for name in sorted(entries) if not name.startswith(".")]
+        return [TreeEntry(name, entries[name]) for name in sorted(entries) if not name.startswith(".")]
 
     def read_text(self, path: str) -> str:
         raise OSError(f"{path} can be read once {self.uri} is mirrored")

@@ -30,6 +30,10 @@ FORMAT = "amsam_ray.adapter/1"
 _DETECTOR = "detector.file"  # no parameter of a model has this name
 
 
+class AdapterFileError(InputError):
+    """The content of an adapter file is damaged, of another format, or not an adapter at all."""
+
+
 @dataclass(frozen=True)
 class AdapterInfo:
     """What an adapter says about itself.
@@ -89,17 +93,12 @@ def read_adapter_info(adapter: Path | bytes) -> AdapterInfo:
     metadata = _metadata(_bytes(adapter), where)
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "no format")
-        raise InputError(Problem(where, f"is not an adapter of this version ({found} instead of {FORMAT})"))
+        raise AdapterFileError(Problem(where, f"is not an adapter of this version ({found} instead of {FORMAT})"))
     try:
         config = TrialConfig.model_validate_json(metadata["config"])
         return AdapterInfo(config, metadata["backbone"], metadata.get("detector"))
     except (KeyError, ValidationError) as error:
-        raise InputError(Problem(where, f"holds no usable config: {error}")) from None
-
-
-def read_adapter_config(adapter: Path | bytes) -> TrialConfig:
-    """The configuration inside an adapter. Raises as ``read_adapter_info``."""
-    return read_adapter_info(adapter).config
+        raise AdapterFileError(Problem(where, f"holds no usable config: {error}")) from None
 
 
 def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
@@ -139,7 +138,7 @@ def _tensors(adapter: Path | bytes) -> dict[str, Tensor]:
     try:
         return load(_bytes(adapter))
     except SafetensorError as error:
-        raise InputError(Problem(_where(adapter), f"is damaged: {error}")) from None
+        raise AdapterFileError(Problem(_where(adapter), f"is damaged: {error}")) from None
 
 
 def _where(adapter: Path | bytes) -> str:
@@ -161,5 +160,5 @@ def _metadata(content: bytes, where: str) -> dict[str, str]:
         (length,) = struct.unpack_from("<Q", content)
         found = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except (struct.error, ValueError, AttributeError):
-        raise InputError(Problem(where, "is not a safetensors file, or is cut short")) from None
+        raise AdapterFileError(Problem(where, "is not a safetensors file, or is cut short")) from None
     return {str(key): str(value) for key, value in found.items()}

@@ -9,7 +9,6 @@ removing the folder costs time and nothing else. Entries are safetensors files, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from amsam_ray.hashing import sha256_hex
 
 Entry = dict[str, Tensor]
 Compute = Callable[[list[int]], Iterable[Mapping[str, Tensor]]]
@@ -35,7 +36,7 @@ def entry_key(kind: str, **depends_on: Any) -> str:
         depends_on: plain values (text, numbers, lists, None).
     """
     told = json.dumps({"kind": kind, "version": _VERSION, **depends_on}, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    return sha256_hex(told)
 
 
 class NoCache:

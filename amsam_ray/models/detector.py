@@ -5,7 +5,6 @@ Boxes are XYXY in pixels of the original image. The network and its post-process
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ import torch
 
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.hashing import file_sha256, sha256_hex
 from amsam_ray.models.ultralytics_quiet import import_ultralytics, process_unchanged
-from amsam_ray.models.weights import WEIGHTS, file_sha256, weights_dir
+from amsam_ray.models.weights import WEIGHTS
+from amsam_ray.paths import weights_dir
 
 NANO_DETECTOR = Path(__file__).parent / "assets" / "nano_detector.safetensors"
 NANO_IMAGE_SIZE = 256
@@ -80,7 +81,7 @@ class Detector:
         self.names: dict[int, str] = dict(model.names)
         self._classes = _class_numbers(config, self.names)
         facts = [weights_sha256, image_size, config.confidence, self._classes]
-        self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self.fingerprint = sha256_hex(json.dumps(facts))
         self._config, self._device = config, device
         self._predictors: dict[float, Any] = {}
 

@@ -7,7 +7,6 @@ precision and fonts, and sets seeds, threads and deterministic modes for the who
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -23,9 +22,9 @@ from torch import Tensor
 
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.hashing import file_sha256, sha256_hex
 from amsam_ray.models.detector import build_network, load_detector, save_network
 from amsam_ray.models.ultralytics_quiet import process_unchanged
-from amsam_ray.models.weights import file_sha256
 
 _VERSION = 2  # part of the cache key; raise it with every change of the training below
 # Pretrained weights forget less at the lower rate: on photographs of people, a tuned nano detector found 93-97 % of the
@@ -102,7 +101,7 @@ def tune_detector(
         seed,
         sorted(shot.key for shot in shots),
     ]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    key = sha256_hex(json.dumps(facts))
     path = cache_dir / f"detector-{key[:32]}.safetensors"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):

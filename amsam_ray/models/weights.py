@@ -6,8 +6,6 @@ Sizes and SHA-256 are those that several independent projects pin for the publis
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ from filelock import FileLock
 
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.hashing import file_sha256
+from amsam_ray.paths import weights_dir
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 _YOLO_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
@@ -85,15 +85,6 @@ WEIGHTS = {
 }
 
 
-def weights_dir() -> Path:
-    """Return the folder of fetched weights: ``$AMSAM_WEIGHTS_DIR``, or ``amsam_ray/weights`` in the user's cache."""
-    chosen = os.environ.get("AMSAM_WEIGHTS_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "weights"
-
-
 def get_weights(name: str) -> WeightsFile:
     """Return the file called ``name``, or with that file name. Raises InputError that lists the known names."""
     for weights in WEIGHTS.values():
@@ -146,15 +137,6 @@ def check_backbone(config: BackboneConfig, where: str = "backbone") -> list[Prob
     if official and pinned == official.sha256 and size != official.size:
         return [Problem(f"{where}.checkpoint", f"{path} has {size} bytes; {describe_expected(config.arch)}")]
     return []
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, 64 hex digits. Raises AmsamError if the file cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AmsamError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
 
 
 def _download(url: str, part: Path, size: int, progress: Callable[[int], None]) -> None:

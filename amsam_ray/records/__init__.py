@@ -1,1 +1,1 @@
-"""Records of trials, and the leaderboards computed from them."""
+"""Records of trials, a local index of them, and the leaderboards computed from them."""

@@ -1,4 +1,4 @@
-"""What a trial ran on: code, packages and machine, as its record states them."""
+"""The environment of a trial for its record: code version, packages and machine."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ _PACKAGES = (
 
 
 class Environment(BaseModel):
-    """Where a trial ran. Holds no host name, user name, path or environment variable.
+    """The environment of a trial. Contains no host name, user name, path or environment variable.
 
     Attributes:
-        version: of amsam-ray.
-        commit: of its source tree, None where it was installed from a package.
-        dirty: whether tracked files of that tree differed from the commit.
-        packages: version of each package that the numbers depend on.
-        hardware: as ``amsam_ray.device.hardware`` describes it.
+        version: version of amsam-ray.
+        commit: commit of its source tree, None if it was installed from a package.
+        dirty: True if tracked files differed from the commit.
+        python, platform: Python version; operating system and processor architecture.
+        packages: versions of the packages that can affect the scores.
+        hardware: result of ``amsam_ray.device.hardware``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +52,7 @@ class Environment(BaseModel):
 
 
 def describe_environment(hardware: Mapping[str, str]) -> Environment:
-    """This process's environment; asks git once and remembers the answer."""
+    """Return the environment of this process; git runs once per process."""
     commit, dirty = _source_state()
     return Environment(
         version=amsam_ray.__version__,
@@ -77,10 +78,10 @@ def _package_versions() -> dict[str, str]:
 
 @cache
 def _source_state() -> tuple[str | None, bool | None]:
-    """(commit, whether it was changed) of the checkout that this package runs from, (None, None) if there is none."""
+    """Return (commit, dirty) of the checkout that contains this package, (None, None) if there is none."""
     package = Path(amsam_ray.__file__).resolve().parent
     top = _git(package, "rev-parse", "--show-toplevel")
-    # An environment inside somebody's repository must not report that repository's commit as ours.
+    # A virtual environment inside another repository must not report the commit of that repository.
     if top is None or Path(top).resolve() != package.parent:
         return None, None
     status = _git(package, "status", "--porcelain", "--untracked-files=no")

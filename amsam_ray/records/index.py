@@ -1,32 +1,33 @@
-"""A local index of a storage's records, so that each record is read once on this machine and never again.
+"""A local index of the records in a storage: this machine reads each record once.
 
-The index is a cache: everything in it comes from the records, and it may be deleted at any time.
+The index is a cache that is computed from the records; it may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.hashing import sha256_hex
+from amsam_ray.paths import index_dir
 from amsam_ray.records.io import list_records, list_sweeps, load, records_folder
 from amsam_ray.records.schema import Record
-from amsam_ray.records.summary import Brief, CellSummary
+from amsam_ray.records.summary import CellSummary, RecordSummary
 from amsam_ray.storage.base import Entry, Storage
 
 _BATCH = 500
-_PATIENCE_S = 60.0  # with other processes that hold the index
+_LOCK_TIMEOUT_S = 60.0  # how long to wait for other processes that write to the index
 _COMPLETED, _PRUNED, _FAILED = 2, 1, 0
-_Cell = tuple[str, str, int, str]  # sweep, dataset, shots, label
-_LAYOUT = 5  # raise it whenever the tables or Brief change: older files are then made anew
+_CellKey = tuple[str, str, int, str]  # sweep, dataset, shots, label
+_LAYOUT = 5  # raise it whenever the tables or RecordSummary change; older files are then rebuilt
 _TABLES = """
 CREATE TABLE files (
     key TEXT PRIMARY KEY, stamp TEXT NOT NULL, sweep TEXT NOT NULL, problem TEXT,
@@ -42,57 +43,60 @@ CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _INSERT = f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * 14)})"  # noqa: S608 - question marks only
 _SWEEPS = "SELECT DISTINCT sweep FROM files"
-_INSERT_BRIEF = "INSERT OR REPLACE INTO briefs VALUES (?, ?, ?)"
-
-
-def index_dir() -> Path:
-    """Where indexes lie: ``index`` in ``$AMSAM_CACHE_DIR``, or in ``amsam_ray`` of the user's cache folder."""
-    if chosen := os.environ.get("AMSAM_CACHE_DIR"):
-        return Path(chosen).expanduser() / "index"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "amsam_ray" / "index"
+_INSERT_SUMMARY = "INSERT OR REPLACE INTO briefs VALUES (?, ?, ?)"
 
 
 class Index:
-    """The records of one storage, summarised.
+    """The records of one storage, summarised in an SQLite file.
 
     Args:
-        storage: whose records.
-        folder: where the index file lies, by default ``index_dir()``. Processes may share it.
+        storage: the storage of the records.
+        folder: folder of the index file, by default ``index_dir()``. Processes may share it.
+
+    Raises:
+        AmsamError: the folder cannot hold an index.
     """
 
     def __init__(self, storage: Storage, folder: Path | None = None):
         self._storage = storage
         folder = index_dir() if folder is None else folder
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        name = hashlib.sha256(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}".encode()).hexdigest()
+        name = sha256_hex(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = _open(folder / f"{name[:32]}.sqlite")
         except (OSError, sqlite3.Error) as error:
-            raise AmsamError(f"{folder}: no index can be kept here ({error}); set AMSAM_CACHE_DIR.") from error
+            raise AmsamError(f"{folder} cannot hold an index ({error}); set AMSAM_CACHE_DIR.") from error
 
     def update(self, sweep: str | None = None) -> list[Problem]:
-        """Read the records that are new or changed, of one sweep or of all, and forget those that are gone.
+        """Read new and changed records of one sweep or of all, and forget deleted ones.
 
-        A folder in which no file has come, gone or changed since it was read is not listed again.
+        A folder that has not changed since it was read is not listed again.
 
         Returns:
-            One problem for each file that is not a record, those found earlier included.
+            One problem for each file that is not a record, including those found earlier.
         """
         sweeps = [sweep] if sweep is not None else list_sweeps(self._storage)
-        # Before anything is listed, so that what comes meanwhile makes the folder look changed the next time.
+        # Taken before anything is listed: a write during the listing makes the folder look changed the next time.
         stamps = {name: self._storage.folder_stamp(records_folder(name)) for name in sweeps}
         settled = dict(self._db.execute("SELECT sweep, stamp FROM folders"))
         changed = [name for name in sweeps if stamps[name] is None or settled.get(name) != stamps[name]]
-        gone = [] if sweep is not None else [n for (n,) in self._db.execute(_SWEEPS) if n not in stamps]
+        removed = [] if sweep is not None else [n for (n,) in self._db.execute(_SWEEPS) if n not in stamps]
+        self._read_changes(changed, removed)
+        with self._transaction():
+            read = ((name, stamp) for name in changed if (stamp := stamps[name]) is not None)
+            self._db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", read)
+        where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
+        faults = self._db.execute(f"SELECT key, problem FROM files WHERE problem NOT NULL {where}", values)  # noqa: S608
+        return [Problem(key, problem) for key, problem in faults]
+
+    def _read_changes(self, changed: Sequence[str], removed: Sequence[str]) -> None:
+        """Bring the tables up to date with the records of the sweeps ``changed``, and empty them of ``removed``."""
         known: dict[str, str] = {}
-        for name in (*changed, *gone):
+        for name in (*changed, *removed):
             known.update(self._db.execute("SELECT key, stamp FROM files WHERE sweep = ?", (name,)))
-        fresh = []
-        for entry in list_records(self._storage, changed):
-            if known.pop(entry.key, None) != entry.stamp:
-                fresh.append(entry)
+        entries = list_records(self._storage, changed)
+        fresh = [entry for entry in entries if known.pop(entry.key, None) != entry.stamp]
         if known:
             with self._transaction():
                 self._db.executemany("DELETE FROM files WHERE key = ?", ((key,) for key in known))
@@ -101,25 +105,18 @@ class Index:
         while batch := list(islice(found, _BATCH)):  # other processes wait for one batch at most
             with self._transaction():
                 self._db.executemany(_INSERT, (_row(entry, item) for entry, item in batch))
-                briefs = (Brief.of(item) for _, item in batch if isinstance(item, Record))
-                self._db.executemany(_INSERT_BRIEF, ((brief.key, *brief.dump()) for brief in briefs))
-        where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
-        faults = self._db.execute(f"SELECT key, problem FROM files WHERE problem NOT NULL {where}", values)  # noqa: S608
-        problems = [Problem(key, problem) for key, problem in faults]
-        read = [(name, stamp) for name in changed if (stamp := stamps[name]) is not None]
-        with self._transaction():
-            self._db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", read)
-        return problems
+                summaries = (RecordSummary.of(item) for _, item in batch if isinstance(item, Record))
+                self._db.executemany(_INSERT_SUMMARY, ((summary.key, *summary.dump()) for summary in summaries))
 
     def cells(self, sweep: str | None = None) -> list[CellSummary]:
-        """Every cell of one sweep or of all, sorted by sweep, dataset, shots and label."""
-        with self._transaction("DEFERRED"):  # what other processes add meanwhile is seen by both queries or by none
+        """Return the cells of one sweep or of all, sorted by sweep, dataset, shots and label."""
+        with self._transaction("DEFERRED"):  # both queries see the same records
             return self._cells(sweep)
 
     def _cells(self, sweep: str | None) -> list[CellSummary]:
         where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
-        finals: dict[_Cell, list[Brief]] = {}
-        best: dict[_Cell, Brief] = {}
+        finals: dict[_CellKey, list[RecordSummary]] = {}
+        best: dict[_CellKey, RecordSummary] = {}
         chosen = f"""
             SELECT role, brief, scores FROM (
                 SELECT key, role, standing, number, trial, ROW_NUMBER() OVER (
@@ -128,11 +125,11 @@ class Index:
             ) JOIN briefs USING (key)
             WHERE place = 1 OR (role = 'final' AND standing = {_COMPLETED}) ORDER BY number, trial"""  # noqa: S608
         for role, text, scores in self._db.execute(chosen, values):
-            brief = Brief.load(text, scores)
-            if role == "final" and brief.status == "completed":
-                finals.setdefault(_cell(brief), []).append(brief)
-            if role == "search" or _cell(brief) not in best:
-                best[_cell(brief)] = brief
+            summary = RecordSummary.load(text, scores)
+            if role == "final" and summary.status == "completed":
+                finals.setdefault(_cell_key(summary), []).append(summary)
+            if role == "search" or _cell_key(summary) not in best:
+                best[_cell_key(summary)] = summary
         counts = f"""
             SELECT sweep, dataset, shots, label, SUM(role = 'search'),
                 SUM(role = 'search' AND standing = {_PRUNED}), SUM(role = 'search' AND standing = {_FAILED}),
@@ -146,7 +143,7 @@ class Index:
         ]
 
     def find(self, name: str) -> list[str]:
-        """Keys of the records of trial ``name``, or of ``sweep/trial``, sorted."""
+        """Return the sorted keys of the records of trial ``name``, or of ``sweep/trial``."""
         sweep, _, trial = name.rpartition("/")
         rows = self._db.execute(
             "SELECT key FROM files WHERE trial = ? AND (? = '' OR sweep = ?) ORDER BY key", (trial, sweep, sweep)
@@ -154,7 +151,7 @@ class Index:
         return [key for (key,) in rows]
 
     def remember(self, key: str, compute: Callable[[], list[float | None]]) -> list[float | None]:
-        """The value that ``compute`` gave for ``key`` once; ``key`` must name everything that it depends on."""
+        """Return ``compute()``, called once per ``key``; ``key`` must state everything that the value depends on."""
         row = self._db.execute("SELECT value FROM memos WHERE key = ?", (key,)).fetchone()
         if row is None:
             value = compute()
@@ -164,7 +161,7 @@ class Index:
         return found
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the index file."""
         self._db.close()
 
     @contextlib.contextmanager
@@ -179,16 +176,16 @@ class Index:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The database at ``path``, made anew if it is damaged or of another layout."""
-    deadline, attempts = time.monotonic() + _PATIENCE_S, 2
+    """Open the database at ``path``; rebuild it if it is damaged or has another layout."""
+    deadline, attempts = time.monotonic() + _LOCK_TIMEOUT_S, 2
     while attempts:
-        db = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
+        db = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
         try:
             layout = _prepare(db)
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            if _is_locked(error):
                 db.close()
-                # SQLite does not wait where processes switch a new file to its write-ahead log at the same moment.
+                # SQLite does not wait if processes switch a new file to its write-ahead log at the same time.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(random.uniform(0.01, 0.1))
@@ -200,11 +197,16 @@ def _open(path: Path) -> sqlite3.Connection:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         attempts -= 1
-    raise sqlite3.DatabaseError(f"{path} cannot be made")
+    raise sqlite3.DatabaseError(f"{path} cannot be created")
+
+
+def _is_locked(error: sqlite3.DatabaseError) -> bool:
+    primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return primary_code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _prepare(db: sqlite3.Connection) -> int:
-    """Make the tables where there are none; returns the layout that was found, 0 for none."""
+    """Create the tables if there are none; return the layout that was found, 0 for none."""
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")
     db.execute("BEGIN IMMEDIATE")
@@ -217,8 +219,8 @@ def _prepare(db: sqlite3.Connection) -> int:
     return int(layout)
 
 
-def _cell(brief: Brief) -> _Cell:
-    return brief.sweep, brief.dataset, brief.shots, brief.label
+def _cell_key(summary: RecordSummary) -> _CellKey:
+    return summary.sweep, summary.dataset, summary.shots, summary.label
 
 
 def _row(entry: Entry, item: Record | Problem) -> tuple[object, ...]:

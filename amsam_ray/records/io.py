@@ -1,10 +1,9 @@
-"""Writing and reading the records of trials."""
+"""Write and read the records of trials."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import logging
 import re
@@ -12,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.hashing import sha256_hex
 from amsam_ray.records.schema import SCHEMA_VERSION, Record
 from amsam_ray.storage.base import Entry, NotFoundError, Storage, StorageError, UnavailableError
 from amsam_ray.training.result import TrialResult
@@ -29,37 +29,49 @@ _THREADS = 16
 
 
 class Sink(Protocol):
-    """What takes results: a ``Storage``, or a ``Spool`` in front of one."""
+    """A destination of results: a ``Storage``, or a ``Spool`` in front of one."""
 
     def put(self, key: str, data: bytes) -> None: ...
     def create(self, key: str, data: bytes) -> None: ...
     def upload(self, key: str, path: Path) -> None: ...
 
 
+class ReadRecords(NamedTuple):
+    """The records of one sweep or of all, sorted by key, and one problem for each file that is not a record."""
+
+    records: list[Record]
+    problems: list[Problem]
+
+
 def write_record(sink: Sink, record: Record) -> None:
-    """Store ``record`` under its key, once. Raises ExistsError if another record has that key."""
+    """Store ``record`` under its key. Raises ExistsError if another record has that key."""
     sink.create(record.key, record.to_bytes())
 
 
 def replace_damaged(storage: Storage, key: str, data: bytes) -> bool:
-    """Put a record where a file lies that is none; that file is kept as ``sweeps/<sweep>/damaged/<trial>.<hash>.json``.
+    """Replace a damaged file by a record; the file is kept as ``sweeps/<sweep>/damaged/<trial>.<hash>.json``.
+
+    Args:
+        storage: the storage.
+        key: key of an existing file.
+        data: content of the record.
 
     Returns:
-        Whether it was done. It is not where the file is a record.
+        True if the file was replaced, False if it is itself a record.
     """
     old = storage.get(key)
     if isinstance(parse_record(key, old), Record):
         return False
     _, sweep, _, name = key.split("/")
-    kept = f"sweeps/{sweep}/damaged/{name.removesuffix('.json')}.{hashlib.sha256(old).hexdigest()[:8]}.json"
+    kept = f"sweeps/{sweep}/damaged/{name.removesuffix('.json')}.{sha256_hex(old)[:8]}.json"
     storage.put(kept, old)
     storage.put(key, data)
-    logger.warning("%s was no record; it is now, and the file that lay there is %s.", key, kept)
+    logger.warning("%s was not a record and has been replaced by one; the old file is kept as %s.", key, kept)
     return True
 
 
 def write_trial(sink: Sink, record: Record, result: TrialResult) -> None:
-    """Store everything that a trial leaves: its adapter, pictures and curve, and the record that names them, last."""
+    """Store all results of a trial: adapter file, overlays and curve, and last the record that refers to them."""
     if record.adapter and result.adapter:
         sink.upload(record.adapter, result.adapter)
     for reference, overlay in zip(record.overlays, result.overlays, strict=True):
@@ -69,42 +81,43 @@ def write_trial(sink: Sink, record: Record, result: TrialResult) -> None:
     write_record(sink, record)
 
 
-def read_records(storage: Storage, sweep: str | None = None) -> tuple[list[Record], list[Problem]]:
-    """All records, of one sweep or of all.
+def read_records(storage: Storage, sweep: str | None = None) -> ReadRecords:
+    """Read all records of one sweep or of all sweeps.
 
     Returns:
-        The records sorted by key, and one problem for each file under ``records/`` that is not one: half-written,
-        foreign, of a newer schema, or lying where it does not belong. Those are left alone.
+        The records sorted by key, and one problem for each other file under ``records/``: truncated, unrelated, of a
+        newer schema, or a record under another key than its own. These files are not changed.
     """
-    records, problems = [], []
+    records: list[Record] = []
+    problems: list[Problem] = []
     sweeps = [sweep] if sweep is not None else list_sweeps(storage)
     for _, item in load(storage, list_records(storage, sweeps)):
         if isinstance(item, Record):
             records.append(item)
         else:
             problems.append(item)
-    return records, problems
+    return ReadRecords(records, problems)
 
 
 def list_records(storage: Storage, sweeps: Iterable[str]) -> Iterator[Entry]:
-    """Every file under ``records/`` of these sweeps, sorted by key within each."""
+    """List all files under ``records/`` of these sweeps, sorted by key within each sweep."""
     with _mapper(storage) as each:
         for entries in each(lambda name: list(storage.list(records_folder(name))), sweeps):
             yield from entries
 
 
 def records_folder(sweep: str) -> str:
-    """The prefix of a sweep's records."""
+    """Return the prefix of the records of a sweep."""
     return f"sweeps/{sweep}/records/"
 
 
 def list_sweeps(storage: Storage) -> list[str]:
-    """Ids of the sweeps that left anything; folders with names that no sweep has are passed over."""
+    """Return the ids of all sweeps in the storage; folders without a valid sweep name are skipped."""
     return [name for name in storage.folders("sweeps/") if _SWEEP.fullmatch(name)]
 
 
 def load(storage: Storage, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Record | Problem]]:
-    """Read and check files, several at a time, in the order given; files deleted meanwhile are left out."""
+    """Read and validate files, several at a time, in the given order; files that no longer exist are skipped."""
     rest = iter(entries)
     with _mapper(storage) as each:
         while chunk := list(islice(rest, _AT_ONCE)):
@@ -114,16 +127,16 @@ def load(storage: Storage, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Re
 
 
 def parse_record(key: str, data: bytes) -> Record | Problem:
-    """The record in ``data``, or what is wrong with the file at ``key``."""
+    """Return the record in ``data``, or the problem of the file at ``key``."""
     try:
         record = Record.model_validate_json(data)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"]))
         if place == "schema_version" and fault["type"] == "literal_error":
-            return Problem(key, f"skipped: not of schema {SCHEMA_VERSION}; a newer amsam-ray can read it")
+            return Problem(key, f"skipped: its schema is not {SCHEMA_VERSION}; read it with a newer amsam-ray")
         reason = "not complete JSON" if fault["type"] == "json_invalid" else f"{place or 'file'}: {fault['msg']}"
-        return Problem(key, f"skipped, not a record ({reason}); delete it if nobody needs it")
+        return Problem(key, f"skipped, not a record ({reason}); delete it if it is not needed")
     if record.key != key:
         return Problem(key, f"skipped: the record of {record.key} does not belong here; delete it")
     return record
@@ -131,7 +144,7 @@ def parse_record(key: str, data: bytes) -> Record | Problem:
 
 @contextlib.contextmanager
 def _mapper(storage: Storage) -> Iterator[Callable[..., Iterator[Any]]]:
-    """A ``map`` with threads for a bucket, whose latency they hide; reading a disk costs the interpreter's own time."""
+    """Yield a ``map``: with threads for a bucket, to hide its latency; without for a disk, where they gain nothing."""
     if not storage.uri.startswith("s3:"):
         yield map
         return
@@ -150,7 +163,7 @@ def _load(storage: Storage, entry: Entry) -> Record | Problem | None:
         return Problem(entry.key, "skipped, not a record (no trial has such a name); delete it")
     except UnavailableError:
         raise
-    except StorageError as error:  # a link that leads elsewhere, a file that may not be read
+    except StorageError as error:  # such as a link out of the root, or a file without read permission
         return Problem(entry.key, f"skipped: {error}")
 
 

@@ -1,4 +1,4 @@
-"""Leaderboards: a pure function of the records, with the papers' numbers beside them."""
+"""Leaderboards: a pure function of the records, shown together with the numbers of the papers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from amsam_ray.records.significance import (
     mean_per_image,
     probability_of_no_gain,
 )
-from amsam_ray.records.summary import Brief, CellSummary
+from amsam_ray.records.summary import CellSummary, RecordSummary
 from amsam_ray.records.tables import Row, to_csv
 from amsam_ray.storage.base import ConflictError, NotFoundError, Storage, UnavailableError
 
@@ -33,7 +33,7 @@ _ATTEMPTS = 100
 
 
 def leaderboard_key(dataset: str) -> str:
-    """The key of a dataset's leaderboard; ``all`` for that of all datasets."""
+    """Return the key of a dataset's leaderboard; ``all`` stands for that of all datasets."""
     return f"leaderboards/{dataset}.csv"
 
 
@@ -45,26 +45,26 @@ def build_leaderboard(
     published: bool = True,
     remember: Remember = compute_now,
 ) -> list[Row]:
-    """One row per (dataset, shots, method): datasets by name, the rows of each by its primary metric, best first.
+    """Return one row per (dataset, shots, method): datasets by name, and their rows by primary metric, best first.
 
-    A cell that several sweeps searched is represented by the sweep that did best on the selection images, and of
-    several configurations with finals the one whose finals did best there: test scores choose nothing. Cells without
-    finals come after those with, by their score on the selection images.
+    If several sweeps searched a cell, the row is that of the sweep with the best score on the selection images; of
+    several configurations with finals, it is the one whose finals score best there. Test scores are never used for
+    selection. Cells without finals come last, ordered by their score on the selection images.
 
     Args:
-        cells: what was recorded.
+        cells: summaries of the recorded cells.
         datasets, shots: keep only these.
-        published: with the papers' rows of these datasets.
-        remember: keeps the results of costly statistics between calls.
+        published: add the rows of the papers for these datasets.
+        remember: keeps the results of slow statistics between calls.
 
     Returns:
         Rows whose columns ``docs/results.md`` explains; scores are fractions or pixels, never per cent.
     """
-    kept: dict[tuple[str, int, str], _Cell] = {}
+    kept: dict[tuple[str, int, str], _RankedCell] = {}
     for summary in cells:
         place = (summary.dataset, summary.shots, summary.label)
         if (datasets is None or place[0] in datasets) and (shots is None or place[1] in shots):
-            cell = _Cell(summary)
+            cell = _RankedCell(summary)
             if place not in kept or cell.preference > kept[place].preference:
                 kept[place] = cell
     rows: list[Row] = []
@@ -80,56 +80,74 @@ def build_leaderboard(
 def update_leaderboards(
     storage: Storage, datasets: Collection[str] | None = None, *, index_dir: Path | None = None
 ) -> list[Problem]:
-    """Recompute and store the leaderboards of ``datasets`` (None: of every dataset that has records), and of all.
+    """Recompute and store the leaderboards of ``datasets`` (None: of all datasets with records), and the joint one.
 
-    A leaderboard is replaced only if nobody has changed it since before the records were listed; otherwise it is made
-    again from what is recorded by then. Where the storage cannot decide such a race, it is read back and made again
-    until it holds what the records say. Either way, of writers finishing together the last one has seen every record.
+    A leaderboard is replaced only if it has not changed since before the records were listed; otherwise it is computed
+    again from the records of that time. If the storage cannot decide such a race, the leaderboard is read back and
+    computed again until it agrees with the records. In both cases, the last of several simultaneous writers has seen
+    every record.
+
+    Args:
+        storage: the storage of records and leaderboards.
+        datasets: labels of the datasets to update.
+        index_dir: folder of the local index, by default ``amsam_ray.paths.index_dir()``.
 
     Returns:
         One problem for each file under ``records/`` that was skipped.
+
+    Raises:
+        UnavailableError: other writers keep changing the leaderboards.
     """
     with contextlib.closing(Index(storage, index_dir)) as index:
         for attempt in range(_ATTEMPTS):
             stored = _stored(storage)
             problems = index.update()
-            cells = index.cells()
-            rows = build_leaderboard(cells, remember=index.remember)
-            wanted = {leaderboard_key("all"): to_csv(rows)}
-            for name in {row["dataset"] for row in rows}:
-                if datasets is None or name in datasets:
-                    wanted[leaderboard_key(name)] = to_csv([row for row in rows if row["dataset"] == name])
-            settled = True
-            for key, data in sorted(wanted.items()):
-                current, version = stored.get(key, (None, None))
-                if current == data:
-                    continue
-                try:
-                    storage.replace(key, data, version)
-                    settled = settled and storage.atomic
-                except ConflictError:
-                    settled = False
-            if settled:
+            rows = build_leaderboard(index.cells(), remember=index.remember)
+            if _replace_changed(storage, stored, _csv_files(rows, datasets)):
                 return problems
             time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))
     raise UnavailableError(f"{storage.uri}: the leaderboards change faster than they can be written; try again later.")
 
 
-def _stored(storage: Storage) -> dict[str, tuple[bytes | None, str | None]]:
-    """Key -> content and version of every leaderboard."""
-    found: dict[str, tuple[bytes | None, str | None]] = {}
+def _csv_files(rows: list[Row], datasets: Collection[str] | None) -> dict[str, bytes]:
+    """Return key -> content of the joint leaderboard and of those of ``datasets``."""
+    files = {leaderboard_key("all"): to_csv(rows)}
+    for name in {row["dataset"] for row in rows}:
+        if datasets is None or name in datasets:
+            files[leaderboard_key(name)] = to_csv([row for row in rows if row["dataset"] == name])
+    return files
+
+
+def _replace_changed(storage: Storage, stored: Mapping[str, tuple[bytes, str]], files: Mapping[str, bytes]) -> bool:
+    """Write the files that differ from the stored ones; return True if no other writer can have interfered."""
+    settled = True
+    for key, data in sorted(files.items()):
+        current, version = stored.get(key, (None, None))
+        if current == data:
+            continue
+        try:
+            storage.replace(key, data, version)
+            settled = settled and storage.atomic
+        except ConflictError:
+            settled = False
+    return settled
+
+
+def _stored(storage: Storage) -> dict[str, tuple[bytes, str]]:
+    """Return key -> content and version of every stored leaderboard."""
+    found: dict[str, tuple[bytes, str]] = {}
     for entry in storage.list("leaderboards/"):
-        with contextlib.suppress(NotFoundError, InputError):  # deleted meanwhile, or a file that is not ours
+        with contextlib.suppress(NotFoundError, InputError):  # deleted since the listing, or not a leaderboard
             found[entry.key] = storage.get_versioned(entry.key)
     return found
 
 
-class _Cell:
-    """One cell of one sweep on its way to a row."""
+class _RankedCell:
+    """One cell of one sweep with the configuration that represents it."""
 
     def __init__(self, summary: CellSummary):
         self.summary = summary
-        groups: dict[int, list[Brief]] = {}
+        groups: dict[int, list[RecordSummary]] = {}
         for final in summary.finals:
             groups.setdefault(final.number, []).append(final)
         ranked = sorted(groups.items(), key=lambda item: (-_rank(item[1]), item[0]))
@@ -138,12 +156,12 @@ class _Cell:
 
     @property
     def preference(self) -> tuple[bool, float, str]:
-        """Larger is the sweep that represents the cell; the name settles ties alike everywhere."""
+        """Sort key of the sweeps of one cell, largest first; the name decides ties."""
         scored = self.finals or ([self.chosen] if self.chosen.status == "completed" else [])
         return bool(self.finals), _rank(scored), self.summary.sweep
 
     def row(self, remember: Remember) -> Row:
-        """The row, without what depends on other rows."""
+        """Return the row, without the columns that depend on other rows."""
         chosen, summary, finals = self.chosen, self.summary, self.finals
         row: Row = {"dataset": summary.dataset, "shots": summary.shots, "method": summary.label, "source": "run"}
         intervals = confidence_intervals(finals, remember)
@@ -156,13 +174,13 @@ class _Cell:
                 row[f"{metric}_ci_low"], row[f"{metric}_ci_high"] = low, high
         row["seeds"] = len(finals)
         if finals or chosen.status == "completed":
-            row[f"val_{chosen.metric}"] = _mean([brief.score for brief in finals or [chosen]])
+            row[f"val_{chosen.metric}"] = _mean([trial.score for trial in finals or [chosen]])
         row |= acting_params(chosen.method, chosen.params)
         return row | {
             "backbone": chosen.backbone,
             "trained_params": chosen.trained_params,
             "gpu_seconds": summary.gpu_seconds,
-            "prompt_coverage": _mean([brief.prompt_coverage for brief in finals or [chosen]]),
+            "prompt_coverage": _mean([trial.prompt_coverage for trial in finals or [chosen]]),
             "trials": summary.trials,
             "pruned": summary.pruned,
             "failed": summary.failed,
@@ -173,16 +191,16 @@ class _Cell:
         }
 
 
-def _dataset_rows(cells: list[_Cell], papers: list[Row], remember: Remember) -> list[Row]:
+def _dataset_rows(cells: list[_RankedCell], papers: list[Row], remember: Remember) -> list[Row]:
     first = cells[0].chosen
     primary, mean = first.primary, f"{first.primary}_mean"
     maximise = METRICS[primary].maximise if primary in METRICS else first.maximise
-    pairs: list[tuple[Row, _Cell | None]] = [(cell.row(remember), cell) for cell in cells]
+    pairs: list[tuple[Row, _RankedCell | None]] = [(cell.row(remember), cell) for cell in cells]
     _add_gains([row for row, _ in pairs], mean)
     pairs += [(row, None) for row in papers]
     sign = -1.0 if maximise else 1.0
 
-    def order(pair: tuple[Row, _Cell | None]) -> tuple[bool, float, bool, float, str, int]:
+    def order(pair: tuple[Row, _RankedCell | None]) -> tuple[bool, float, bool, float, str, int]:
         row, cell = pair
         score, waiting = row.get(mean), -_rank([cell.chosen]) if cell else float("inf")
         return score is None, sign * (score or 0.0), cell is None, waiting, row["method"], row["shots"] or 0
@@ -196,7 +214,7 @@ def _dataset_rows(cells: list[_Cell], papers: list[Row], remember: Remember) -> 
 
 
 def _add_gains(rows: list[Row], mean: str) -> None:
-    """The relative change of the primary metric against SAM-Adapter with as many shots on the same backbone."""
+    """Add the relative change of the primary metric against SAM-Adapter with the same shots and backbone."""
     base = {(row["shots"], row["backbone"]): row.get(mean) for row in rows if row["method"] == _BASELINE}
     for row in rows:
         score, reference = row.get(mean), base.get((row["shots"], row["backbone"]))
@@ -205,16 +223,16 @@ def _add_gains(rows: list[Row], mean: str) -> None:
 
 
 def acting_params(method: str, params: Mapping[str, Any]) -> Row:
-    """Of a trial's hyperparameters and switches those that its method used, in the parameters' own order."""
+    """Return the hyperparameters and switches that the method used, in the order of ``PARAMS``."""
     if method not in METHODS:  # recorded by a version with other methods
         return dict(params)
     live = live_params(method, {key: {value} for key, value in params.items() if key in SWITCHES})
     return {name: params[name] for name in PARAMS if name in live and name in params}
 
 
-def _rank(briefs: Iterable[Brief]) -> float:
-    """Mean score on the selection images, larger is better; minus infinity without one."""
-    scores = [(brief.score if brief.maximise else -brief.score) for brief in briefs if brief.score is not None]
+def _rank(trials: Iterable[RecordSummary]) -> float:
+    """Return the mean score on the selection images, signed so that larger is better; minus infinity without one."""
+    scores = [(trial.score if trial.maximise else -trial.score) for trial in trials if trial.score is not None]
     return statistics.fmean(scores) if scores else float("-inf")
 
 

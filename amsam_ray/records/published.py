@@ -1,4 +1,4 @@
-"""The scores that the papers print, as rows to set beside our own."""
+"""Scores published in papers, as leaderboard rows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class PublishedTable(BaseModel):
-    """One table of a paper, or the relative changes against SAM-Adapter that an abstract states, all in per cent.
+    """One table of a paper, or the relative changes against SAM-Adapter stated in an abstract, all in per cent.
 
     Attributes:
         reference: paper, arXiv number and place.
         dataset: name of the dataset's definition.
-        shots: the columns of ``scores``.
+        metric: metric of the scores, a name of ``amsam_ray.config.metrics``.
+        shots: numbers of shots, the columns of ``scores``.
         scores: method -> one score per entry of ``shots``.
-        gains: method -> relative change of the metric; negative is a decrease.
+        gains: method -> relative change of the metric, negative for a decrease.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,13 +40,13 @@ class PublishedTable(BaseModel):
 
 @cache
 def published_tables() -> tuple[PublishedTable, ...]:
-    """All of them, from ``assets/published.yaml``."""
+    """Return all tables of ``assets/published.yaml``."""
     text = (importlib.resources.files("amsam_ray.records") / "assets" / "published.yaml").read_text(encoding="utf-8")
     return tuple(PublishedTable.model_validate(entry) for entry in yaml.safe_load(text))
 
 
 def published_rows(definition: str, label: str) -> list[dict[str, Any]]:
-    """Leaderboard rows for the dataset ``definition``, which the sweep calls ``label``; scores as fractions."""
+    """Return the leaderboard rows of the dataset ``definition`` under the name ``label``; scores are fractions."""
     rows: list[dict[str, Any]] = []
     for table in published_tables():
         if table.dataset != definition:

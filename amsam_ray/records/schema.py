@@ -1,4 +1,4 @@
-"""The record of a trial: everything about it in one JSON file that is written once. Imports no torch."""
+"""Schema of the record of a trial: one JSON file, written once. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIGNED_QUERY = re.compile(r"(://[^\s?]*)\?\S*")
 
 
 class OverlayRef(BaseModel):
-    """A stored picture of one test image; ``rank`` is its place among them by the objective metric."""
+    """A stored overlay of one test image; ``rank`` is its rank by the objective metric."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,21 +41,21 @@ class OverlayRef(BaseModel):
 class Record(BaseModel):
     """One finished trial.
 
-    Scores are fractions or pixels as ``amsam_ray.config.metrics`` says, never per cent; None stands for a score
-    that is not a finite number. Keys are relative to the storage's root.
+    Scores are fractions or pixels (``amsam_ray.config.metrics``), never per cent; None stands for a score that is not
+    a finite number. Keys are relative to the root of the storage.
 
     Attributes:
-        trial, sweep, cell: ids; ``number`` and ``final_seed`` are the parts NNNN and S of the trial's.
+        trial, sweep, cell: ids; ``number`` and ``final_seed`` are the parts NNNN and S of the trial id.
         dataset, definition: the dataset's label in leaderboards, and the name of its definition.
         method, label: the registered method, and its name in leaderboards.
-        attempt: 1 unless lanes died before.
-        config, config_sha256: everything that the trial depended on, resolved, and its fingerprint.
-        params: the method's hyperparameters and switches, part of ``config``; ``searched`` names the varied ones.
+        attempt: 1, plus the number of lanes that died while running this trial.
+        config, config_sha256: the resolved configuration and its fingerprint.
+        params: the method's hyperparameters and switches, part of ``config``; ``searched`` lists the varied ones.
         metric, maximise: the objective; ``primary`` is the dataset's primary metric.
         val, best_epoch, epochs_run, rung_scores, curve, test, test_images, shots_sha256, backbone_fingerprint,
-            detector_fingerprint, prompt_coverage, trained_params, timings, peak_memory_bytes: as TrialResult says.
+            detector_fingerprint, prompt_coverage, trained_params, timings, peak_memory_bytes: as in TrialResult.
         seconds: wall time; ``gpu_seconds`` is that times the GPUs (or shares of one) that the trial held.
-        adapter, curve_file, overlays: what else of this trial is stored.
+        adapter, curve_file, overlays: keys of the other files of this trial.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -136,14 +136,19 @@ class Record(BaseModel):
         searched: Sequence[str] = (),
         rung_scores: Mapping[int, float] | None = None,
     ) -> Record:
-        """The record of ``result``, naming the keys under which ``write_trial`` stores its files.
+        """Return the record of ``result`` with the keys under which ``write_trial`` stores its files.
 
         Args:
             trial, sweep: ids.
+            config, result, environment: what was run, with what result, and where.
             started, finished: seconds since the epoch.
-            gpus: how many GPUs the trial held, perhaps a share of one.
+            gpus: number of GPUs of the trial, possibly a fraction of one.
+            attempt: 1, plus the number of lanes that died while running this trial.
             searched: the hyperparameters that the search varied in this cell.
             rung_scores: epoch -> best score so far, as reported at the rungs.
+
+        Raises:
+            ValueError: ``trial`` is not a trial id, or does not belong to ``config``.
         """
         ids = _TRIAL.match(trial)
         if ids is None:
@@ -211,27 +216,27 @@ class Record(BaseModel):
 
     @property
     def key(self) -> str:
-        """Where this record is stored."""
+        """Key of this record."""
         return record_key(self.sweep, self.trial)
 
     @property
     def score(self) -> float | None:
-        """The objective's value on the selection images."""
+        """Value of the objective on the selection images."""
         return self.val.get(self.metric)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON, one line: the same record is always the same bytes."""
+        """Return canonical JSON in one line; equal records give equal bytes."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return text.encode() + b"\n"
 
 
 def record_key(sweep: str, trial: str) -> str:
-    """The key of a trial's record."""
+    """Return the key of a trial's record."""
     return f"sweeps/{sweep}/records/{trial}.json"
 
 
 def without_secrets(value: Any) -> Any:
-    """``value`` with user names, passwords and signed queries cut out of every URL in it."""
+    """Return ``value`` without user names, passwords and signed queries in its URLs."""
     if isinstance(value, str):
         return _SIGNED_QUERY.sub(r"\1", _CREDENTIALS.sub("", value))
     if isinstance(value, Mapping):
@@ -242,5 +247,5 @@ def without_secrets(value: Any) -> Any:
 
 
 def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: such scores become None."""
+    """Replace NaN and infinities, which JSON does not have, by None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}

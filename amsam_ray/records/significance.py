@@ -1,13 +1,13 @@
-"""How sure a mean score is, and whether one row of a leaderboard really beats another."""
+"""Confidence intervals of mean scores, and tests of the differences between leaderboard rows."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from amsam_ray.records.summary import Brief
+from amsam_ray.hashing import sha256_hex
+from amsam_ray.records.summary import RecordSummary
 
 DRAWS = 2000
 CONFIDENCE = 0.95
@@ -17,33 +17,35 @@ Remember = Callable[[str, Compute], list[float | None]]
 
 
 def compute_now(key: str, compute: Compute) -> list[float | None]:
-    """A ``Remember`` that remembers nothing."""
+    """Return ``compute()``; a ``Remember`` without memory."""
     return compute()
 
 
-def score_cube(finals: Sequence[Brief]) -> np.ndarray:
-    """SxIxM float64: the scores of finals with different seeds on the same test images.
+def score_cube(finals: Sequence[RecordSummary]) -> np.ndarray:
+    """Return the scores of finals with different seeds on the same test images, SxIxM float64.
 
-    Finals that were scored on other images than the first one are left out, so that a cube exists in any case.
+    Finals that were scored on other images or metrics than the first one are left out.
     """
     same = [f for f in finals if (f.images, f.image_metrics) == (finals[0].images, finals[0].image_metrics)]
     return np.stack([final.image_scores for final in same])
 
 
-def confidence_intervals(finals: Sequence[Brief], remember: Remember = compute_now) -> dict[str, tuple[float, float]]:
-    """The 95 % bootstrap interval of the mean of every metric, over seeds and test images.
+def confidence_intervals(
+    finals: Sequence[RecordSummary], remember: Remember = compute_now
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % bootstrap interval of the mean of every metric over seeds and test images.
 
-    Both the seeds and the images are drawn with replacement, 2,000 times (the percentile bootstrap of Efron 1979,
-    over two crossed factors), from a generator with a fixed seed: equal records give equal intervals.
+    Seeds and images are both drawn with replacement, 2,000 times (the percentile bootstrap of Efron 1979 over two
+    crossed factors), by a generator with a fixed seed, so equal records give equal intervals.
 
     Returns:
-        metric -> (low, high), for the metrics that have scores.
+        Metric -> (low, high), for the metrics that have scores.
     """
     if not finals or not finals[0].images:
         return {}
     cube = score_cube(finals)
     names = finals[0].image_metrics
-    digest = hashlib.sha256(cube.tobytes() + repr(cube.shape).encode()).hexdigest()
+    digest = sha256_hex(cube.tobytes() + repr(cube.shape).encode())
     flat = remember(f"interval {DRAWS} {CONFIDENCE} {digest}", lambda: _bootstrap(cube))
     return {
         name: (low, high)
@@ -72,13 +74,13 @@ def _bootstrap(cube: np.ndarray) -> list[float | None]:
 
 
 def _weighted(weight_of_seed: np.ndarray, weight_of_image: np.ndarray, cube: np.ndarray) -> np.ndarray:
-    """DxM: the sum of ``cube`` (SxIxM) under each draw's weights."""
+    """Return the sum of ``cube`` (SxIxM) under the weights of each draw, DxM."""
     per_seed = np.einsum("di,sim->dsm", weight_of_image, cube, optimize=True)
     return np.einsum("ds,dsm->dm", weight_of_seed, per_seed)
 
 
-def mean_per_image(finals: Sequence[Brief], metric: str) -> dict[str, float]:
-    """Test image -> its score in ``metric``, the mean over seeds; images without a score are left out."""
+def mean_per_image(finals: Sequence[RecordSummary], metric: str) -> dict[str, float]:
+    """Return the mean over seeds of ``metric`` for each test image; images without a score are left out."""
     if not finals or metric not in finals[0].image_metrics:
         return {}
     scores = score_cube(finals)[:, :, finals[0].image_metrics.index(metric)]
@@ -95,20 +97,27 @@ def probability_of_no_gain(
     maximise: bool,
     remember: Remember = compute_now,
 ) -> float | None:
-    """One-sided p-value of the Wilcoxon signed-rank test over the images that both were scored on.
+    """Return the one-sided p-value of the Wilcoxon signed-rank test (Wilcoxon 1945) over the shared images.
 
-    Small values say that ``better`` really beats ``other``. None if they share fewer than two images; 1 if no score
-    differs.
+    Small values mean that ``better`` is significantly better than ``other``.
+
+    Args:
+        better, other: image -> score.
+        maximise: True if larger scores are better.
+        remember: keeps the result between calls.
+
+    Returns:
+        p in [0, 1]; 1 if no score differs, None if there are fewer than two shared images.
     """
     difference = _differences(better, other) * (1 if maximise else -1)
     if len(difference) < 2:
         return None
-    digest = hashlib.sha256(difference.tobytes()).hexdigest()
+    digest = sha256_hex(difference.tobytes())
     return remember(f"wilcoxon {digest}", lambda: [_wilcoxon(difference, "greater")])[0]
 
 
 def paired_test(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
-    """Two-sided p-value of the same test; small values say that the two differ."""
+    """Return the two-sided p-value of the same test; small values mean that the two differ."""
     difference = _differences(first, second)
     return _wilcoxon(difference, "two-sided") if len(difference) > 1 else None
 
@@ -120,6 +129,6 @@ def _differences(first: Mapping[str, float], second: Mapping[str, float]) -> np.
 def _wilcoxon(difference: np.ndarray, alternative: str) -> float:
     if not difference.any():
         return 1.0
-    from scipy.stats import wilcoxon  # most of a second to import, and needed for new results only
+    from scipy.stats import wilcoxon  # slow to import, and needed for new results only
 
     return float(wilcoxon(difference, alternative=alternative).pvalue)

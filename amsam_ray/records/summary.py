@@ -1,8 +1,9 @@
-"""What leaderboards need of a record, without its curve: small enough to keep 100,000 of them at hand."""
+"""Summaries of records and cells for leaderboards, small enough to keep 100,000 of them in memory."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +13,13 @@ from amsam_ray.records.schema import Record, Scores
 
 
 @dataclass(frozen=True)
-class Brief:
-    """A part of a ``Record``, under the same names.
+class RecordSummary:
+    """The fields of a ``Record`` that leaderboards use, under the same names.
 
     Attributes:
-        images: names of the test images that were scored, in the record's order; empty for search trials.
-        image_metrics: the metrics of the columns of ``image_scores``.
-        image_scores: IxM float64, the score of each image in each metric, NaN where there is none.
+        images: names of the scored test images, in the record's order; empty for search trials.
+        image_metrics: metric of each column of ``image_scores``.
+        image_scores: IxM float64, the score of each image in each metric, NaN if missing.
     """
 
     key: str
@@ -49,8 +50,8 @@ class Brief:
     image_scores: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), compare=False)
 
     @classmethod
-    def of(cls, record: Record) -> Brief:
-        """The brief of ``record``."""
+    def of(cls, record: Record) -> RecordSummary:
+        """Return the summary of ``record``."""
         rows = record.test_images
         metrics = tuple(dict.fromkeys(name for row in rows for name in row if name != "name"))
         values = [[np.nan if (score := row.get(name)) is None else score for name in metrics] for row in rows]
@@ -63,13 +64,13 @@ class Brief:
         )
 
     def dump(self) -> tuple[str, bytes]:
-        """This brief as a text and the bytes of its scores, for ``load``."""
+        """Return this summary as JSON text and the bytes of its scores, for ``load``."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "image_scores"}
         return json.dumps(plain), self.image_scores.tobytes()
 
     @classmethod
-    def load(cls, text: str, scores: bytes) -> Brief:
-        """The inverse of ``dump``."""
+    def load(cls, text: str, scores: bytes) -> RecordSummary:
+        """Return the summary that ``dump`` wrote."""
         plain = json.loads(text)
         shape = (len(plain["images"]), len(plain["image_metrics"]))
         plain["images"], plain["image_metrics"] = tuple(plain["images"]), tuple(plain["image_metrics"])
@@ -78,14 +79,14 @@ class Brief:
 
 @dataclass(frozen=True)
 class CellSummary:
-    """All trials of one cell of one sweep.
+    """All recorded trials of one cell of one sweep.
 
     Attributes:
-        trials: search trials recorded, of which ``pruned`` and ``failed`` ended so.
+        trials: number of search trials, of which ``pruned`` and ``failed`` are parts.
         seconds, gpu_seconds: summed over search trials and finals.
-        best: the search trial with the best score on the selection images, of those that completed if any did; else
-            of the pruned ones, else a failed one.
-        finals: completed finals, by trial and seed.
+        best: search trial with the best score on the selection images, among the completed trials if there are any,
+            else among the pruned ones, else a failed one.
+        finals: completed finals, ordered by trial and seed.
     """
 
     sweep: str
@@ -97,5 +98,42 @@ class CellSummary:
     failed: int
     seconds: float
     gpu_seconds: float
-    best: Brief
-    finals: tuple[Brief, ...]
+    best: RecordSummary
+    finals: tuple[RecordSummary, ...]
+
+
+_STANDING = {"completed": 2, "pruned": 1, "failed": 0}
+
+
+def cell_summaries(records: Iterable[Record]) -> list[CellSummary]:
+    """Summarise records by cell, sorted by sweep, dataset, shots and label, as an ``Index`` does."""
+    cells: dict[tuple[str, str, int, str], list[RecordSummary]] = {}
+    for record in records:
+        summary = RecordSummary.of(record)
+        cells.setdefault((summary.sweep, summary.dataset, summary.shots, summary.label), []).append(summary)
+    return [_summarise(*cell, trials) for cell, trials in sorted(cells.items(), key=lambda item: item[0])]
+
+
+def _summarise(sweep: str, dataset: str, shots: int, label: str, trials: list[RecordSummary]) -> CellSummary:
+    trials = sorted(trials, key=lambda trial: (trial.number, trial.trial))
+    search = [trial for trial in trials if trial.role == "search"]
+    finals = tuple(trial for trial in trials if trial.role == "final" and trial.status == "completed")
+    return CellSummary(
+        sweep=sweep,
+        dataset=dataset,
+        shots=shots,
+        label=label,
+        trials=len(search),
+        pruned=sum(trial.status == "pruned" for trial in search),
+        failed=sum(trial.status == "failed" for trial in search),
+        seconds=sum(trial.seconds for trial in trials),
+        gpu_seconds=sum(trial.gpu_seconds for trial in trials),
+        best=max(search, key=_goodness) if search else (*finals, *trials)[0],
+        finals=finals,
+    )
+
+
+def _goodness(trial: RecordSummary) -> tuple[int, float]:
+    if trial.score is None:
+        return _STANDING[trial.status], float("-inf")
+    return _STANDING[trial.status], trial.score if trial.maximise else -trial.score

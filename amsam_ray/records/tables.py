@@ -1,4 +1,4 @@
-"""Leaderboard rows as CSV, Markdown, JSON and a table for the terminal."""
+"""Leaderboard rows as CSV, Markdown, JSON and a terminal table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 _HEAD = ("dataset", "shots", "method", "source")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high")
-# What papers print beside a metric.
+# Metrics that papers usually report together with the key.
 _COMPANIONS = {
     "dice": ("iou", "mae"),
     "mdice": ("miou", "mae"),
@@ -44,7 +44,7 @@ _TAIL = (
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The CSV's columns: fixed ones always, those of metrics and hyperparameters that some row has."""
+    """Return the columns of the CSV: the fixed ones, and metrics and hyperparameters that some row has."""
     present = {name for row in rows for name, value in row.items() if value is not None}
     metrics = [name for name in METRICS if f"{name}_mean" in present] or ["dice"]
     scores = [f"{metric}_{statistic}" for metric in metrics for statistic in _STATISTICS]
@@ -58,7 +58,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
-    """Comma-separated values with a header; empty cells where a row has nothing; six significant digits."""
+    """Return CSV with a header; missing values are empty and numbers have six significant digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = columns(rows)
@@ -68,20 +68,20 @@ def to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """A list of objects with the CSV's columns and the numbers in full."""
+    """Return a JSON list of objects with the columns of the CSV and unrounded numbers."""
     names = columns(rows)
     return json.dumps([{name: row.get(name) for name in names} for row in rows], indent=2)
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """The table for people, in Markdown."""
-    header, body = people_table(rows)
+    """Return the readable table in Markdown."""
+    header, body = readable_table(rows)
     lines = [header, ["---"] * len(header), *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def to_terminal(rows: Sequence[Row]) -> Group:
-    """One table for people per dataset, for rich to print."""
+    """Return one readable table per dataset, as a rich renderable."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -89,7 +89,7 @@ def to_terminal(rows: Sequence[Row]) -> Group:
 
     made = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        header, body = people_table([row for row in rows if row["dataset"] == dataset])
+        header, body = readable_table([row for row in rows if row["dataset"] == dataset])
         table = Table(title=Text(dataset, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
         for name in header[1:]:
             table.add_column(Text(name), justify="left" if name in ("method", "source") else "right", no_wrap=True)
@@ -99,11 +99,11 @@ def to_terminal(rows: Sequence[Row]) -> Group:
     return Group(*made)
 
 
-def people_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """(header, lines) with what people compare: the metric that the search optimised and its usual companions.
+def readable_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return (header, lines) of the readable table: the optimised metric and the metrics usually reported with it.
 
-    All other columns are in the CSV; a table with a dozen scores would fit no terminal. Scores are as usual in
-    print, per cent where the metric is one.
+    All other columns are in the CSV; they would not fit on a terminal. Scores are shown as in papers, in per cent
+    for metrics that are usually given so.
     """
     validation = [name for name in METRICS if any(row.get(f"val_{name}") is not None for row in rows)]
     metrics = _compared(
@@ -128,14 +128,14 @@ def people_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _compared(measured: Sequence[str], optimised: Sequence[str]) -> list[str]:
-    """The optimised metrics and those usually printed beside them, of the ones measured."""
+    """Return the measured metrics among the optimised ones and those usually reported with them."""
     lead = [name for name in optimised if name in measured] or list(measured[:1])
     wanted = [*lead, *(name for metric in lead for name in _COMPANIONS.get(metric, _COMPANIONS["dice"]))]
     return [name for name in dict.fromkeys(wanted) if name in measured]
 
 
 def score_title(metric: str) -> str:
-    """What ``show_score`` shows: the metric's name for people and its unit."""
+    """Return the heading of the values of ``show_score``: display name and unit of the metric."""
     info = METRICS.get(metric)
     if info is None:
         return metric
@@ -143,7 +143,7 @@ def score_title(metric: str) -> str:
 
 
 def show_score(metric: str, value: float | None) -> str:
-    """A score as usual in print: per cent with one digit where the metric is one, else four digits."""
+    """Format a score as in papers: per cent with one decimal if usual for the metric, else with four decimals."""
     if value is None:
         return ""
     if metric in METRICS and METRICS[metric].percent:
@@ -152,7 +152,7 @@ def show_score(metric: str, value: float | None) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value as the CSV has it."""
+    """Format a value as in the CSV."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -167,7 +167,7 @@ def _score(row: Row, metric: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Like ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
+    """Format a duration as ``2 h 05 min``, ``3 min 20 s`` or ``12 s``."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

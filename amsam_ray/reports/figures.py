@@ -1,4 +1,4 @@
-"""The report's figures, drawn by matplotlib as SVG that takes its colours from the page: light, dark or printed."""
+"""Figures of the report: SVG by matplotlib with the colours of the page, whether light, dark or printed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from amsam_ray.hashing import sha256_hex
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that stand for the page's CSS variables until the drawing is text.
+# Placeholder colours, replaced by the page's CSS variables in the finished SVG.
 _INK, _MUTED, _RULE = "#010101", "#020202", "#030303"
 _SERIES = tuple(f"#0a000{index}" for index in range(1, 9))
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _RULE: "--rule"} | {c: f"--s{i}" for i, c in enumerate(_SERIES, 1)}
@@ -59,11 +61,15 @@ class Palette:
 
 
 def curves(series: Mapping[str, Sequence[Mapping[int, float]]], palette: Palette, label: str) -> str:
-    """Score against epoch: for each method the mean over its seeds, and the band between their extremes.
+    """Draw score against epoch: for each method the mean over its seeds and the band between their extremes.
 
     Args:
         series: method -> one mapping from epoch to score per seed.
-        label: what the score is.
+        palette: colours of the methods.
+        label: name of the score.
+
+    Returns:
+        An inline SVG element; so for all figures of this module.
     """
     with _drawing("epoch", label) as (axes, done):
         for method, seeds in series.items():
@@ -87,11 +93,13 @@ def against_shots(
     palette: Palette,
     label: str,
 ) -> str:
-    """Score against the number of shots, with confidence intervals, and the papers' scores as hollow squares.
+    """Draw score against the number of shots with confidence intervals, and published scores as hollow squares.
 
     Args:
         series: method -> (shots, mean, low, high), ascending.
         papers: method -> (shots, score).
+        palette: colours of the methods.
+        label: name of the score.
     """
     with _drawing("shots", label) as (axes, done):
         ticks = sorted(
@@ -99,7 +107,7 @@ def against_shots(
         )
         for place, (method, points) in enumerate(series.items()):
             colour, dash = palette[method]
-            shift = 2 ** (0.03 * (place - (len(series) - 1) / 2))  # so that intervals do not cover each other
+            shift = 2 ** (0.03 * (place - (len(series) - 1) / 2))  # keeps intervals from overlapping
             shots, means = [p[0] * shift for p in points], [p[1] for p in points]
             axes.plot(shots, means, dash, marker="o", markersize=4, color=colour, label=method, linewidth=1.6)
             for x, (_, _, low, high) in zip(shots, points, strict=True):
@@ -116,7 +124,7 @@ def against_shots(
 
 
 def scatter(series: Mapping[str, Sequence[tuple[float, float]]], palette: Palette, xlabel: str, label: str) -> str:
-    """Score against one hyperparameter, a point per trial. ``series``: name -> (value, score)."""
+    """Draw score against one hyperparameter, one point per trial. ``series``: name -> (value, score)."""
     with _drawing(xlabel, label) as (axes, done):
         for name, points in series.items():
             style: dict[str, Any] = {"s": 24, "alpha": 0.8, "linewidths": 0}
@@ -126,7 +134,7 @@ def scatter(series: Mapping[str, Sequence[tuple[float, float]]], palette: Palett
 
 
 def bars(groups: Mapping[str, Mapping[str, float]], palette: Palette, xlabel: str, *, stacked: bool = False) -> str:
-    """Horizontal bars. ``groups``: line -> {name: length}; names side by side, or one behind the other."""
+    """Draw horizontal bars, side by side or stacked. ``groups``: line -> {name: length}."""
     names = list(dict.fromkeys(name for lengths in groups.values() for name in lengths))
     per_line = 1 if stacked else max(1, len(names))
     height = max(1.6, 0.9 + 0.22 * len(groups) * (per_line + 0.6))
@@ -152,11 +160,13 @@ def bars(groups: Mapping[str, Mapping[str, float]], palette: Palette, xlabel: st
 def parallel(
     columns: Sequence[tuple[str, Sequence[Any]]], scores: Sequence[float], *, maximise: bool, label: str
 ) -> str:
-    """Parallel coordinates: a line per trial across its hyperparameters to its score; the best tenth stands out.
+    """Draw parallel coordinates: one line per trial through its hyperparameters and score; highlight the best tenth.
 
     Args:
-        columns: (hyperparameter, its value in each trial); numbers, or words for choices.
-        scores: of each trial.
+        columns: (hyperparameter, its value in each trial); numbers, or texts for choices.
+        scores: score of each trial.
+        maximise: True if larger scores are better.
+        label: name of the score.
     """
     axes_values = [_scaled(values) for _, values in columns] + [_scaled(scores)]
     names = [name for name, _ in columns] + [label]
@@ -180,7 +190,7 @@ def parallel(
 
 
 def _scaled(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights in [0, 1] and the labels on the axis; logarithmic where positive values span more than 30 to 1."""
+    """Return heights in [0, 1] and axis labels; logarithmic if positive values span a factor of more than 30."""
     import math
 
     if any(isinstance(v, str) for v in values):
@@ -205,7 +215,7 @@ def _legend(axes: Axes) -> None:
 
 @contextmanager
 def _drawing(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE) -> Iterator[tuple[Axes, Any]]:
-    """(axes to draw on, a function that gives the finished SVG)."""
+    """Yield axes to draw on and a function that returns the finished SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -219,9 +229,7 @@ def _drawing(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE) -> Ite
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an inline SVG element that scales with its place and takes the page's colours and font."""
-    import hashlib
-
+    """Return the figure as an inline SVG element with the size of its container and the colours of the page."""
     import matplotlib
 
     def draw(salt: str) -> str:
@@ -230,8 +238,8 @@ def _svg(figure: Figure) -> str:
             figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
             return buffer.getvalue()
 
-    # Ids must differ between the figures of one page and be the same on every run.
-    text = draw(hashlib.sha256(draw("figure").encode()).hexdigest())
+    # Ids must differ between the figures of one page and be reproducible.
+    text = draw(sha256_hex(draw("figure")))
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)

@@ -1,254 +1,77 @@
-"""A sweep's report: one HTML file that needs no network, made from its records."""
+"""A sweep's report: one self-contained HTML file, made from the records."""
 
 from __future__ import annotations
 
-import base64
-import io
-import statistics
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from amsam_ray.config.metrics import METRICS
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.records.index import Index
-from amsam_ray.records.io import list_sweeps, read_records
+from amsam_ray.records.io import ReadRecords, list_sweeps, read_records
 from amsam_ray.records.leaderboard import build_leaderboard
-from amsam_ray.records.schema import Record
-from amsam_ray.records.tables import Row, columns, duration, plain, show_score
-from amsam_ray.reports import figures
-from amsam_ray.reports.plots import Plot, Plots, score_label
-from amsam_ray.storage.base import NotFoundError, Storage
+from amsam_ray.records.summary import cell_summaries
+from amsam_ray.records.tables import plain
+from amsam_ray.reports.content import ReportContent
+from amsam_ray.storage.base import Storage
 
 
 def report_key(sweep: str) -> str:
-    """Where a sweep's report is stored."""
+    """Return the key of a sweep's report."""
     return f"reports/{sweep}.html"
 
 
-def write_report(storage: Storage, sweep: str, *, index_dir: Path | None = None) -> str:
-    """Make the report of ``sweep`` from its records and store it.
+def write_report(
+    storage: Storage, sweep: str, *, read: ReadRecords | None = None, index_dir: Path | None = None
+) -> str:
+    """Render the report of ``sweep`` and store it.
+
+    Args:
+        storage: the storage of the records, and of the report.
+        sweep: id of the sweep.
+        read: its records, if they have been read already; None reads them.
+        index_dir: folder of the local index, which keeps slow statistics; by default ``amsam_ray.paths.index_dir()``.
 
     Returns:
-        Its key, ``reports/<sweep>.html``.
+        The key of the report, ``reports/<sweep>.html``.
 
     Raises:
         InputError: the storage has no record of this sweep.
     """
-    storage.put(report_key(sweep), render_report(storage, sweep, index_dir=index_dir).encode())
+    text = render_report(storage, sweep, read=read, index_dir=index_dir)
+    storage.put(report_key(sweep), text.encode())
     return report_key(sweep)
 
 
-def render_report(storage: Storage, sweep: str, *, index_dir: Path | None = None) -> str:
-    """The report of ``sweep`` as HTML. Raises as ``write_report``."""
+def render_report(
+    storage: Storage, sweep: str, *, read: ReadRecords | None = None, index_dir: Path | None = None
+) -> str:
+    """Return the report of ``sweep`` as HTML. Arguments and errors are those of ``write_report``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    if sweep not in list_sweeps(storage):
-        known = ", ".join(list_sweeps(storage)) or "none"
-        raise InputError(Problem(sweep, f"is no sweep in {storage.uri}; there are: {known}"))
+    if read is None:
+        _check_exists(storage, sweep)
+        read = read_records(storage, sweep)
+    if not read.records:
+        raise InputError(Problem(sweep, f"has no records in {storage.uri} yet; wait for its first trial"))
     with closing(Index(storage, index_dir)) as index:
-        index.update(sweep)
-        rows = build_leaderboard(index.cells(sweep), remember=index.remember)
-    records, problems = read_records(storage, sweep)
-    if not records:
-        raise InputError(Problem(sweep, f"has no records in {storage.uri} yet"))
+        rows = build_leaderboard(cell_summaries(read.records), remember=index.remember)
     environment = Environment(
         loader=PackageLoader("amsam_ray.reports", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    content = _Content(storage, sweep, records, rows)
     return environment.get_template("report.html.j2").render(
-        content=content,
-        problems=problems,
+        content=ReportContent(storage, sweep, read.records, rows),
+        problems=read.problems,
         style=(resources.files("amsam_ray.reports") / "assets" / "report.css").read_text(encoding="utf-8"),
         plain=plain,
     )
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The stored test images of one leaderboard row: (rank, image's name, score, picture as a data URI)."""
-
-    title: str
-    pictures: tuple[tuple[str, str, str, str], ...]
-
-
-class _Content:
-    """Everything that the template shows, section by section."""
-
-    def __init__(self, storage: Storage, sweep: str, records: Sequence[Record], rows: Sequence[Row]):
-        self.storage, self.sweep, self.records, self.rows = storage, sweep, records, rows
-        self.by_trial = {record.trial: record for record in records}
-        self.datasets = tuple(dict.fromkeys(row["dataset"] for row in rows))
-        methods = [row["method"] for row in rows if row["source"] == "run"]
-        papers = [row["method"] for row in rows if row["source"] == "paper"]
-        self.palette = figures.Palette(sorted(set(methods)) + sorted(set(papers) - set(methods)))
-
-    @cached_property
-    def summary(self) -> list[tuple[str, str]]:
-        """What, when and how much."""
-        first, last = min(r.started for r in self.records), max(r.finished for r in self.records)
-        search = [r for r in self.records if r.role == "search"]
-        counts = {s: sum(r.status == s for r in search) for s in ("completed", "pruned", "failed")}
-        return [
-            ("sweep", self.sweep),
-            ("first trial", f"{first:%Y-%m-%d %H:%M} UTC"),
-            ("from first to last", duration((last - first).total_seconds())),
-            ("cells", str(len({r.cell for r in self.records}))),
-            ("search trials", f"{len(search)} ({', '.join(f'{n} {s}' for s, n in counts.items() if n)})"),
-            ("finals", str(len(self.records) - len(search))),
-            ("work", duration(sum(r.seconds for r in self.records))),
-            ("GPU time", duration(sum(r.gpu_seconds for r in self.records))),
-            ("report made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
-        ]
-
-    @cached_property
-    def findings(self) -> list[str]:
-        """One sentence per dataset: which row leads, and whether it really does."""
-        sentences = []
-        for dataset in self.datasets:
-            measured = [r for r in self.dataset_rows(dataset) if r["source"] == "run" and r.get("seeds")]
-            if not measured:
-                sentences.append(f"{dataset}: no finals yet.")
-                continue
-            row, metric = measured[0], self.primary(dataset)
-            score = show_score(metric, row[f"{metric}_mean"])
-            text = f"{dataset}: {row['method']} with {row['shots']} shots leads, {score_label(metric)} {score}"
-            p = row.get("p_vs_next")
-            if p is not None:
-                verdict = "and the lead is significant" if p < 0.05 else "but the lead may be chance"
-                text += f", {verdict} (p = {p:.2g} against {measured[1]['method']}, {measured[1]['shots']} shots)"
-            sentences.append(text + ".")
-        return sentences
-
-    def dataset_rows(self, dataset: str) -> list[Row]:
-        """The leaderboard of one dataset."""
-        return [row for row in self.rows if row["dataset"] == dataset]
-
-    def primary(self, dataset: str) -> str:
-        """The dataset's primary metric."""
-        return next(r.primary for r in self.records if r.dataset == dataset)
-
-    def metrics(self, dataset: str) -> list[str]:
-        """The metrics that its leaderboard shows, the primary one first."""
-        rows = self.dataset_rows(dataset)
-        found = [m for m in METRICS if any(row.get(f"{m}_mean") is not None for row in rows)]
-        return sorted(found, key=lambda metric: metric != self.primary(dataset))
-
-    def header(self, metric: str) -> str:
-        """A metric's column heading."""
-        return score_label(metric)
-
-    def cell(self, row: Row, metric: str) -> str:
-        """A score as the leaderboard shows it."""
-        mean, std = row.get(f"{metric}_mean"), row.get(f"{metric}_std")
-        return show_score(metric, mean) + (f" ± {show_score(metric, std)}" if std is not None else "")
-
-    def interval(self, row: Row, metric: str) -> str:
-        """A score's confidence interval, empty if there is none."""
-        low, high = row.get(f"{metric}_ci_low"), row.get(f"{metric}_ci_high")
-        return "" if low is None or high is None else f"[{show_score(metric, low)}, {show_score(metric, high)}]"
-
-    def chosen(self, row: Row) -> str:
-        """The row's searched hyperparameters in words."""
-        record = self.by_trial.get(str(row.get("trial")))
-        names = record.searched if record else ()
-        return ", ".join(f"{name} {_short(row[name])}" for name in names if row.get(name) is not None)
-
-    def csv_columns(self, dataset: str) -> list[str]:
-        """The columns of the dataset's CSV."""
-        return columns(self.dataset_rows(dataset))
-
-    def plots(self, dataset: str) -> Iterator[tuple[str, list[Plot]]]:
-        """(heading, figures) for each section that has something to show."""
-        records = [record for record in self.records if record.dataset == dataset]
-        return Plots(records, self.dataset_rows(dataset), self.palette).sections()
-
-    def galleries(self, dataset: str) -> Iterator[Gallery]:
-        """The best, median and worst test image of each row."""
-        for row in self.dataset_rows(dataset):
-            record = self.by_trial.get(str(row.get("trial")))
-            pictures = []
-            if record is None:
-                continue
-            for overlay in record.overlays:
-                try:
-                    uri = _data_uri(self.storage.get(overlay.key))
-                except NotFoundError:
-                    continue
-                pictures.append((overlay.rank, overlay.name, show_score(record.metric, overlay.score), uri))
-            if pictures:
-                yield Gallery(f"{row['method']}, {row['shots']} shots", tuple(pictures))
-
-    @cached_property
-    def environments(self) -> list[tuple[str, list[str]]]:
-        """(what, its different values over all trials)."""
-        lines: dict[str, dict[str, None]] = {}
-        for record in self.records:
-            for name, value in _facts(record):
-                lines.setdefault(name, {})[value] = None
-        return [(name, list(values)) for name, values in lines.items()]
-
-    @cached_property
-    def space(self) -> str | None:
-        """The space file as it was run."""
-        try:
-            return self.storage.get(f"sweeps/{self.sweep}/space.yaml").decode(errors="replace")
-        except NotFoundError:
-            return None
-
-    def costs(self, dataset: str) -> list[tuple[str, list[str]]]:
-        """(cell, [trials, seconds per trial, seconds, GPU seconds, peak memory, trained parameters])."""
-        cells: dict[str, list[Record]] = {}
-        for record in self.records:
-            if record.dataset == dataset:
-                cells.setdefault(f"{record.label}, {record.shots} shots", []).append(record)
-        return [
-            (
-                name,
-                [
-                    str(len(own)),
-                    f"{statistics.median(r.seconds for r in own):.1f}",
-                    f"{sum(r.seconds for r in own):.0f}",
-                    f"{sum(r.gpu_seconds for r in own):.0f}",
-                    f"{max(r.peak_memory_bytes for r in own) / 2**20:.0f} MiB",
-                    f"{max(r.trained_params for r in own):,}",
-                ],
-            )
-            for name, own in sorted(cells.items())
-        ]
-
-
-def _facts(record: Record) -> Iterable[tuple[str, str]]:
-    environment = record.environment
-    yield "amsam-ray", environment.version
-    if environment.commit:
-        yield "commit", environment.commit[:12] + (" with changes" if environment.dirty else "")
-    yield "Python", environment.python
-    yield "platform", environment.platform
-    yield from sorted(environment.hardware.items())
-    yield from sorted(environment.packages.items())
-    yield "backbone", f"{record.backbone} {record.backbone_fingerprint[:12]}".strip()
-    if record.detector_fingerprint:
-        yield "detector", record.detector_fingerprint[:12]
-    yield "seed of the shots", str(record.shot_seed)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _data_uri(png: bytes) -> str:
-    """A stored picture as WebP inside a data URI, a fifth of its size."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").save(buffer, "WEBP", quality=88)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _check_exists(storage: Storage, sweep: str) -> None:
+    known = list_sweeps(storage)
+    if sweep not in known:
+        choices = f"choose from {', '.join(known)}" if known else "it holds no sweep"
+        raise InputError(Problem(sweep, f"is not a sweep in {storage.uri}; {choices}"))

@@ -1,4 +1,4 @@
-"""Which hyperparameters mattered in a cell, by Optuna."""
+"""Hyperparameter importance in a cell, by Optuna."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ MINIMUM_TRIALS = 8
 
 
 def parameter_importances(trials: Sequence[tuple[Mapping[str, Any], float]], *, maximise: bool) -> dict[str, float]:
-    """How much each varied hyperparameter had to do with being among the best trials; the values add up to 1.
+    """Return the importance of each varied hyperparameter for being among the best trials; the values sum to 1.
 
-    PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255) as Optuna has it. Ranges are those of the values that were
-    tried, logarithmic where positive values span more than 30 to 1.
+    Uses Optuna's PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255). Ranges are those of the tried values, logarithmic
+    if positive values span a factor of more than 30.
 
     Args:
         trials: (hyperparameters, score) of completed trials.
+        maximise: True if larger scores are better.
 
     Returns:
         Hyperparameter -> importance in [0, 1], largest first; empty with fewer than ``MINIMUM_TRIALS`` trials or if
@@ -44,7 +45,7 @@ def parameter_importances(trials: Sequence[tuple[Mapping[str, Any], float]], *, 
 
 
 def _space(values: Sequence[Any]) -> Any:
-    """The distribution that ``values`` suggest; None if they are all the same."""
+    """Return an Optuna distribution that covers ``values``; None if they are all equal."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if len({str(value) for value in values}) < 2:

@@ -1,4 +1,4 @@
-"""Which figures a sweep's report has, and what goes into each."""
+"""Choose the figures of a sweep's report and collect their data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PHASES = ("load", "prepare", "train", "select", "test")
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, its title, and what it shows in words."""
+    """A figure with its title and caption; ``svg`` is an inline SVG element."""
 
     title: str
     svg: str
@@ -29,8 +29,8 @@ class Plots:
 
     Args:
         records: all records of the sweep on this dataset, at least one.
-        rows: its leaderboard.
-        palette: of the methods.
+        rows: leaderboard of the dataset.
+        palette: colours of the methods.
     """
 
     def __init__(self, records: Sequence[Record], rows: Sequence[Row], palette: figures.Palette):
@@ -39,7 +39,7 @@ class Plots:
         self.shots = sorted({record.shots for record in records})
 
     def sections(self) -> Iterator[tuple[str, list[Plot]]]:
-        """(heading, figures) for each section that has something to show."""
+        """Yield (heading, figures) for each section with at least one figure."""
         sections = {
             "Convergence": self._convergence,
             "Shots": self._shots,
@@ -137,7 +137,7 @@ class Plots:
         yield Plot("Where the time went", svg, "Summed over search trials and finals.")
 
     def _trials(self, shots: int) -> list[Record]:
-        """Completed search trials that have a score."""
+        """Return the completed search trials with a score."""
         return [
             r
             for r in self.records
@@ -151,23 +151,23 @@ class Plots:
                 yield shots, label, [r for r in trials if r.label == label]
 
     def _chosen_trials(self, row: Row) -> list[Record]:
-        """The finals of the row's configuration, or its search trial while there are none."""
+        """Return the finals of the row's configuration, or its search trial if there are none yet."""
         chosen = next(r for r in self.records if (r.sweep, r.trial) == (row["sweep"], row["trial"]))
         same = [r for r in self.records if (r.cell, r.number, r.role) == (chosen.cell, chosen.number, chosen.role)]
         return [r for r in same if r.status == chosen.status]
 
     def _shown(self, record: Record) -> float:
-        """The score on the selection images, per cent where tables show that."""
+        """Return the score on the selection images, in per cent if tables show it so."""
         assert record.score is not None
         return shown_factor(self.objective) * record.score
 
 
 def shown_factor(metric: str) -> float:
-    """100 for a metric that people read in per cent, else 1."""
+    """Return 100 for a metric that is usually given in per cent, else 1."""
     return 100.0 if metric in METRICS and METRICS[metric].percent else 1.0
 
 
 def score_label(metric: str) -> str:
-    """A metric's name with its unit."""
+    """Return the display name of a metric with its unit."""
     info = METRICS.get(metric)
     return metric if info is None else f"{info.label} (%)" if info.percent else info.label

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
 from amsam_ray.config.trial import TrialConfig
+from amsam_ray.hashing import sha256_digest
 
 ErrorSource = Literal["trial", "input", "data", "lane", "stop"]
 OutcomeStatus = Literal["completed", "pruned", "failed", "error"]
@@ -101,5 +101,5 @@ def trial_id(cell: str, number: int, seed_index: int | None = None) -> str:
 
 def derived_seed(*parts: object) -> int:
     """Return a seed in [0, 2^31) that depends on ``parts`` alone, equal on every machine and in every process."""
-    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
+    digest = sha256_digest("\0".join(str(part) for part in parts))
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,1 +1,1 @@
-"""Where results are stored: a directory or an S3 bucket."""
+"""Storage of results in a folder or an S3 bucket, and the spool in front of it."""

@@ -1,7 +1,7 @@
-"""Where results live: one small interface, kept by a local directory and by any S3 bucket.
+"""The storage interface: named objects of bytes, in a local folder or an S3 bucket.
 
-A *key* names one object, ``sweeps/demo-1a2b3c4d/records/x.json``; a *storage URI* names the root that keys are
-relative to, a folder or ``s3://bucket/prefix``. Every implementation passes
+A *key* names one object, such as ``sweeps/demo-1a2b3c4d/records/x.json``. A *storage URI* names the root of all keys:
+a folder or ``s3://bucket/prefix``. Every implementation passes
 ``tests.storage.conformance.StorageConformance``.
 """
 
@@ -20,32 +20,32 @@ _MAX_PART, _MAX_KEY = 200, 900  # file systems allow 255 bytes per name (tempora
 
 
 class StorageError(AmsamError):
-    """The storage did not do what was asked, in one sentence with the remedy."""
+    """A storage operation failed; the message is one sentence with the remedy."""
 
 
 class NotFoundError(StorageError):
-    """No object has this key."""
+    """The storage has no object with this key."""
 
 
 class ExistsError(StorageError):
-    """A create-only write met an object with other content."""
+    """The key of a create-only write already has an object with other content."""
 
 
 class ConflictError(StorageError):
-    """A conditional replacement met an object that had changed meanwhile: read it again and decide anew."""
+    """An object changed before its conditional replacement; read it again and repeat the decision."""
 
 
 class UnavailableError(StorageError):
-    """The storage is away, slow or throttling; the same request may succeed later."""
+    """The storage is unavailable, slow or throttling; the same request may succeed later."""
 
 
 class Entry(NamedTuple):
     """One object in a listing.
 
     Attributes:
-        key: the object's key.
-        size: bytes.
-        stamp: opaque text that changes whenever the object is written anew.
+        key: key of the object.
+        size: size in bytes.
+        stamp: opaque text that changes whenever the object is written.
     """
 
     key: str
@@ -54,112 +54,111 @@ class Entry(NamedTuple):
 
 
 def check_key(key: str) -> str:
-    """Return ``key`` if it stays below the root wherever it is used.
+    """Return ``key`` if it is valid, and therefore below the root in every storage.
 
-    A key is parts joined by ``/``. A part has letters, digits and ``_ . = + @ ~ -``, begins with none of
-    ``.`` and ``-``, and has at most 200 characters; a key has at most 900.
+    A key consists of parts joined by ``/``. A part has at most 200 letters, digits and ``_ . = + @ ~ -``, and does
+    not begin with ``.`` or ``-``; a key has at most 900 characters.
 
     Raises:
-        InputError: anything else, such as ``../x``, ``/x``, ``a//b``, a backslash or a control character.
+        InputError: the key is anything else, such as ``../x``, ``/x``, ``a//b``, a backslash or a control character.
     """
     parts = key.split("/")
     if len(key) > _MAX_KEY or not all(len(part) <= _MAX_PART and _PART.fullmatch(part) for part in parts):
         raise InputError(
-            Problem(
-                repr(key[:120]), "is not a name for a result; use letters, digits and _ . = + @ ~ - between slashes"
-            )
+            Problem(repr(key[:120]), "is not a valid key; use letters, digits and _ . = + @ ~ - between slashes")
         )
     return key
 
 
 def check_prefix(prefix: str) -> str:
-    """Return ``prefix`` if it names a folder of keys: empty, or a key with a slash behind it."""
+    """Return ``prefix`` if it is valid: empty, or a key followed by a slash. Raises InputError otherwise."""
     if prefix:
         check_key(prefix.removesuffix("/"))
         if not prefix.endswith("/"):
-            raise InputError(Problem(repr(prefix), "names a folder of results and must end with a slash"))
+            raise InputError(Problem(repr(prefix), "names a folder; end it with a slash"))
     return prefix
 
 
 class Storage(ABC):
-    """Named objects of bytes, each written whole or not at all.
+    """Named objects of bytes, each written atomically: a reader never sees a part of a write.
 
-    Every method raises InputError for a key that ``check_key`` refuses, UnavailableError where trying again later
-    may help, and StorageError for any other fault. A reader never sees a part of a write.
+    Every method raises InputError for a key that ``check_key`` refuses, UnavailableError if trying again later may
+    help, and StorageError for any other failure.
 
     Attributes:
-        uri: what ``open_storage`` was given, in canonical form.
+        uri: the argument of ``open_storage`` in canonical form.
     """
 
     uri: str
 
     @property
     def atomic(self) -> bool:
-        """Whether ``create`` and ``replace`` are decided by the store itself.
+        """True if the storage itself decides races between ``create`` and ``replace`` calls.
 
-        Where it is False (an S3 endpoint that ignores conditions) two writers at the same moment may both win:
-        whoever rewrites a shared object reads it back afterwards and repeats until it holds what it should.
+        If False (an S3 endpoint that ignores conditions), two simultaneous writers may both succeed. Who rewrites a
+        shared object then reads it back and repeats until it has the intended content.
         """
         return True
 
     @abstractmethod
     def get(self, key: str) -> bytes:
-        """The object's content. Raises NotFoundError."""
+        """Return the content of the object. Raises NotFoundError."""
 
     @abstractmethod
     def get_versioned(self, key: str) -> tuple[bytes, str]:
-        """The object's content and the version that ``replace`` compares. Raises NotFoundError."""
+        """Return the content of the object and its version for ``replace``. Raises NotFoundError."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Write the object whole, over any earlier one."""
+        """Write the object, replacing an existing one."""
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> None:
         """Write the object if the key is free.
 
-        Creating the same bytes again is no error: a writer whose answer got lost cannot tell the two apart.
+        Creating the same bytes again succeeds: a writer that lost the answer to its request cannot tell the two
+        cases apart.
 
         Raises:
-            ExistsError: the key holds other bytes, which stay as they are.
+            ExistsError: the key holds other bytes; they are kept.
         """
 
     @abstractmethod
     def replace(self, key: str, data: bytes, version: str | None) -> None:
-        """Write the object if it is still the one of ``version``; None: if there is none yet.
+        """Write the object if it still has ``version``, or if ``version`` is None and there is no object.
 
         Raises:
-            ConflictError: the object is no longer the one of ``version``. Nearly always somebody else has changed it;
-                where the answer to our own write got lost, it was us. Read it again and decide anew.
+            ConflictError: the object has another version. Almost always another writer changed it; if the answer to
+                this write was lost, it may have been this one. Read it again and repeat the decision.
         """
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[Entry]:
-        """Every object below the folder ``prefix`` (``""`` or ``a/b/``), sorted by key."""
+        """List all objects below the folder ``prefix`` (``""`` or ``a/b/``), sorted by key."""
 
     @abstractmethod
     def folders(self, prefix: str) -> tuple[str, ...]:
-        """Names of the folders directly below ``prefix``, sorted, without reading what is in them."""
+        """Return the sorted names of the folders directly below ``prefix`` without listing their objects."""
 
     def folder_stamp(self, prefix: str) -> str | None:
-        """What changes whenever an object directly below the folder ``prefix`` comes, goes or changes; None: not known.
+        """Return a text that changes whenever an object directly below ``prefix`` is added, removed or written.
 
-        Tells a reader that a folder need not be listed again. Cheaper than a list, or not given at all.
+        An unchanged stamp saves listing the folder again. None if the storage has no stamp cheaper than a listing.
         """
         return None
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove the object; no error if there is none."""
+        """Delete the object, if there is one."""
 
     @abstractmethod
     def upload(self, key: str, path: Path) -> None:
-        """``put`` the content of the file ``path``, in parts where it is large."""
+        """``put`` the content of the file ``path``, in parts if it is large."""
 
     @abstractmethod
     def download(self, key: str, path: Path) -> None:
-        """Write the object to the file ``path``, which appears complete or not at all. Raises NotFoundError."""
+        """Write the object atomically to the file ``path``. Raises NotFoundError."""
 
     @abstractmethod
     def check(self) -> None:
-        """Try every kind of access that a sweep needs. Raises StorageError with one sentence that names the remedy."""
+        """Try every kind of access that a sweep needs. Raises StorageError with the remedy."""

@@ -1,4 +1,4 @@
-"""Results in a directory, safe against crashes and against other processes on the same file system."""
+"""Storage in a local folder, safe against crashes and against other processes on the same file system."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from amsam_ray.hashing import sha256_hex
 from amsam_ray.storage.base import (
     ConflictError,
     Entry,
@@ -27,19 +28,19 @@ from amsam_ray.storage.base import (
 )
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
-_MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE}
-_CLOCK_TICK_NS = 2 * 10**9  # of FAT; all others are finer
+_TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE}
+_CLOCK_TICK_NS = 2 * 10**9  # resolution of FAT time stamps; other file systems are finer
 
 
 class LocalStorage(Storage):
     """One file per object.
 
-    A write goes to a hidden temporary file in the same folder, is synced to disk and then appears under its name by
-    ``rename`` (``put``) or ``link``, which the kernel refuses if the name is taken (``create``). ``replace``
-    compares and renames under an advisory lock per key, in ``.locks`` of the root.
+    A write goes to a hidden temporary file in the same folder, is synced to disk and then gets its name by ``rename``
+    (``put``) or by ``link`` (``create``), which the kernel refuses if the name is taken. ``replace`` compares and
+    renames under an advisory lock per key, in ``.locks`` of the root.
 
     Args:
-        root: the directory; made by the first write. Symbolic links below it that lead out of it are refused.
+        root: the folder; the first write creates it. Symbolic links below it that lead out of it are refused.
     """
 
     def __init__(self, root: Path):
@@ -52,7 +53,7 @@ class LocalStorage(Storage):
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         data = self.get(key)
-        return data, hashlib.sha256(data).hexdigest()
+        return data, sha256_hex(data)
 
     def put(self, key: str, data: bytes) -> None:
         self._write(key, lambda file: file.write(data), os.replace)
@@ -62,7 +63,7 @@ class LocalStorage(Storage):
             self._write(key, lambda file: file.write(data), lambda new, path: self._link(key, new, path))
         except FileExistsError:
             if self.get(key) != data:
-                raise ExistsError(f"{key} exists already with other content and is written only once.") from None
+                raise ExistsError(f"{key} already exists with other content and is never overwritten.") from None
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         with self._lock(key):
@@ -71,13 +72,13 @@ class LocalStorage(Storage):
             except NotFoundError:
                 current = None
             if current != version:
-                raise ConflictError(f"{key} was changed by someone else meanwhile.")
+                raise ConflictError(f"{key} was changed by another writer; read it again.")
             self.put(key, data)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         folder = self._folder(prefix)
         with _faults(prefix):
-            return iter(sorted(_scan(folder, prefix)))  # by key: no two are alike
+            return iter(sorted(_scan(folder, prefix)))  # by key, which is unique
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         with _faults(prefix), contextlib.suppress(FileNotFoundError), os.scandir(self._folder(prefix)) as items:
@@ -90,13 +91,13 @@ class LocalStorage(Storage):
             folder = self._folder(prefix)
             newest = folder.stat().st_mtime_ns
             with os.scandir(folder) as items:
-                for item in items:  # in an order that stays as long as nothing comes or goes
+                for item in items:  # the order is stable while no file is added or removed
                     info = item.stat()
                     newest = max(newest, info.st_mtime_ns)
                     content.update(f"{item.name}/{_stamp(info)}/".encode())
         except OSError:
             return None
-        # What is written within the same tick of the file system's clock would leave the stamp as it is.
+        # A write within the same tick of the file system's clock would not change the stamp.
         return content.hexdigest() if time.time_ns() - newest > _CLOCK_TICK_NS else None
 
     def delete(self, key: str) -> None:
@@ -122,13 +123,13 @@ class LocalStorage(Storage):
         while not place.exists() and not place.is_symlink():
             place = place.parent
         if not place.is_dir():
-            raise StorageError(f"{self.root} cannot hold results: {place} is not a directory; name another folder.")
+            raise StorageError(f"{self.root} cannot store results: {place} is not a directory; choose another folder.")
         probe = place / f".amsam-ray-{uuid.uuid4().hex}"
         try:
             probe.write_bytes(b"probe")
         except OSError as error:
             raise StorageError(
-                f"{self.root} is not writable ({error.strerror}); name another folder or change its permissions."
+                f"{self.root} is not writable ({error.strerror}); choose another folder or change its permissions."
             ) from None
         finally:
             with contextlib.suppress(OSError):
@@ -136,7 +137,7 @@ class LocalStorage(Storage):
 
     def _path(self, key: str) -> Path:
         path = self.root / check_key(key)
-        # A link planted inside a shared folder must not lead a write out of it.
+        # A link in a shared folder must not redirect a write to a place outside.
         if os.path.islink(path) or os.path.realpath(path.parent) != str(path.parent):
             root, real = os.path.realpath(self.root), os.path.realpath(path)
             if os.path.commonpath([root, real]) != root:
@@ -147,6 +148,7 @@ class LocalStorage(Storage):
         return self._path(f"{check_prefix(prefix)}x").parent
 
     def _write(self, key: str, fill: Callable[[BinaryIO], object], appear: Callable[[Path, Path], object]) -> None:
+        """Let ``fill`` write a temporary file, sync it, and let ``appear(temporary, final)`` name it."""
         path = self._path(key)
         with _faults(key):
             _make_folder(path.parent)
@@ -162,12 +164,13 @@ class LocalStorage(Storage):
                 new.unlink(missing_ok=True)
 
     def _link(self, key: str, new: Path, path: Path) -> None:
+        """Give ``new`` the name ``path``. Raises FileExistsError if the name is taken."""
         try:
             os.link(new, path)
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            # FAT and some network shares have no hard links: decide under the key's lock instead.
+            # FAT and some network shares have no hard links; the key's lock decides instead.
             with self._lock(key):
                 if path.exists():
                     raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
@@ -178,7 +181,7 @@ class LocalStorage(Storage):
         folder = self.root / ".locks"
         with _faults(key):
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / hashlib.sha256(key.encode()).hexdigest()[:32]).open("ab")
+            file = (folder / sha256_hex(key)[:32]).open("ab")
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -198,7 +201,7 @@ def _scan(folder: Path, prefix: str) -> Iterator[Entry]:
                 continue
             try:
                 info = item.stat()
-            except FileNotFoundError:  # deleted while we look
+            except FileNotFoundError:  # deleted since the folder was opened
                 continue
             yield Entry(prefix + item.name, info.st_size, _stamp(info))
 
@@ -209,7 +212,7 @@ def _stamp(info: os.stat_result) -> str:
 
 @contextlib.contextmanager
 def _faults(key: str) -> Iterator[None]:
-    """Turn the operating system's faults into the storage's."""
+    """Turn errors of the operating system into those of the storage."""
     try:
         yield
     except FileExistsError:
@@ -217,7 +220,7 @@ def _faults(key: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError):
         raise NotFoundError(f"{key} does not exist.") from None
     except OSError as error:
-        kind = UnavailableError if error.errno in _MAY_PASS else StorageError
+        kind = UnavailableError if error.errno in _TEMPORARY else StorageError
         raise kind(f"{error.filename or key}: {error.strerror}.") from error
 
 
@@ -229,7 +232,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename or a link in ``folder`` survive a power cut."""
+    """Make a rename or a link in ``folder`` survive a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

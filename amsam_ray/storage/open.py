@@ -1,4 +1,4 @@
-"""From a URI to a storage."""
+"""Open and check a storage by its URI."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from amsam_ray.storage.local import LocalStorage
 
 
 def open_storage(uri: str | os.PathLike[str], *, patient: bool = True) -> Storage:
-    """The storage at ``uri``; nothing is read or written yet.
+    """Return the storage at ``uri`` without accessing it.
 
     Args:
-        uri: a folder (``~`` is expanded, ``file://`` is understood) or ``s3://bucket/prefix``. Credentials, region
+        uri: a folder (``~`` is expanded, ``file://`` is accepted) or ``s3://bucket/prefix``. Credentials, region
             and endpoint of S3 come from the standard AWS variables and files (``AWS_ENDPOINT_URL_S3``, ...).
-        patient: whether to ride out half a minute of trouble by trying again; a check wants its answer sooner.
+        patient: retry failed requests for half a minute or more; False suits checks that need a quick answer.
 
     Raises:
-        InputError: a URI of another kind, or one with a user name or password in it.
+        InputError: the URI is of another kind, or contains a user name or password.
     """
     text = os.fspath(uri)
     scheme = urlsplit(text).scheme if "://" in text else ""
@@ -34,9 +34,9 @@ def open_storage(uri: str | os.PathLike[str], *, patient: bool = True) -> Storag
 
 
 def check_storage(uri: str | os.PathLike[str]) -> list[Problem]:
-    """What keeps a sweep from storing results at ``uri``, found by trying it; an empty list if nothing does.
+    """Return what prevents a sweep from storing results at ``uri``; an empty list if nothing does.
 
-    Writes one small object and deletes it again. A folder that does not exist yet is not made: its nearest existing
+    Writes one small object and deletes it again. A folder that does not exist is not created; its nearest existing
     parent must be writable.
     """
     try:

@@ -1,15 +1,11 @@
-"""Results in an S3 bucket, through boto3, on any endpoint that the standard AWS variables name."""
+"""Storage in an S3 bucket, through boto3, at any endpoint that the standard AWS variables name."""
 
 from __future__ import annotations
 
-import logging
 import random
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,52 +22,29 @@ from amsam_ray.storage.base import (
     check_key,
     check_prefix,
 )
+from amsam_ray.storage.s3_client import make_client
+from amsam_ray.storage.s3_conditions import KNOWN, ConditionalWrites, Endpoint, conditional_writes
 from amsam_ray.storage.s3_errors import explain, is_refusal, status_of
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 _PART_BYTES = 16 << 20
-_LOOK_AGAIN = 8  # conditional writes that end undecided before we give up
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What an endpoint makes of conditional writes, found by trying.
-
-    Attributes:
-        create: a PUT with ``If-None-Match: *`` on an existing key is refused.
-        replace: a PUT with a stale ``If-Match`` is refused and one with the current ETag is not.
-        quoted: ``If-Match`` takes the ETag in the quotes it came in (Ceph before 17 wants it without).
-    """
-
-    create: bool
-    replace: bool
-    quoted: bool = True
-
-    @property
-    def honoured(self) -> bool:
-        """Whether the endpoint can decide a race."""
-        return self.create and self.replace
-
-
-_probed: dict[tuple[str, str], Conditions] = {}
-_probing = threading.Lock()
+_DECISION_ATTEMPTS = 8  # conditional writes that may end undecided before an error is raised
 
 
 class S3Storage(Storage):
     """One object per key under ``s3://bucket/prefix/``.
 
-    Requests are repeated by botocore with exponential backoff and full jitter. A conditional
-    write that ends in 409, 412 or a server error is decided by looking at the object again, because an answer may
-    have been lost after the write was done, and because servers report the loser of a race in all three ways.
+    botocore repeats failed requests with exponential backoff and full jitter. After a conditional write that ends in
+    409, 412 or a server error the object is read again to see who won: the answer to a successful write may have been
+    lost, and servers report the loser of a race in all three ways.
 
     Args:
         uri: ``s3://bucket`` or ``s3://bucket/prefix``.
-        patient: try for half a minute or more before giving up; otherwise for a few seconds.
+        patient: retry failed requests for half a minute or more; if False, for a few seconds.
 
     Raises:
-        InputError: no bucket, a prefix that is no key, or credentials inside the URI.
+        InputError: the URI has no bucket, an invalid prefix, or credentials in it.
     """
 
     def __init__(self, uri: str, *, patient: bool = True):
@@ -92,31 +65,8 @@ class S3Storage(Storage):
 
     @cached_property
     def _client(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        basic = Config(
-            # The standard mode spends from a quota per client, which an outage empties: after it nothing would be
-            # tried again. The older mode has the same exponential backoff with full jitter and no memory.
-            retries={"mode": "legacy", "total_max_attempts": 7 if self._patient else 2},
-            connect_timeout=5,
-            read_timeout=60 if self._patient else 10,
-            max_pool_connections=32,
-            tcp_keepalive=True,
-            s3={"payload_signing_enabled": True},
-        )
         with self._faults(""):
-            session = boto3.session.Session()
-            client = session.client("s3", config=basic)
-            if ".amazonaws.com" in client.meta.endpoint_url:
-                return client
-            # Other servers rarely resolve bucket names as host names or understand trailing checksums.
-            other = Config(
-                s3={"payload_signing_enabled": True, "addressing_style": "path"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            )
-            return session.client("s3", config=basic.merge(other))
+            return make_client(self.uri, patient=self._patient)
 
     @property
     def atomic(self) -> bool:
@@ -130,7 +80,7 @@ class S3Storage(Storage):
             answer = self._client.get_object(Bucket=self.bucket, Key=self._name(key))
             return answer["Body"].read(), answer["ETag"]
 
-        return self._insist(key, read)
+        return self._read_again(key, read)
 
     def put(self, key: str, data: bytes) -> None:
         self._put(key, data)
@@ -147,7 +97,7 @@ class S3Storage(Storage):
         name = self._name(key)
         if not self.conditions.honoured:
             if self._version(key) != version:
-                raise ConflictError(f"{key} was changed by someone else meanwhile.")
+                raise ConflictError(f"{key} was changed by another writer; read it again.")
             self._put(key, data)
             return
         condition = (
@@ -156,7 +106,7 @@ class S3Storage(Storage):
             else {"IfMatch": version if self.conditions.quoted else version.strip('"')}
         )
         if not self._decide(key, lambda: self._put_raw(name, data, **condition), version):
-            raise ConflictError(f"{key} was changed by someone else meanwhile.")
+            raise ConflictError(f"{key} was changed by another writer; read it again.")
 
     def list(self, prefix: str) -> Iterator[Entry]:
         start = self._prefix + check_prefix(prefix)
@@ -195,55 +145,23 @@ class S3Storage(Storage):
         name = self._name(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._faults(key):
-            self._client.download_file(self.bucket, name, str(path))  # into a temporary file, then renamed
+            self._client.download_file(self.bucket, name, str(path))  # writes a temporary file and renames it
 
     def check(self) -> None:
         with self._faults(""):
             self._client.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix, MaxKeys=1)
-        _probed.pop(self._endpoint, None)
+        KNOWN.pop(self._endpoint, None)
         self.conditions  # noqa: B018 - writes, reads and deletes a probe
 
     @property
-    def _endpoint(self) -> tuple[str, str]:
-        return self._client.meta.endpoint_url, self.bucket
+    def conditions(self) -> ConditionalWrites:
+        """The conditional writes that this endpoint honours; probed once per process and bucket."""
+        with self._faults(""):
+            return conditional_writes(self._client, self.bucket, self._prefix)
 
     @property
-    def conditions(self) -> Conditions:
-        """What this endpoint makes of conditional writes; tried once per process and bucket."""
-        with _probing:
-            if self._endpoint not in _probed:
-                with self._faults(""):
-                    found = _probed[self._endpoint] = self._probe()
-                if not found.honoured:
-                    logger.warning(
-                        "%s does not honour conditional writes: shared files are written, read back and written again "
-                        "until they hold every result. No result is lost by this.",
-                        self._endpoint[0],
-                    )
-            return _probed[self._endpoint]
-
-    def _probe(self) -> Conditions:
-        name, data = f"{self._prefix}.probe-{uuid.uuid4().hex}", b"probe"
-        etag = self._put_raw(name, data)["ETag"]
-        try:
-            create = self._refuses(name, data, IfNoneMatch="*")
-            if not self._refuses(name, data, IfMatch=f'"{"0" * 32}"'):
-                return Conditions(create, replace=False)
-            quoted = not self._refuses(name, data, IfMatch=etag)
-            return Conditions(create, quoted or not self._refuses(name, data, IfMatch=etag.strip('"')), quoted)
-        finally:
-            self._client.delete_object(Bucket=self.bucket, Key=name)
-
-    def _refuses(self, name: str, data: bytes, **condition: str) -> bool:
-        try:
-            self._put_raw(name, data, **condition)
-        except Exception as error:
-            if status_of(error) == 501:  # the header is not implemented: the request says so instead of ignoring it
-                return False
-            if not is_refusal(error):
-                raise
-            return True
-        return False
+    def _endpoint(self) -> Endpoint:
+        return self._client.meta.endpoint_url, self.bucket
 
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
@@ -257,8 +175,12 @@ class S3Storage(Storage):
         return self._client.put_object(Bucket=self.bucket, Key=name, Body=data, **condition)
 
     def _decide(self, key: str, write: Callable[[], Any], version: str | None) -> bool:
-        """Whether the conditional ``write`` took place; False where the object is no longer the one of ``version``."""
-        for attempt in range(_LOOK_AGAIN):
+        """Perform the conditional ``write`` until it is decided.
+
+        Returns:
+            True if it took place, False if the object no longer has ``version`` (None: if it exists).
+        """
+        for attempt in range(_DECISION_ATTEMPTS):
             try:
                 write()
                 return True
@@ -267,14 +189,14 @@ class S3Storage(Storage):
                     raise explain(error, self.uri, key) from error
             if self._version(key) != version:
                 return False
-            time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))  # undecided: nobody has won yet
-        raise UnavailableError(f"{self.uri} could not settle a conditional write of {key}; it is tried again later.")
+            time.sleep(random.uniform(0, min(5.0, 0.1 * 2**attempt)))  # undecided: the object is unchanged
+        raise UnavailableError(f"{self.uri} could not decide a conditional write of {key}; try again later.")
 
     def _holds(self, key: str, data: bytes) -> bool | None:
-        """True if the key holds ``data``, None if it is free. Raises ExistsError for anything else."""
+        """Return True if the key holds ``data`` and None if it is free. Raises ExistsError if it holds other bytes."""
         with suppress(NotFoundError):
             if self.get(key) != data:
-                raise ExistsError(f"{key} exists already with other content and is written only once.")
+                raise ExistsError(f"{key} already exists with other content and is never overwritten.")
             return True
         return None
 
@@ -283,8 +205,8 @@ class S3Storage(Storage):
             return self.get_versioned(key)[1]
         return None
 
-    def _insist(self, key: str, read: Callable[[], T]) -> T:
-        """Read again where the connection broke inside the body, which botocore does not repeat."""
+    def _read_again(self, key: str, read: Callable[[], T]) -> T:
+        """Repeat a read whose connection broke inside the body, which botocore does not do."""
         from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
         with self._faults(key):
@@ -300,7 +222,7 @@ class S3Storage(Storage):
 
 
 class _Faults:
-    """Turns botocore's exceptions into the storage's."""
+    """A context that turns botocore's exceptions into those of the storage."""
 
     def __init__(self, uri: str, key: str):
         self._uri, self._key = uri, key

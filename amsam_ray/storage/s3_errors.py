@@ -1,4 +1,4 @@
-"""What boto3 and S3 servers mean by their errors, each in one sentence that says what to do."""
+"""Translate the errors of boto3 and S3 servers into one sentence with the remedy."""
 
 from __future__ import annotations
 
@@ -18,63 +18,61 @@ _REGION = {
     "301",
 }
 
-# S3's code -> what it means for the user. {uri} is the storage, {region} what the server told of its region.
+# Error code of S3 -> message. {uri} is the storage, {action} the refused operation.
 _SENTENCES = {
     "NoSuchBucket": "{uri}: the bucket does not exist; create it or correct its name.",
-    "AccessDenied": "{uri}: access denied for {action}; give these credentials leave to list, read, write and delete.",
+    "AccessDenied": "{uri}: access denied for {action}; allow these credentials to list, read, write and delete.",
     "AllAccessDisabled": "{uri}: the account is disabled; ask its owner.",
-    "SignatureDoesNotMatch": "{uri}: the secret key does not fit the access key; check AWS_SECRET_ACCESS_KEY.",
-    "InvalidAccessKeyId": "{uri}: the access key is not known here; check AWS_ACCESS_KEY_ID and the endpoint.",
-    "InvalidClientTokenId": "{uri}: the access key is not known to this endpoint; check AWS_ACCESS_KEY_ID.",
+    "SignatureDoesNotMatch": "{uri}: the secret key does not match the access key; check AWS_SECRET_ACCESS_KEY.",
+    "InvalidAccessKeyId": "{uri}: the access key is unknown here; check AWS_ACCESS_KEY_ID and the endpoint.",
+    "InvalidClientTokenId": "{uri}: the access key is unknown to this endpoint; check AWS_ACCESS_KEY_ID.",
     "ExpiredToken": "{uri}: the session token has expired; get new credentials.",
     "InvalidToken": "{uri}: the session token is not valid; get new credentials.",
     "RequestTimeTooSkewed": "{uri}: this machine's clock differs too much from the server's; set the clock.",
     "RequestExpired": "{uri}: this machine's clock differs too much from the server's; set the clock.",
     "InvalidBucketName": "{uri}: not a valid bucket name; correct it.",
-    "QuotaExceeded": "{uri}: the quota is used up; free some space.",
-    "EntityTooLarge": "{uri}: the object is too large for this endpoint.",
-    "403": "{uri}: access denied for {action}; check the credentials and what they may do.",
+    "QuotaExceeded": "{uri}: the quota is exhausted; free some space.",
+    "EntityTooLarge": "{uri}: the object is too large for this endpoint; raise its limit or use another endpoint.",
+    "403": "{uri}: access denied for {action}; check the credentials and their permissions.",
 }
 
 
 def code_of(error: BaseException) -> str:
-    """S3's error code, or an empty text for errors that carry none."""
+    """Return the error code of S3; empty for errors without one."""
     return str(_response(error).get("Error", {}).get("Code", ""))
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that came with ``error``, if any."""
+    """Return the HTTP status of ``error``, None if it has none."""
     return _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a conditional write was turned down: 412, 409 while another one was going on, 404 if all is gone."""
+    """Return True for a refused conditional write: 412, 409 during another write, or 404 after a deletion."""
     return code_of(error) in _REFUSED or status_of(error) in (409, 412)
 
 
 def explain(error: Exception, uri: str, key: str) -> Exception:
-    """The storage's error for one of boto3's; anything else comes back as it is.
+    """Return the storage's error for one of boto3's; any other error is returned unchanged.
 
-    Neither credentials nor the server's answer, which may quote them, get into the text.
+    The text never contains credentials or the server's answer, which may quote them.
     """
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     if isinstance(error, AmsamError):
         return error
-    if isinstance(error, Boto3Error):  # s3transfer wraps what happened
+    if isinstance(error, Boto3Error):  # s3transfer wraps the actual error
         inner = error.__cause__ or error.__context__
         if isinstance(inner, Exception):
             return explain(inner, uri, key)
-        return UnavailableError(f"{uri}: the transfer of {key} failed.")
+        return UnavailableError(f"{uri}: the transfer of {key} failed; try again later.")
     if isinstance(error, ClientError):
         return _from_server(error, uri, key)
     if isinstance(error, BotoCoreError):
         return _from_client(error, uri)
     if isinstance(error, ConnectionError | TimeoutError):
-        return UnavailableError(f"{uri}: the connection broke.")
-    if isinstance(error, ValueError) and "endpoint" in str(error).lower():
-        return StorageError(f"{uri}: the endpoint is not a URL; check AWS_ENDPOINT_URL_S3.")
+        return UnavailableError(f"{uri}: the connection broke; try again later.")
     return error
 
 
@@ -94,16 +92,16 @@ def _from_server(error: Any, uri: str, key: str) -> StorageError:
         return StorageError(_SENTENCES[code].format(uri=uri, action=action))
     if status >= 500 or code in ("RequestTimeout", "InternalError"):
         return UnavailableError(f"{uri}: the server failed ({code or status}) at {action}; try again later.")
-    return StorageError(f"{uri}: the server refused {action} ({code or status}).")
+    return StorageError(f"{uri}: the server refused {action} ({code or status}); check its configuration.")
 
 
 def _from_client(error: Exception, uri: str) -> StorageError:
     from botocore import exceptions as boto
 
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
-        return StorageError(f"{uri}: no complete credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+        return StorageError(f"{uri}: the credentials are incomplete; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
     if isinstance(error, boto.ProfileNotFound):
-        return StorageError(f"{uri}: the profile named by AWS_PROFILE is in no AWS configuration file; correct it.")
+        return StorageError(f"{uri}: no AWS configuration file has the profile of AWS_PROFILE; correct it.")
     if isinstance(error, boto.ParamValidationError):
         return StorageError(f"{uri}: not a valid bucket name; correct it.")
     if isinstance(error, boto.SSLError):
@@ -117,7 +115,7 @@ def _from_client(error: Exception, uri: str) -> StorageError:
         return UnavailableError(f"{uri}: the connection broke; try again later.")
     if isinstance(error, boto.TokenRetrievalError | boto.CredentialRetrievalError | boto.SSOError):
         return StorageError(f"{uri}: the credentials could not be renewed; sign in again.")
-    return StorageError(f"{uri}: {type(error).__name__} while talking to the endpoint.")
+    return StorageError(f"{uri}: request failed with {type(error).__name__}; check the endpoint and the AWS variables.")
 
 
 def _response(error: BaseException) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Results that wait on this machine's disk while the storage is away, so that no trial fails for it."""
+"""Keep results on the local disk while the storage is unavailable, so that no trial fails because of it."""
 
 from __future__ import annotations
 
@@ -21,110 +21,110 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 
 
 class Spool:
-    """Takes results at once, keeps them on disk, and brings them to the storage from a thread of its own.
+    """Accept results at once, keep them on disk, and upload them to the storage in a background thread.
 
-    Several spools, in one process or in several, may share a folder: whoever finds a result brings it, and bringing
-    one twice is harmless because objects are either put whole or created with the same bytes. What a killed process
-    left behind is brought by the next spool on the same folder.
+    Several spools, in one process or in several, may share a folder. Uploading a result twice is harmless, because
+    objects are either put whole or created with the same bytes. Results of a killed process are uploaded by the next
+    spool on the same folder.
 
     Args:
-        folder: where results wait; one per storage URI.
-        storage: where they belong.
-        replace: given the storage, a key that exists there and the waiting bytes; replaces what lies there if it is
-            damaged and returns whether it did.
+        folder: folder of the waiting results; one per storage URI.
+        storage: destination of the results.
+        replace: called with the storage, a key that exists there and the waiting bytes; replaces the stored object if
+            it is damaged and returns True if it did.
     """
 
     def __init__(self, folder: Path, storage: Storage, replace: Replace):
         self._storage, self._replace = storage, replace
-        # Files that a record names lie in `put` and are brought before the records, which lie in `create`.
+        # Files go to `put` and records to `create`; a record is uploaded after all files that it refers to.
         self._put = LocalStorage(folder / "put")
         self._create = LocalStorage(folder / "create")
         self._rejected = LocalStorage(folder / "rejected")
         self._wake, self._closed = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self.last_fault: str | None = None
-        self._thread = threading.Thread(target=self._bring_forever, name="amsam-spool", daemon=True)
+        self._thread = threading.Thread(target=self._upload_forever, name="amsam-spool", daemon=True)
         self._thread.start()
         if self.pending():
             self._wake.set()
 
     def put(self, key: str, data: bytes) -> None:
-        """Write ``data`` to ``key`` soon; on return it is safe on this machine's disk."""
+        """Write ``data`` to ``key`` later; it is on the local disk when this returns."""
         self._put.put(key, data)
         self._wake.set()
 
     def create(self, key: str, data: bytes) -> None:
-        """Write ``data`` to ``key`` soon, unless the key is taken then: what is there stays, ours is set aside."""
+        """Write ``data`` to ``key`` later. If the key is taken by then, ``data`` is kept in the folder ``rejected``."""
         self._create.put(key, data)
         self._wake.set()
 
     def upload(self, key: str, path: Path) -> None:
-        """``put`` the content of the file ``path``, which may be deleted afterwards."""
+        """``put`` the content of the file ``path``, which may be deleted when this returns."""
         self._put.upload(key, path)
         self._wake.set()
 
     def pending(self) -> list[str]:
-        """Keys that wait to be brought."""
+        """Return the keys of all waiting results."""
         return [entry.key for box in (self._put, self._create) for entry in box.list("")]
 
     def flush(self, timeout: float = 0.0) -> list[str]:
-        """Bring everything now, trying for at most ``timeout`` seconds, but once in any case.
+        """Upload everything now: try at least once, and for at most ``timeout`` seconds.
 
         Returns:
-            The keys that still wait; they stay on disk for a later spool on this folder.
+            The keys that still wait. They stay on disk for a later spool on this folder.
         """
         deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE_S
-        while not self._bring_all() and time.monotonic() < deadline:
+        while not self._upload_all() and time.monotonic() < deadline:
             time.sleep(min(pause * random.uniform(0.5, 1), max(0.0, deadline - time.monotonic())))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
         return self.pending()
 
     def close(self, timeout: float = 0.0) -> list[str]:
-        """``flush``, then end the thread."""
+        """``flush``, then end the thread. Returns as ``flush``."""
         waiting = self.flush(timeout)
         self._closed.set()
         self._wake.set()
         self._thread.join(1.0)
         return waiting
 
-    def _bring_forever(self) -> None:
+    def _upload_forever(self) -> None:
         pause = _FIRST_PAUSE_S
         while True:
             self._wake.wait()
             if self._closed.is_set():
                 return
             self._wake.clear()
-            if self._bring_all():
+            if self._upload_all():
                 pause = _FIRST_PAUSE_S
             else:
                 self._closed.wait(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 self._wake.set()
 
-    def _bring_all(self) -> bool:
-        """Whether everything that waited at the start is now in the storage."""
+    def _upload_all(self) -> bool:
+        """Upload everything that waits; return False if the storage is unavailable."""
         with self._lock:
             try:
                 for entry in self._put.list(""):
-                    self._bring_file(entry.key)
+                    self._upload_file(entry.key)
                 for entry in self._create.list(""):
-                    self._bring_record(entry.key)
+                    self._upload_record(entry.key)
             except (StorageError, OSError) as error:
                 if str(error) != self.last_fault:
                     logger.warning("%s Results wait in %s.", error, self._put.root.parent)
                 self.last_fault = str(error)
                 return False
             if self.last_fault is not None:
-                logger.warning("The storage is back; all results have been brought to it.")
+                logger.warning("The storage is available again; all results have been uploaded.")
             self.last_fault = None
             return True
 
-    def _bring_file(self, key: str) -> None:
-        with contextlib.suppress(NotFoundError, FileNotFoundError):  # another spool on this folder was faster
+    def _upload_file(self, key: str) -> None:
+        with contextlib.suppress(NotFoundError, FileNotFoundError):  # another spool on this folder has uploaded it
             self._storage.upload(key, self._put.root / check_key(key))
             self._put.delete(key)
 
-    def _bring_record(self, key: str) -> None:
+    def _upload_record(self, key: str) -> None:
         try:
             data = self._create.get(key)
         except NotFoundError:
@@ -135,6 +135,8 @@ class Spool:
             if self._replace(self._storage, key, data):
                 self._create.delete(key)
                 return
-            logger.warning("%s is recorded already, by another attempt; ours is kept in %s.", key, self._rejected.root)
+            logger.warning(
+                "%s was already recorded by another attempt; the second record is kept in %s.", key, self._rejected.root
+            )
             self._rejected.put(key, data)
         self._create.delete(key)

@@ -29,7 +29,7 @@ def put_mask(path: Path, mask: np.ndarray) -> None:
 
 
 def put_pair(root: Path, image: str, mask: str, index: int, family: str = "person") -> np.ndarray:
-    """Write a photograph and its mask below ``root``; gives the mask."""
+    """Write a photograph and its mask below ``root``; return the mask."""
     pixels, object_HW = photograph(index, family)
     put_image(root / image, pixels)
     put_mask(root / mask, object_HW)
@@ -65,7 +65,7 @@ def isic2018(root: Path) -> None:
 
 
 def kvasir_seg(root: Path, count: int = 5) -> dict[str, np.ndarray]:
-    """JPEG masks of three channels with compression noise; gives the true masks."""
+    """JPEG masks of three channels with compression noise; return the true masks."""
     masks = {}
     for index in range(count):
         pixels, mask = photograph(index, "polyp")

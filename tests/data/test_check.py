@@ -1,4 +1,4 @@
-"""One folder with every fault that can be planted in it; `data check` names them all at once."""
+"""One folder with every possible fault; `data check` reports all of them at once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from PIL import Image
 from amsam_ray.cli.data import data
 from amsam_ray.cli.main import main
 from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.data import findings
 from amsam_ray.data.check import check_dataset
 from tests.data import layouts
 
@@ -90,7 +91,7 @@ def _plant_twin(root: Path) -> None:
     _twins(root, "twin", "first")
 
 
-# kind of finding -> (file that must be named, how to plant it)
+# code of the finding -> (file that must be named, how to plant it)
 FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no-mask": ("images/lone.png", _file("lone", 11, lambda p: (p.parent.parent / "masks/lone.png").unlink())),
     "no-image": ("masks/orphan.png", lambda r: layouts.put_mask(r / "masks/orphan.png", _mask(12) > 0)),
@@ -156,18 +157,18 @@ def _run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_data_check_names_every_planted_fault(faulty: Path) -> None:
+def test_data_check_reports_every_planted_fault(faulty: Path) -> None:
     assert len(FAULTS) >= 20
     status, text = _run("check", "folder", "--root", str(faulty), "--option", "test=test.txt")
     assert status == 1
     lines = text.splitlines()
     for key, (where, _) in FAULTS.items():
-        kind = key.split(":")[0]
-        assert any(f" {kind} " in line and f" {where} " in line for line in lines), f"{key} at {where} is not told"
+        code = key.split(":")[0]
+        assert any(f" {code} " in line and f" {where} " in line for line in lines), f"{key} at {where} is not told"
     assert "no-such-name" in text
 
 
-def test_the_json_of_data_check_holds_the_same(faulty: Path) -> None:
+def test_json_output_has_the_same_findings(faulty: Path) -> None:
     status, text = _run("check", "folder", "--root", str(faulty), "--option", "test=test.txt", "--format", "json")
     assert status == 1
     report = json.loads(text)
@@ -176,7 +177,7 @@ def test_the_json_of_data_check_holds_the_same(faulty: Path) -> None:
     assert report["faults"] == sum(finding["severity"] == "fault" for finding in report["findings"])
 
 
-def test_a_sound_folder_has_no_finding_and_status_0(tmp_path: Path) -> None:
+def test_a_folder_without_faults_has_no_finding_and_status_0(tmp_path: Path) -> None:
     for index in range(4):
         _add(tmp_path, f"a{index}", index)
     status, text = _run("check", "folder", "--root", str(tmp_path), "--option", "test=1")
@@ -217,7 +218,7 @@ def test_conversions_and_notes_are_counted_beside_faults(faulty: Path) -> None:
     assert re.search(r"│ findings +│ \d+ faults, \d+ read by a rule, \d+ notes +│", text)
 
 
-def test_nothing_is_left_of_a_progress_bar_that_cannot_be_drawn(tmp_path: Path) -> None:
+def test_no_progress_bar_without_a_terminal(tmp_path: Path) -> None:
     layouts.folder(tmp_path, 2)
     result = CliRunner().invoke(data, ["check", "folder", "--root", str(tmp_path), "--option", "test=1"])
     assert result.stderr == ""
@@ -258,7 +259,7 @@ def test_procedural_images_are_checked_too() -> None:
         (["fetch", "istd", "--root", "/tmp/x"], "has no plain URL"),
     ],
 )
-def test_bad_input_is_told_with_status_2(
+def test_bad_input_is_reported_with_status_2(
     words: list[str], what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AMSAM_DATA", raising=False)
@@ -266,3 +267,11 @@ def test_bad_input_is_told_with_status_2(
         main(["data", *words])
     assert stop.value.code == 2
     assert what in capsys.readouterr().err
+
+
+def test_the_data_page_lists_every_code() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    missing = [
+        code for code in {**findings.FAULTS, **findings.CONVERSIONS, **findings.NOTES} if f"`{code}`" not in page
+    ]
+    assert not missing

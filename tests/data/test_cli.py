@@ -10,7 +10,7 @@ from amsam_ray.cli.data import data
 from tests.data import layouts
 
 
-def test_list_tells_what_is_known_and_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_prints_known_and_found_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layouts.istd(tmp_path / "istd")
     layouts.kvasir_seg(tmp_path / "kvasir_seg")
     monkeypatch.setenv("AMSAM_DATA", str(tmp_path))
@@ -28,7 +28,7 @@ def test_list_tells_what_is_known_and_found(tmp_path: Path, monkeypatch: pytest.
     assert "Kaggle account" in " ".join(table.split())
 
 
-def test_list_without_a_data_root_says_how_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_without_a_data_root_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMSAM_DATA", raising=False)
     assert "set AMSAM_DATA" in CliRunner().invoke(data, ["list"]).output
 

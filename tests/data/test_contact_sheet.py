@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from amsam_ray.cli.data import data
-from amsam_ray.data.contact_sheet import Cell, contact_sheet, spread
+from amsam_ray.data.contact_sheet import SheetImage, contact_sheet, spread
 from tests.data import layouts
 
 GREEN, RED = (0, 229, 118), (255, 61, 113)
@@ -18,13 +18,13 @@ def _count(sheet: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((sheet == colour).all(axis=2).sum())
 
 
-def test_outline_and_box_are_drawn_where_they_are() -> None:
+def test_outline_and_box_are_drawn_at_their_positions() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     mask = np.zeros((100, 200), bool)
     mask[20:60, 40:120] = True
-    plain = np.asarray(contact_sheet([Cell("a", image)], side=200))
+    plain = np.asarray(contact_sheet([SheetImage("a", image)], side=200))
     assert _count(plain, GREEN) == _count(plain, RED) == 0
-    sheet = np.asarray(contact_sheet([Cell("a", image, mask, (150, 10, 190, 90))], side=200))
+    sheet = np.asarray(contact_sheet([SheetImage("a", image, mask, (150, 10, 190, 90))], side=200))
     rows, columns = np.nonzero((sheet == GREEN).all(axis=2))
     # The cell starts at 6, the picture of half the cell's height is centred in it.
     assert (rows.min(), rows.max()) == (6 + 50 + 20, 6 + 50 + 59)
@@ -35,7 +35,7 @@ def test_outline_and_box_are_drawn_where_they_are() -> None:
 
 
 def test_the_sheet_grows_by_rows() -> None:
-    cells = [Cell(str(index), np.zeros((10, 10, 3), np.uint8)) for index in range(5)]
+    cells = [SheetImage(str(index), np.zeros((10, 10, 3), np.uint8)) for index in range(5)]
     assert contact_sheet(cells[:2], columns=3, side=50).size == (2 * 56 + 6, 74 + 6)
     assert contact_sheet(cells, columns=3, side=50).size == (3 * 56 + 6, 2 * 74 + 6)
     with pytest.raises(ValueError, match="at least one"):
@@ -48,7 +48,7 @@ def test_samples_are_spread_evenly() -> None:
     assert spread(names[:3], 5) == names[:3]
 
 
-def test_data_show_writes_a_png_and_leaves_broken_files_out(tmp_path: Path) -> None:
+def test_data_show_writes_a_png_without_broken_files(tmp_path: Path) -> None:
     layouts.folder(tmp_path)
     (tmp_path / "images/photo1.jpg").write_bytes(b"broken")
     out = tmp_path / "sheet.png"

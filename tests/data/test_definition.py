@@ -36,7 +36,7 @@ def _problems(config: DatasetConfig, shots: int = 4) -> str:
     return "\n".join(map(str, check_dataset_config(config, shots, "datasets[0]")))
 
 
-def test_the_package_knows_its_datasets() -> None:
+def test_the_package_defines_its_datasets() -> None:
     assert set(definitions()) == NAMES
     for definition in definitions().values():
         assert definition.citation
@@ -53,7 +53,7 @@ def test_primary_metrics_and_directions(name: str, metric: str, maximise: bool) 
     assert METRICS[metric].maximise is maximise
 
 
-def test_definitions_load_without_anything_slow() -> None:
+def test_definitions_load_without_slow_imports() -> None:
     code = (
         "import sys; from amsam_ray.data.definition import definitions; definitions();"
         "print([m for m in ('torch', 'numpy', 'pandas', 'ray', 'boto3', 'scipy') if m in sys.modules])"
@@ -83,7 +83,7 @@ def test_the_example_of_the_docs_is_a_definition(tmp_path: Path) -> None:
             (tmp_path / name).touch()
     config = DatasetConfig(name=str(tmp_path / "birds.yaml"), root=str(tmp_path), options={"year": "2025"})
     assert not check_dataset_config(config, 2, "datasets[0]")
-    assert "train pool holds 2" in _problems(config)
+    assert "the 2 of the train pool" in _problems(config)
 
 
 def test_an_entry_point_brings_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +100,10 @@ def test_an_entry_point_brings_a_dataset(tmp_path: Path, monkeypatch: pytest.Mon
         definitions.cache_clear()
 
 
-@pytest.mark.parametrize(("value", "what"), [("nowhere:PATH", "does not load"), ("clash:PATH", "exists already")])
-def test_a_bad_entry_point_is_named(value: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("value", "what"), [("nowhere:PATH", "does not load"), ("clash:PATH", "already exists")])
+def test_a_bad_entry_point_is_reported_by_name(
+    value: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "clash.yaml").write_text(yaml.safe_dump({**OWN, "name": "istd"}))
     (tmp_path / "clash.py").write_text(f"PATH = {str(tmp_path / 'clash.yaml')!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -130,14 +132,14 @@ def test_a_bad_entry_point_is_named(value: str, what: str, tmp_path: Path, monke
         ({"colour": "blue"}, "Extra inputs"),
     ],
 )
-def test_a_wrong_definition_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_an_invalid_definition_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump({**OWN, **change}))
     with pytest.raises(InputError, match=message):
         load_definition(path)
 
 
-def test_a_definition_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+def test_a_definition_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("title: own\nname: [a\n")
     with pytest.raises(InputError, match=r"own\.yaml:3: is not valid YAML: .* begins in line 2; mend it: "):
@@ -146,7 +148,7 @@ def test_a_definition_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
         load_definition(tmp_path / "missing.yaml")
 
 
-def test_all_problems_of_a_dataset_are_told_at_once() -> None:
+def test_all_problems_of_a_dataset_are_reported_at_once() -> None:
     options = {"images": "../secret", "colour": 1, "test": 1.5}
     told = _problems(DatasetConfig(name="folder", root="/no/such/place", options=options))
     assert "datasets[0].options.images: '../secret' leaves the data root" in told
@@ -173,8 +175,8 @@ def test_the_root_may_come_from_the_environment(tmp_path: Path, monkeypatch: pyt
 def test_too_few_images_for_the_shots(tmp_path: Path) -> None:
     layouts.folder(tmp_path)
     told = _problems(DatasetConfig(name="folder", root=str(tmp_path)), shots=8)
-    assert "8 labelled images are asked for and the train pool holds 4" in told
-    assert "train pool holds 3" in _problems(DatasetConfig(name="procedural", options={"train": 3}))
+    assert "8 labelled images are more than the 4 of the train pool" in told
+    assert "the 3 of the train pool" in _problems(DatasetConfig(name="procedural", options={"train": 3}))
 
 
 @pytest.mark.parametrize(

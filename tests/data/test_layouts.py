@@ -92,9 +92,9 @@ def test_the_last_images_are_the_last_by_number(tmp_path: Path) -> None:
 def test_tiktok_is_found_in_kaggles_extra_folder(tmp_path: Path) -> None:
     layouts.tiktok(tmp_path)
     found = _scan("tiktok", tmp_path)
-    # Five images are fewer than the 2,000 of the test split: all of them go there, and it is said.
+    # Five images are fewer than the 2,000 of the test split: all of them go there, and a finding says so.
     assert sorted(found.test) == ["1", "10", "100", "11", "2"]
-    assert [f.kind for f in found.findings if f.severity == "fault"] == ["split"]
+    assert [f.code for f in found.findings if f.severity == "fault"] == ["split"]
 
 
 def test_vikram_masks_of_another_size_are_resized(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_kvasirs_jpeg_masks_lose_their_noise(tmp_path: Path) -> None:
         assert wrong < 0.02, f"{name}: {wrong:.1%} of the pixels"
 
 
-def test_kvasir_takes_the_publishers_list(tmp_path: Path) -> None:
+def test_kvasir_accepts_the_publishers_list(tmp_path: Path) -> None:
     layouts.kvasir_seg(tmp_path)
     (tmp_path / "val.txt").write_text("cju001\ncju002  # comment\n\n")
     dataset = _open("kvasir_seg", tmp_path, test="val.txt")
@@ -126,7 +126,7 @@ def test_kvasir_takes_the_publishers_list(tmp_path: Path) -> None:
     assert dataset.train == ("cju000", "cju003", "cju004")
 
 
-def test_cod10k_takes_camouflaged_images_only(tmp_path: Path) -> None:
+def test_cod10k_uses_camouflaged_images_only(tmp_path: Path) -> None:
     layouts.cod10k(tmp_path)
     assert all("-CAM-" in name for name in _scan("cod10k", tmp_path).train)
 
@@ -151,11 +151,11 @@ def test_names_pair_across_file_systems_but_never_twice(tmp_path: Path) -> None:
     _touch(tmp_path, ["masks/a.png", "masks/b.PNG", "masks/cafe\u0301.png", "masks/z.png"])
     found = _scan("folder", tmp_path, test=1)
     assert {**found.train, **found.test}.keys() == {"a", "B", "caf\u00e9", "z"}
-    told = sorted((finding.kind, finding.where) for finding in found.findings)
+    told = sorted((finding.code, finding.where) for finding in found.findings)
     assert told == [("case", "images/B.jpg"), ("case", "images/caf\u00e9.jpg"), ("no-mask", "images/A.JPG")]
 
 
-def test_the_search_cannot_reach_a_test_image(tmp_path: Path) -> None:
+def test_search_trials_cannot_read_a_test_image(tmp_path: Path) -> None:
     layouts.isic2018(tmp_path)
     config = DatasetConfig(name="isic2018", root=str(tmp_path))
     hidden = open_dataset(config, split="all").test

@@ -49,7 +49,7 @@ def _put(server: S3Server, root: str, name: str, body: bytes) -> None:
 
 
 def _noting(paths: list[str]) -> Callable[..., None]:
-    """The real download, which also notes what it is asked for."""
+    """Wrap the real download and record the requested paths."""
     original = module._download
 
     def download(*words: Any) -> None:
@@ -75,7 +75,7 @@ def test_the_check_before_a_sweep_lists_without_downloading(root: str, tmp_path:
     config = DatasetConfig(name="folder", root=root)
     assert not check_dataset_config(config, 2, "datasets[0]")
     told = "\n".join(map(str, check_dataset_config(config, 8, "datasets[0]")))
-    assert "the train pool holds 3" in told
+    assert "more than the 3 of the train pool" in told
     nothing = DatasetConfig(name="folder", root=f"{root}/nothing")
     assert "holds no images" in str(check_dataset_config(nothing, 2, "datasets[0]")[0])
 
@@ -100,7 +100,7 @@ def test_only_what_changed_is_downloaded_again(
     assert not (folder / "images/stray.jpg").exists()
 
 
-def test_a_complete_copy_serves_when_the_bucket_is_away(
+def test_a_complete_copy_is_used_when_the_bucket_is_unavailable(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = mirror(root, tmp_path / "mirror")
@@ -111,14 +111,14 @@ def test_a_complete_copy_serves_when_the_bucket_is_away(
 
     monkeypatch.setattr(module, "_list", away)
     assert mirror(root, tmp_path / "mirror") == folder
-    assert "going on with the complete copy" in caplog.text
+    assert "using the complete copy" in caplog.text
     mirror.cache_clear()
     (mirror_folder(root, tmp_path / "mirror") / "mirror.json").unlink()
     with pytest.raises(InputError, match="cannot be listed"):
         mirror(root, tmp_path / "mirror")
 
 
-def test_bytes_that_are_not_what_was_listed_are_refused(
+def test_bytes_that_differ_from_the_listing_are_refused(
     root: str, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = module._list(root)
@@ -138,7 +138,7 @@ def test_keys_that_would_leave_the_mirror_are_refused(name: str, root: str, serv
     assert not list(tmp_path.rglob("up.png"))
 
 
-def test_a_wrong_secret_is_told_with_the_remedy(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_secret_is_reported_with_the_remedy(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(InputError, match="check the address, AWS_ENDPOINT_URL_S3 and the credentials"):
         mirror(root, tmp_path / "mirror")

@@ -54,7 +54,7 @@ def test_images_and_masks_are_usable(family: str) -> None:
     assert np.ptp(shares) > 0.01, "objects differ in size"
 
 
-def test_seed_family_and_index_all_matter() -> None:
+def test_seed_family_and_index_change_the_image() -> None:
     images = [
         render("lesion", 0, 0, 64),
         render("lesion", 1, 0, 64),
@@ -100,7 +100,7 @@ def test_a_shadow_is_darker_than_the_ground_around_it() -> None:
     ("arguments", "place"),
     [(("cat", 0, 0), "cat"), (("polyp", -1, 0), "-1"), (("polyp", 0, -2), "-2"), (("polyp", 0, 0, 16), "16")],
 )
-def test_wrong_arguments_are_named(arguments: tuple, place: str) -> None:
+def test_invalid_arguments_are_named(arguments: tuple, place: str) -> None:
     with pytest.raises(ValueError, match=place):
         render(*arguments)
 
@@ -128,14 +128,14 @@ def test_scenes_offer_parts_wholes_and_a_salient_object(scenes: list[Scene]) -> 
     assert sum((scene.kinds == PART).sum() for scene in scenes) > 20
 
 
-def test_parts_lie_within_wholes(scenes: list[Scene]) -> None:
+def test_parts_are_inside_wholes(scenes: list[Scene]) -> None:
     for scene in scenes:
         wholes = [set(np.flatnonzero(row)) for row in scene.members[scene.kinds != PART]]
         for row in scene.members[scene.kinds == PART]:
             assert any(set(np.flatnonzero(row)) <= whole for whole in wholes)
 
 
-def test_scenes_repeat_for_a_seed() -> None:
+def test_scenes_are_reproducible() -> None:
     first, second = (
         render_scene(rng, texture_bank(rng, 10), 96) for rng in (np.random.default_rng(4), np.random.default_rng(4))
     )

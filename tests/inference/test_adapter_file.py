@@ -10,7 +10,6 @@ from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.inference.adapter_file import (
     load_adapter,
-    read_adapter_config,
     read_adapter_info,
     read_tuned_detector,
     save_adapter,
@@ -49,7 +48,7 @@ def test_a_round_trip_gives_identical_logits(tmp_path, method):
 def test_it_tells_what_it_was_trained_with(tmp_path):
     model, path, config = _trained("am_sam", tmp_path)
     info = read_adapter_info(path)
-    assert info.config == read_adapter_config(path.read_bytes()) == config
+    assert info.config == read_adapter_info(path.read_bytes()).config == config
     assert info.backbone == model.backbone.fingerprint and info.detector == "d" * 64
 
 
@@ -79,17 +78,17 @@ def test_a_tuned_detector_travels_inside(tmp_path):
 def test_files_that_are_no_adapters_are_refused_with_their_name(tmp_path):
     missing = tmp_path / "missing.safetensors"
     with pytest.raises(InputError, match=r"missing\.safetensors: cannot be read"):
-        read_adapter_config(missing)
+        read_adapter_info(missing)
     (tmp_path / "text.safetensors").write_text("hello, this is no adapter")
     with pytest.raises(InputError, match=r"text\.safetensors: is not a safetensors file"):
-        read_adapter_config(tmp_path / "text.safetensors")
+        read_adapter_info(tmp_path / "text.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"other\.safetensors: is not an adapter"):
-        read_adapter_config(tmp_path / "other.safetensors")
+        read_adapter_info(tmp_path / "other.safetensors")
     metadata = {"format": "amsam_ray.adapter/1", "config": json.dumps({"shots": 1}), "backbone": "x"}
     save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", metadata)
     with pytest.raises(InputError, match=r"odd\.safetensors: holds no usable config"):
-        read_adapter_config(tmp_path / "odd.safetensors")
+        read_adapter_info(tmp_path / "odd.safetensors")
 
 
 def test_a_file_cut_short_is_refused(tmp_path):

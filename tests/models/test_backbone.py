@@ -12,9 +12,10 @@ from segment_anything import sam_model_registry
 
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError
+from amsam_ray.hashing import file_sha256
 from amsam_ray.models.backbone import build_sam, encode_to, load_backbone
 from amsam_ray.models.nano import build_nano_sam
-from amsam_ray.models.weights import WEIGHTS, check_backbone, file_sha256
+from amsam_ray.models.weights import WEIGHTS, check_backbone
 from tests.models.toy import toy_backbone, toy_images
 
 

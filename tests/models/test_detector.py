@@ -16,6 +16,7 @@ from amsam_ray.cli.detector import detector as detector_command
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.data.procedural import render
 from amsam_ray.errors import InputError
+from amsam_ray.hashing import file_sha256
 from amsam_ray.models import detector as module
 from amsam_ray.models.detector import (
     OFFICIAL_SHA256,

@@ -1,4 +1,4 @@
-"""Records as sweeps leave them, made up from a seed, through the real models of configuration, result and record."""
+"""Synthetic records of sweeps from a seed, built with the real configuration, result and record classes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STRENGTH = {"sam": 0.55, "samed": 0.68, "blo_sam": 0.72, "am_sam": 0.8}
 
 
 class Folder:
-    """Takes results as files below ``root`` without syncing each to disk, which is most of the time of a storage."""
+    """Writes results as files below ``root`` without syncing each to disk, which would be slow."""
 
     def __init__(self, root: Path):
         self._root = root

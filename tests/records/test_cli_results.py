@@ -121,7 +121,7 @@ def test_ambiguous_names_list_the_choices(tmp_path: Path) -> None:
     assert "a-00000000/lesion.k4.am_sam.t0000, b-00000000/" in str(result.exception)
 
 
-def test_foreign_files_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_records_are_reported(tmp_path: Path) -> None:
     write_record(open_storage(tmp_path), record(config()))
     (tmp_path / "sweeps/demo-00000000/records/x.json").write_text("half")
     result = run("leaderboard", "--storage", tmp_path)

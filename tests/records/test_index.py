@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from amsam_ray.errors import AmsamError
 from amsam_ray.records.index import Index
 from amsam_ray.records.io import read_records, write_record
-from amsam_ray.records.summary import Brief, CellSummary
+from amsam_ray.records.summary import CellSummary, RecordSummary, cell_summaries
 from amsam_ray.storage.base import Entry
 from amsam_ray.storage.local import LocalStorage
 from tests.records.synthetic import Folder, config, record, write_sweep
@@ -73,7 +74,7 @@ def test_only_new_records_are_read(storage: CountingStorage, index: Index, tmp_p
         assert [cell.trials for cell in again.cells()] == [6]
 
 
-def test_records_that_are_gone_are_forgotten(storage: CountingStorage, index: Index) -> None:
+def test_deleted_records_are_forgotten(storage: CountingStorage, index: Index) -> None:
     for number in range(3):
         write_record(storage, record(config(), number))
     index.update()
@@ -82,7 +83,7 @@ def test_records_that_are_gone_are_forgotten(storage: CountingStorage, index: In
     assert [cell.trials for cell in index.cells()] == [2]
 
 
-def test_a_mended_file_is_read_again(storage: CountingStorage, index: Index) -> None:
+def test_a_repaired_file_is_read_again(storage: CountingStorage, index: Index) -> None:
     made = record(config())
     storage.put(made.key, made.to_bytes()[:100])
     assert [p.where for p in index.update()] == [made.key]
@@ -92,7 +93,7 @@ def test_a_mended_file_is_read_again(storage: CountingStorage, index: Index) -> 
     assert [cell.trials for cell in index.cells()] == [1]
 
 
-def test_a_folder_in_which_nothing_happened_is_not_listed_again(storage: CountingStorage, index: Index) -> None:
+def test_an_unchanged_folder_is_not_listed_again(storage: CountingStorage, index: Index) -> None:
     first, second = record(config(), 0), record(config(), 1)
     for sweep in ("old-00000000", "new-00000000"):
         write_record(storage, first.model_copy(update={"sweep": sweep}))
@@ -110,7 +111,7 @@ def test_a_folder_in_which_nothing_happened_is_not_listed_again(storage: Countin
     assert {cell.sweep for cell in index.cells()} == {"new-00000000"}
 
 
-def test_a_folder_that_has_just_changed_is_listed_again(storage: CountingStorage, index: Index) -> None:
+def test_a_recently_changed_folder_is_listed_again(storage: CountingStorage, index: Index) -> None:
     write_record(storage, record(config()))
     index.update()
     storage.listed.clear()
@@ -149,15 +150,18 @@ def test_cells_are_those_of_the_records(storage: CountingStorage, index: Index, 
         best = max((r for r in search if r.status == "completed"), key=lambda r: r.score or 0)
         assert cell.best.trial == best.trial
     assert len(index.cells()) == 15
+    for cell, again in zip(index.cells(), cell_summaries(records), strict=True):
+        assert again == replace(cell, seconds=again.seconds, gpu_seconds=again.gpu_seconds)
+        assert (again.seconds, again.gpu_seconds) == pytest.approx((cell.seconds, cell.gpu_seconds))
     assert {cell.sweep for cell in index.cells("other-11111111")} == {"other-11111111"}
     index.update("other-11111111")
     assert len(index.cells()) == 15
 
 
-def test_brief_survives_storage() -> None:
-    brief = Brief.of(record(config(role="final"), 1, 0, images=[0.25, 0.5]))
-    again = Brief.load(*brief.dump())
-    assert again == brief
+def test_a_summary_survives_dump_and_load() -> None:
+    summary = RecordSummary.of(record(config(role="final"), 1, 0, images=[0.25, 0.5]))
+    again = RecordSummary.load(*summary.dump())
+    assert again == summary
     assert again.image_scores.tolist() == [[0.25], [0.5]]
 
 
@@ -167,9 +171,10 @@ def test_best_of_a_cell_that_never_completed(storage: CountingStorage, index: In
     index.update()
     (cell,) = index.cells()
     assert isinstance(cell, CellSummary) and cell.best.number == 1
+    assert cell_summaries(read_records(storage).records) == [cell]
 
 
-def test_a_damaged_index_is_made_anew(storage: CountingStorage, tmp_path: Path) -> None:
+def test_a_damaged_index_is_rebuilt(storage: CountingStorage, tmp_path: Path) -> None:
     write_record(storage, record(config()))
     for content in (b"not a database at all" * 100, b""):
         with contextlib.closing(Index(storage, tmp_path / "i")) as index:

@@ -18,7 +18,7 @@ from amsam_ray.records.leaderboard import build_leaderboard, update_leaderboards
 from amsam_ray.records.published import published_rows, published_tables
 from amsam_ray.records.schema import Record
 from amsam_ray.records.significance import DRAWS
-from amsam_ray.records.tables import Row, columns, people_table, to_csv, to_json, to_markdown
+from amsam_ray.records.tables import Row, columns, readable_table, to_csv, to_json, to_markdown
 from amsam_ray.storage.open import open_storage
 from tests.records.synthetic import config, record
 
@@ -79,7 +79,7 @@ def test_paired_test_against_the_next_row(tmp_path: Path) -> None:
     assert second.get("p_vs_next") is None
 
 
-def test_equal_scores_are_no_gain(tmp_path: Path) -> None:
+def test_equal_scores_have_no_significant_gain(tmp_path: Path) -> None:
     first, _ = rows_of(tmp_path, *cell("am_sam"), *cell("blo_sam"))
     assert first["p_vs_next"] == 1.0
 
@@ -98,7 +98,7 @@ def test_lower_is_better_for_errors(tmp_path: Path) -> None:
     assert next(r for r in again if r["method"] == "samed")["sweep"] == "b-00000000"
 
 
-def test_test_scores_choose_nothing(tmp_path: Path) -> None:
+def test_test_scores_are_not_used_for_selection(tmp_path: Path) -> None:
     records = [*cell(score=0.8, images=[[0.1, 0.2]], number=1), *cell(score=0.6, images=[[0.9, 0.9]], number=2)]
     records += cell(score=0.7, images=[[0.9, 0.9]], sweep="b-00000000")
     (row,) = rows_of(tmp_path, *records)
@@ -115,7 +115,7 @@ def test_cells_without_finals_come_last(tmp_path: Path) -> None:
     assert (rows[2]["trials"], rows[2]["failed"]) == (1, 1) and "val_dice" not in rows[2]
 
 
-def test_only_hyperparameters_that_act_are_shown(tmp_path: Path) -> None:
+def test_only_hyperparameters_with_an_effect_are_shown(tmp_path: Path) -> None:
     off, samed = rows_of(tmp_path, *cell(calibration="off", score=0.9), *cell("samed", images=[[0.1, 0.1]]))
     assert "alpha" not in off and off["calibration"] == "off" and "lr_prompt" in off
     assert "lr_prompt" not in samed and "rank" in samed
@@ -150,7 +150,7 @@ def test_published_numbers_are_the_papers() -> None:
     }
 
 
-def test_published_rows_stand_among_ours(tmp_path: Path) -> None:
+def test_published_rows_are_sorted_with_measured_rows(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *cell(dataset="isic2018", images=[[0.70, 0.72]]))
     order = [(row["source"], row["method"], row["shots"], row["dice_mean"]) for row in rows[:4]]
     assert order == [
@@ -169,7 +169,7 @@ def test_filters(tmp_path: Path) -> None:
     assert {r["dataset"] for r in rows_of(tmp_path, datasets=["polyp"])} == {"polyp"}
 
 
-def test_csv_reads_in_pandas_as_it_was(tmp_path: Path) -> None:
+def test_pandas_reads_the_csv_unchanged(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *cell(lr=1e-4), *cell("samed", dataset="isic2018"))
     frame = pd.read_csv(io.BytesIO(to_csv(rows)))
     assert list(frame.columns[:8]) == [
@@ -185,13 +185,13 @@ def test_csv_reads_in_pandas_as_it_was(tmp_path: Path) -> None:
     assert [r["method"] for r in json.loads(to_json(rows))] == [r["method"] for r in rows]
 
 
-def test_empty_leaderboard_is_a_header() -> None:
+def test_an_empty_leaderboard_has_a_header_only() -> None:
     assert to_csv([]).decode().startswith("dataset,shots,method,source,dice_mean")
 
 
-def test_people_see_per_cent(tmp_path: Path) -> None:
+def test_readable_tables_show_per_cent(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *cell())
-    header, (line,) = people_table(rows)
+    header, (line,) = readable_table(rows)
     assert line[header.index("Dice %")] == "65.0 ± 7.1"
     assert to_markdown(rows).splitlines()[2].startswith("| lesion | 4 | am_sam | run | 65.0 ± 7.1 |")
 

@@ -26,7 +26,7 @@ def test_round_trip(tmp_path: Path) -> None:
         assert Record.model_validate_json(made.to_bytes()).to_bytes() == made.to_bytes()
 
 
-def test_everything_a_trial_leaves_is_stored(tmp_path: Path) -> None:
+def test_all_results_of_a_trial_are_stored(tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "results")
     results = list(sweep_records(tmp_path, "demo-00000000", ["lesion"], [4], ["am_sam"], 3, 1, 5, 6))
     for made, result in results:
@@ -50,7 +50,7 @@ def test_fingerprint_and_parameters_are_those_of_the_configuration() -> None:
     assert made.primary == "dice"
 
 
-def test_scores_that_json_has_not_become_none() -> None:
+def test_scores_that_are_not_finite_become_none() -> None:
     result = TrialResult("completed", val={"dice": math.nan}, curve=[{"epoch": 1, "loss": math.inf}])
     made = record(config(), result=result)
     assert made.score is None
@@ -89,7 +89,7 @@ def test_environment_names_the_commit() -> None:
     assert environment.packages["numpy"] and environment.hardware == {"cpu": "x"}
 
 
-def test_ids_must_belong_together() -> None:
+def test_ids_must_agree() -> None:
     made = record(config())
     with pytest.raises(ValidationError, match="belong together"):
         Record.model_validate({**made.model_dump(), "shots": 8})
@@ -116,7 +116,7 @@ def test_written_once(tmp_path: Path) -> None:
     assert [r.score for r in read_records(storage)[0]] == [0.5]
 
 
-def test_files_that_are_not_records_are_named_and_skipped(tmp_path: Path) -> None:
+def test_files_that_are_not_records_are_reported_and_skipped(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     good = record(config(), 1)
     write_record(storage, good)
@@ -148,7 +148,7 @@ def test_reason_is_kept() -> None:
     assert record(config(), result=result).reason == "diverged at epoch 7"
 
 
-def test_a_file_that_may_not_be_read_is_named_and_skipped(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_and_skipped(tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "results")
     made = record(config())
     write_record(storage, made)
@@ -157,7 +157,7 @@ def test_a_file_that_may_not_be_read_is_named_and_skipped(tmp_path: Path) -> Non
     assert records == [made] and "leads out of" in problem.what
 
 
-def test_a_record_takes_the_place_of_a_damaged_file_and_of_no_other(tmp_path: Path) -> None:
+def test_a_record_replaces_damaged_files_only(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     made = record(config())
     storage.put(made.key, b"{half")

@@ -1,4 +1,4 @@
-"""A page in headless Chromium: what it logs, its document after loading, and screenshots."""
+"""Load a page in headless Chromium: console output, document after loading, and screenshots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Page:
 
 
 def load(html: Path, profile: Path, *, width: int = 1280) -> Page:
-    """Open ``html`` from disk and give it time to settle."""
+    """Open ``html`` from disk and wait until it is loaded."""
     done = _run(profile, width, 900, ["--dump-dom", f"file://{html}"])
     return Page(done.stdout, tuple(_LOGGED.findall(done.stderr)))
 

@@ -1,4 +1,4 @@
-"""The report: complete, self-contained, true to the CSV, and without faults in a browser."""
+"""The report is complete, self-contained, consistent with the CSV, and free of errors in a browser."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_shown_scores_are_the_rounded_ones(results: Path) -> None:
             assert f'data-column="dice_mean">{shown}<' in text
 
 
-def test_every_section_is_there(results: Path) -> None:
+def test_every_section_is_present(results: Path) -> None:
     text = html(results)
     headings = ["Convergence", "Shots", "Alpha", "Hyperparameters", "Importance", "Time", "Test images", "Cost"]
     for heading in headings:
@@ -97,7 +97,7 @@ def test_every_section_is_there(results: Path) -> None:
     assert "space.yaml" in text and "0123456789ab" in text
 
 
-def test_nothing_is_fetched_and_nothing_runs(results: Path) -> None:
+def test_the_page_has_no_external_resources_and_no_scripts(results: Path) -> None:
     text = html(results)
     assert "<script" not in text and '<link rel="stylesheet"' not in text
     addresses = re.findall(r'(?:src|href)="([^"]*)"', text)
@@ -105,16 +105,16 @@ def test_nothing_is_fetched_and_nothing_runs(results: Path) -> None:
     assert "@import" not in text and "url(http" not in text
 
 
-def test_figures_take_the_page_s_colours(results: Path) -> None:
+def test_figures_use_the_colours_of_the_page(results: Path) -> None:
     figures = re.findall(r"<svg.*?</svg>", html(results), flags=re.DOTALL)
     assert all("var(--ink)" in figure and "var(--s1)" in figure for figure in figures)
     assert not [c for figure in figures for c in re.findall(r"#0[0-9a]0[0-9a-f]{3}\b", figure)]
-    # Clips and markers are found by id: different figures must not share one.
+    # Clips and markers are referenced by id; different figures must not share one.
     ids = [name for figure in set(figures) for name in set(re.findall(r' id="([mp][0-9a-f]{10})"', figure))]
     assert len(ids) == len(set(ids)) > 20
 
 
-def test_report_of_a_sweep_that_has_just_begun(tmp_path: Path) -> None:
+def test_report_of_a_sweep_without_finals(tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "results")
     write_record(storage, record(config()))
     write_record(storage, record(config(method="blo_sam"), status="failed", score=float("nan")))
@@ -123,7 +123,7 @@ def test_report_of_a_sweep_that_has_just_begun(tmp_path: Path) -> None:
 
 
 def test_unknown_sweep(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no sweep"):
+    with pytest.raises(InputError, match="is not a sweep"):
         render_report(open_storage(tmp_path), "nobody", index_dir=tmp_path / "index")
 
 
@@ -135,7 +135,7 @@ def test_command(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert out.read_text().startswith("<!doctype html>")
 
 
-def test_importances_find_what_matters() -> None:
+def test_importances_find_the_relevant_hyperparameter() -> None:
     random = np.random.default_rng(0)
     trials = []
     for _ in range(60):
@@ -166,6 +166,6 @@ def test_in_a_browser(results: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_console_is_really_heard(tmp_path: Path) -> None:
+def test_console_errors_are_detected(tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text("<script>missing()</script>")
     assert "missing is not defined" in chromium.load(tmp_path / "bad.html", tmp_path / "profile").console[0]

@@ -69,7 +69,7 @@ rgw thread pool size = 32
 
 
 def cache_dir() -> Path:
-    """Where packages are kept: ``amsam_ray/ceph`` in the user's cache folder."""
+    """Return the folder of the packages: ``amsam_ray/ceph`` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amsam_ray" / "ceph"
 
 
@@ -83,7 +83,7 @@ def unpacked(cache: Path) -> Path:
     (cache / "debs" / "partial").mkdir(parents=True, exist_ok=True)
     options = ["-o", f"Dir::Cache::archives={cache / 'debs'}", "-o", "APT::Sandbox::User=root"]
     command = ["apt-get", "-qq", "-y", "--no-install-recommends", "--download-only", *options, "install", *PACKAGES]
-    if subprocess.run(command).returncode:  # lists that are missing or name packages that are no more
+    if subprocess.run(command).returncode:  # package lists that are missing or outdated
         subprocess.run(["apt-get", "-qq", "update"], check=True)
         subprocess.run(command, check=True)
     root.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ _XML = '<?xml version="1.0"?><Error><Code>{0}</Code><Message>{0}</Message></Erro
 
 
 class FaultProxy:
-    """Passes requests on to ``endpoint``, some of them badly.
+    """Forwards requests to ``endpoint`` and injects faults into some of them.
 
     Attributes:
         chances: fault -> its share of the requests, in [0, 1]; they add up to at most 1. Faults are dealt from a
@@ -63,7 +63,7 @@ class FaultProxy:
             self._chances, self._deck = chances, []
 
     def draw(self) -> str:
-        """What happens to the next request."""
+        """Draw the fault of the next request."""
         with self._lock:
             fault = "away" if self.away else self._pick()
             self.happened[fault] += 1

@@ -20,7 +20,7 @@ _POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": 
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where a server listens and who may use it."""
+    """Address and credentials of a server."""
 
     endpoint: str
     access_key: str
@@ -53,14 +53,14 @@ class S3Server:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nothing listens on."""
+    """Return a free TCP port of the loopback interface."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def wait_for(port: int, process: subprocess.Popen | None = None, seconds: float = 30) -> None:
-    """Return when something accepts connections on ``port``."""
+    """Wait until a server accepts connections on ``port``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process is not None and process.poll() is not None:
@@ -74,7 +74,7 @@ def wait_for(port: int, process: subprocess.Popen | None = None, seconds: float 
 
 @contextmanager
 def moto_server() -> Iterator[S3Server]:
-    """Start moto_server, make a user whose signatures it then insists on, and an empty bucket."""
+    """Start moto_server, create a user, enforce signatures, and create an empty bucket."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)],
@@ -84,7 +84,7 @@ def moto_server() -> Iterator[S3Server]:
     )
     try:
         wait_for(port, process)
-        # Exactly three calls are free of signatures, and these are they.
+        # moto exempts exactly three calls from signatures: these.
         iam = S3Server(f"http://127.0.0.1:{port}", "any", "any").client("iam")
         iam.create_user(UserName="tests")
         key = iam.create_access_key(UserName="tests")["AccessKey"]

@@ -96,7 +96,7 @@ def befall(fault: str | None) -> None:
     if fault == "memory":
         bytearray(1 << 60)
     if fault == "data":
-        raise ImageError("photo.jpg: is cut short; restore it")
+        raise ImageError("photo.jpg", "is cut short; restore it")
     if fault == "input":
         raise InputError("the image is no image")
     if fault == "exit":

@@ -1,4 +1,4 @@
-"""What every storage must do. A storage passes by subclassing ``StorageConformance`` with its fixture."""
+"""Requirements on every storage. Subclass ``StorageConformance`` with a ``uri`` fixture to test one."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class StorageConformance:
         assert next(storage.list("a/")).stamp != first
 
     def test_files(self, storage: Storage, tmp_path: Path) -> None:
-        big = os.urandom(1 << 20) * 18  # above the size from which S3 uploads go in parts
+        big = os.urandom(1 << 20) * 18  # large enough for a multipart upload
         (tmp_path / "big").write_bytes(big)
         storage.upload("a/big", tmp_path / "big")
         storage.download("a/big", tmp_path / "sub" / "again")

@@ -35,7 +35,7 @@ class TestCeph(StorageConformance):
         return f"s3://{ceph.bucket}/{uuid.uuid4().hex}/prefix"
 
 
-def test_conditions_are_found_out(ceph: S3Server) -> None:
+def test_conditional_writes_are_probed(ceph: S3Server) -> None:
     assert S3Storage(f"s3://{ceph.bucket}/x").conditions.honoured
 
 

@@ -40,7 +40,7 @@ def _sweep_through(moto: S3Server, proxy: FaultProxy, tmp_path: Path, outage: fl
     uri = f"s3://{moto.bucket}/{uuid.uuid4().hex}"
     proxy.chances = dict.fromkeys(FAULTS, 0.05)
     trials = list(sweep_records(tmp_path, "demo-00000000", ["lesion"], [4], ["am_sam", "blo_sam"], 7, 1, 5, 8))
-    # Two lanes of one node: each a writer of its own on the node's spool folder.
+    # Two lanes of one node write to the node's spool folder.
     lanes = [Spool(tmp_path / "spool", open_storage(uri, patient=False), replace_damaged) for _ in range(2)]
     longest = 0.0
     for number, (made, result) in enumerate(trials):
@@ -63,7 +63,7 @@ def _sweep_through(moto: S3Server, proxy: FaultProxy, tmp_path: Path, outage: fl
             direct.head_object(Bucket=moto.bucket, Key=f"{prefix}/{made.adapter}")
     assert set(FAULTS) | {"away", "passed"} <= set(proxy.happened), proxy.happened
     assert not list((tmp_path / "spool" / "rejected").rglob("*.json"))
-    # Readers ride out the same faults.
+    # Readers survive the same faults.
     storage = open_storage(uri)
     assert update_leaderboards(storage, index_dir=tmp_path / "index") == []
     assert len(read_records(storage)[0]) == len(trials)
@@ -73,7 +73,9 @@ def _sweep_through(moto: S3Server, proxy: FaultProxy, tmp_path: Path, outage: fl
     ("fault", "sentence"),
     [("error", "the server failed"), ("throttle", "asks to slow down"), ("reset", "the connection broke")],
 )
-def test_a_sick_endpoint_is_told_before_a_sweep(moto: S3Server, proxy: FaultProxy, fault: str, sentence: str) -> None:
+def test_a_failing_endpoint_is_reported_before_a_sweep(
+    moto: S3Server, proxy: FaultProxy, fault: str, sentence: str
+) -> None:
     proxy.chances = {fault: 1.0}
     (problem,) = check_storage(f"s3://{moto.bucket}/x")
     assert sentence in problem.what
@@ -81,7 +83,7 @@ def test_a_sick_endpoint_is_told_before_a_sweep(moto: S3Server, proxy: FaultProx
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_storage_survives_each_fault(moto: S3Server, proxy: FaultProxy, fault: str) -> None:
-    """Every second request fails in one way; patience and looking again still end in the truth."""
+    """Many requests fail in one way; with retries and reading again, the result is still correct."""
     storage = open_storage(f"s3://{moto.bucket}/{uuid.uuid4().hex}")
     proxy.chances = {fault: 0.4}
     storage.create("a/b", b"one" * 1000)

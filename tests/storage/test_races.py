@@ -12,9 +12,8 @@ import pytest
 
 from amsam_ray.records.io import write_record
 from amsam_ray.records.leaderboard import update_leaderboards
-from amsam_ray.storage import s3
 from amsam_ray.storage.open import open_storage
-from amsam_ray.storage.s3 import Conditions
+from amsam_ray.storage.s3_conditions import KNOWN, ConditionalWrites
 from tests.records.synthetic import config, record
 from tests.s3.moto import S3Server
 
@@ -29,7 +28,7 @@ def test_two_sweeps_finishing_together_in_a_bucket(aws: S3Server, tmp_path: Path
     finish_together(f"s3://{aws.bucket}/{uuid.uuid4().hex}", tmp_path / "index", rounds=8)
 
 
-def test_an_endpoint_without_conditional_writes_loses_nothing_either(
+def test_an_endpoint_without_conditional_writes_loses_no_row(
     aws: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     uri = f"s3://{aws.bucket}/{uuid.uuid4().hex}"
@@ -37,7 +36,7 @@ def test_an_endpoint_without_conditional_writes_loses_nothing_either(
 
 
 def finish_together(uri: str, index_dir: Path, rounds: int, honoured: bool = True) -> None:
-    """Let two processes finish a sweep at the same moment, ``rounds`` times, and see that no row is missing."""
+    """Let two processes finish a sweep at the same moment, ``rounds`` times, and assert that no row is missing."""
     barrier, results = _CONTEXT.Barrier(2), _CONTEXT.SimpleQueue()
     arguments = (uri, index_dir, rounds, honoured, barrier, results)
     sweeps = [_CONTEXT.Process(target=_sweep, args=(number, *arguments)) for number in range(2)]
@@ -53,8 +52,8 @@ def finish_together(uri: str, index_dir: Path, rounds: int, honoured: bool = Tru
 def _sweep(number: int, uri: str, index_dir: Path, rounds: int, honoured: bool, barrier, results) -> None:
     """Finish ``rounds`` sweeps at the same moment as the other process; note rows that are missing afterwards."""
     storage, missing = open_storage(uri), []
-    if not honoured:  # as an endpoint that ignores conditions is found to do
-        s3._probed[storage._endpoint] = Conditions(create=False, replace=False)  # type: ignore[attr-defined]
+    if not honoured:  # as if the endpoint ignored conditions
+        KNOWN[storage._endpoint] = ConditionalWrites(create=False, replace=False)  # type: ignore[attr-defined]
     for turn in range(rounds):
         made = record(
             config("lesion", shots=2 * turn + 2, method=("am_sam", "blo_sam")[number]),

@@ -1,4 +1,4 @@
-"""The spool: what waits is safe, arrives in order and byte-identical, and nobody's record is overwritten."""
+"""The spool: waiting results are safe, arrive in order and unchanged, and no record is overwritten."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def storage(tmp_path: Path) -> FlakyStorage:
     return FlakyStorage(tmp_path / "results")
 
 
-def test_everything_arrives_by_itself(storage: FlakyStorage, tmp_path: Path) -> None:
+def test_the_background_thread_uploads_everything(storage: FlakyStorage, tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", storage, replace_damaged)
     trials = list(_sweep(tmp_path))
     for made, result in trials:
@@ -43,7 +43,7 @@ def test_everything_arrives_by_itself(storage: FlakyStorage, tmp_path: Path) -> 
     assert spool.close() == []
 
 
-def test_results_wait_out_an_outage(storage: FlakyStorage, tmp_path: Path) -> None:
+def test_results_wait_during_an_outage(storage: FlakyStorage, tmp_path: Path) -> None:
     storage.away = True
     spool = Spool(tmp_path / "spool", storage, replace_damaged)
     trials = list(_sweep(tmp_path))
@@ -57,7 +57,7 @@ def test_results_wait_out_an_outage(storage: FlakyStorage, tmp_path: Path) -> No
     assert all(storage.get(m.adapter) for m, _ in trials if m.adapter)
 
 
-def test_what_a_killed_process_left_is_brought_by_the_next(storage: FlakyStorage, tmp_path: Path) -> None:
+def test_results_of_a_killed_process_are_uploaded_by_the_next(storage: FlakyStorage, tmp_path: Path) -> None:
     storage.away = True
     made = record(config())
     dead = Spool(tmp_path / "spool", storage, replace_damaged)
@@ -70,7 +70,7 @@ def test_what_a_killed_process_left_is_brought_by_the_next(storage: FlakyStorage
     alive.close()
 
 
-def test_the_first_record_stays_and_ours_is_set_aside(storage: FlakyStorage, tmp_path: Path) -> None:
+def test_the_first_record_stays_and_the_second_is_kept_aside(storage: FlakyStorage, tmp_path: Path) -> None:
     first, second = record(config(), score=0.5), record(config(), score=0.6)
     storage.create(first.key, first.to_bytes())
     spool = Spool(tmp_path / "spool", storage, replace_damaged)

@@ -1,4 +1,4 @@
-"""The two storages against the conformance class, and what is particular to each."""
+"""Both storages against the conformance class, and the particular behaviour of each."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_root_may_itself_be_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "disk" / "a" / "b").read_bytes() == b"1"
 
 
-def test_half_written_files_are_not_seen(tmp_path: Path) -> None:
+def test_temporary_files_are_not_listed(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     storage.put("a/b", b"1")
     (tmp_path / "a" / ".0123.tmp").write_bytes(b"half")
@@ -59,12 +59,12 @@ def test_half_written_files_are_not_seen(tmp_path: Path) -> None:
 
 def test_create_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")  # what FAT answers
+        raise PermissionError(1, "Operation not permitted")  # the error on FAT
 
     monkeypatch.setattr(os, "link", no_links)
     storage = open_storage(tmp_path)
     storage.create("a/b", b"one")
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match="already exists"):
         storage.create("a/b", b"two")
     assert storage.get("a/b") == b"one"
 
@@ -77,7 +77,7 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://", "s3://key:secret@bucket/x", "s3://b/../x", "s3://b?x=y"])
-def test_uris_that_name_no_storage(uri: str) -> None:
+def test_invalid_storage_uris_are_refused(uri: str) -> None:
     with pytest.raises(InputError) as caught:
         open_storage(uri)
     assert "secret" not in str(caught.value)
@@ -92,7 +92,7 @@ def test_check_of_a_folder(tmp_path: Path) -> None:
     assert check_storage("s3://a:b@c")[0].where == "s3 storage"
 
 
-def test_faults_of_s3_in_one_sentence(aws: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_s3_are_one_sentence(aws: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def complaint(bucket: str = aws.bucket, **env: str | None) -> str:
         with monkeypatch.context() as patch:
             for name, value in env.items():
@@ -111,7 +111,7 @@ def test_faults_of_s3_in_one_sentence(aws: S3Server, monkeypatch: pytest.MonkeyP
     assert "not a valid bucket name" in complaint("UPPER_case!")
 
 
-def test_a_user_without_leave_is_told(aws: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_permission_is_reported(aws: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     iam = aws.client("iam")
     iam.create_user(UserName="guest")
     key = iam.create_access_key(UserName="guest")["AccessKey"]
@@ -134,7 +134,7 @@ def test_a_user_without_leave_is_told(aws: S3Server, monkeypatch: pytest.MonkeyP
         ("Weird", 418, "refused PutObject of a/b (Weird)"),
     ],
 )
-def test_what_the_server_says_in_one_sentence(code: str, status: int, words: str) -> None:
+def test_server_errors_are_one_sentence(code: str, status: int, words: str) -> None:
     answer = {
         "Error": {"Code": code, "Message": "AKIASECRET said no", "Region": "eu-west-1"},
         "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}},
@@ -144,7 +144,7 @@ def test_what_the_server_says_in_one_sentence(code: str, status: int, words: str
     assert isinstance(error, UnavailableError) == (status == 503)
 
 
-def test_s3_reader_needs_no_leave_to_write(aws: S3Server) -> None:
+def test_an_s3_reader_needs_no_write_permission(aws: S3Server) -> None:
     with pytest.raises(NotFoundError):
         open_storage(f"s3://{aws.bucket}/readonly").get("a/b")
     assert aws.client().list_objects_v2(Bucket=aws.bucket, Prefix="readonly")["KeyCount"] == 0

@@ -1,4 +1,4 @@
-"""Whole sweeps, real Ray and all, whose results go to a bucket: through faults, and to each kind of server."""
+"""Whole sweeps on real Ray that store results in a bucket: through faults, and on each kind of server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRIALS, SEEDS = 12, 2
 def test_a_sweep_through_faults_and_an_outage_of_a_minute(
     moto: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Errors, throttling and resets all along, and a minute without a server while trials finish: none fails."""
+    """With errors, throttling and resets, and a minute without a server while trials finish, no trial fails."""
     use(moto, monkeypatch)
     uri = f"s3://{moto.bucket}/{uuid.uuid4().hex}"
     with fault_proxy(moto.endpoint) as proxy:

@@ -45,7 +45,7 @@ def _worker(rank: int, port: int, results: Any) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
         ends = {name: _train(run) for name, run in RUNS.items()}
-        collected = parallel.collect([rank] * (rank + 1)), parallel.from_first(f"rank {rank}")
+        collected = parallel.collect([rank] * (rank + 1))
         results[rank] = (ends, _gradients_of_gathered(), collected)
     finally:
         dist.destroy_process_group()
@@ -86,8 +86,8 @@ def test_gathered_negatives_carry_gradients_of_both_orders(workers):
     assert torch.allclose(joint[1], 4 * alone[1], rtol=1e-9)
 
 
-def test_collect_keeps_the_order_and_from_first_is_worker_0s(workers):
-    assert workers[0][2] == workers[1][2] == ([0, 1, 1], "rank 0")
+def test_collect_joins_in_rank_order(workers):
+    assert workers[0][2] == workers[1][2] == [0, 1, 1]
 
 
 def test_without_a_process_group_everything_is_the_identity():
@@ -95,4 +95,4 @@ def test_without_a_process_group_everything_is_the_identity():
     assert parallel.mean(values) is values and parallel.gather(values) is values
     assert parallel.rank() == 0 and parallel.world_size() == 1
     assert parallel.my_share([4, 5, 6]) == [4, 5, 6]
-    assert parallel.collect([1]) == [1] and parallel.from_first("x") == "x"
+    assert parallel.collect([1]) == [1]

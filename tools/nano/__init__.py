@@ -1,1 +1,1 @@
-"""Parts of the pretraining of the nano SAM and the nano detector."""
+"""Training of the nano SAM and the nano detector."""

@@ -13,7 +13,7 @@ from tools.nano.feed import Batch
 
 @dataclass(frozen=True)
 class Framed:
-    """A batch as the model's input.
+    """A batch in the form of the model's input.
 
     Attributes:
         image: B x 3 x S x S float32 in [0, 1]; zero outside of `valid`.
@@ -103,7 +103,7 @@ def recolour(framed: Framed, generator: torch.Generator | None = None) -> Tensor
 
 
 def _refilter(image: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Pass half of a batch through one random 3 x 3 filter that mixes colours, keeping mean and contrast.
+    """Pass half of a batch through one random 3 x 3 filter that mixes colours, preserving mean and contrast.
 
     Random convolutions change texture but not shape (Xu et al. 2021, https://arxiv.org/abs/2007.13003), which is what
     painted textures should be worth to the model.

@@ -20,17 +20,17 @@ FAMILY_SHARE = 0.4
 
 _SHARD = 250
 _HELD_OUT = 1_000_003
-"""Seeds of the families below this one are left to the `procedural` dataset and to the tests."""
+"""Seeds of the families below this one are reserved for the `procedural` dataset and the tests."""
 
 
 def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """The tight box of a mask, XYXY in pixels with right and bottom edges exclusive."""
+    """Return the tight box of a mask, XYXY in pixels with right and bottom edges exclusive."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def write_dataset(root: Path, train: int, val: int, seed: int, workers: int) -> Path:
-    """Write `train` and `val` images with one box each below `root`; returns the path of the dataset's YAML.
+    """Write `train` and `val` images with one box each below `root`; return the path of the dataset's YAML.
 
     A dataset that is there already is used as it is.
     """

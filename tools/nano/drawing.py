@@ -11,11 +11,11 @@ import numpy as np
 from tools.nano.scenes import MAX_MASKS, MAX_PARTS, render_scene, texture_bank
 
 CHUNK = 16
-"""Scenes handed over at once."""
+"""Number of scenes handed over at a time."""
 
 
 def layout(size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of each array of a slot, which holds one chunk of scenes."""
+    """Return shape and type of each array of a slot, which holds one chunk of scenes."""
     return {
         "image": ((CHUNK, size, size, 3), np.uint8),
         "parts": ((CHUNK, size, size), np.uint8),
@@ -26,7 +26,7 @@ def layout(size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def views_of(memory: SharedMemory, slot: int, size: int) -> dict[str, np.ndarray]:
-    """The arrays of one slot of the shared memory."""
+    """Return the arrays of one slot of the shared memory."""
     offset, views = slot * slot_bytes(size), {}
     for name, (shape, kind) in layout(size).items():
         views[name] = np.ndarray(shape, kind, buffer=memory.buf, offset=offset)
@@ -35,7 +35,7 @@ def views_of(memory: SharedMemory, slot: int, size: int) -> dict[str, np.ndarray
 
 
 def slot_bytes(size: int) -> int:
-    """Bytes of one slot; every array starts at a multiple of 64."""
+    """Return the size of one slot in bytes; every array starts at a multiple of 64."""
     arrays = layout(size).values()
     return sum(-(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64 for shape, kind in arrays)
 

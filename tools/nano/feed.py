@@ -1,4 +1,4 @@
-"""Worker processes that draw scenes without end, and the replay buffer they fill.
+"""Worker processes that draw scenes continuously, and the replay buffer that they fill.
 
 Drawing a scene costs a processor core about 20 ms; a training step on a GPU uses thousands a second. So scenes are
 kept on the training device and used several times, each time under another augmentation, while new ones replace old
@@ -85,7 +85,7 @@ class SceneFeed:
         self._memory.unlink()
 
     def take(self, at_least: int = 0) -> int:
-        """Move what the workers have finished into the buffer, waiting until `at_least` scenes are in it."""
+        """Move finished scenes into the buffer; wait until it holds `at_least` scenes."""
         moved = 0
         while self.count < at_least or not self._full.empty():
             slot = self._full.get()
@@ -101,7 +101,7 @@ class SceneFeed:
         return moved
 
     def sample(self, batch: int) -> Batch:
-        """A uniform sample, with replacement, of the scenes in the buffer."""
+        """Return a uniform sample, with replacement, of the scenes in the buffer."""
         device = self._store["image"].device
         chosen = torch.randint(self.count, (batch,), device=device)
         return Batch(**{name: store[chosen] for name, store in self._store.items()})

@@ -1,4 +1,4 @@
-"""Prompts drawn from masks, a batched mask decoding, and the loss of the nano SAM's pretraining."""
+"""Prompts from masks, batched mask decoding, and the loss of the nano SAM's pretraining."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SHARES = {BOX_POINT: 0.12, POINT: 0.12, NOTHING: 0.06}
 """Share of the prompts of each kind; the rest are boxes."""
 
 FINENESS = 2
-"""The loss is computed on masks this many times finer than the decoder's, that is at half the image's resolution."""
+"""Upscaling of the decoder's masks for the loss, which is computed at half the image's resolution."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image smaller than the model's lies in the model's grid of tokens.
+    """Position of an image smaller than the model's input in the model's grid of tokens.
 
     Attributes:
         grid: side of the image in tokens.
@@ -37,11 +37,11 @@ class Place:
     top: int = 0
 
     def of(self, table: Tensor) -> Tensor:
-        """The image's part of a table over the model's grid, 1 x C x G x G."""
+        """Return the image's part of a table over the model's grid, 1 x C x G x G."""
         return table[:, :, self.top : self.top + self.grid, self.left : self.left + self.grid]
 
     def shift(self, coordinates: Tensor, patch: int) -> Tensor:
-        """Pixels (..., X, Y) of the image as pixels of the model's whole input."""
+        """Convert pixels (..., X, Y) of the image to pixels of the model's input."""
         return coordinates + coordinates.new_tensor([self.left, self.top]) * patch
 
 
@@ -88,7 +88,7 @@ def draw_targets(batch: Batch, framed: Framed, per_image: int, jitter: float = 0
 
 
 def boxes_of(mask: Tensor) -> Tensor:
-    """The tight boxes of N x S x S bool masks: N x 4 float32, XYXY in pixels (right and bottom edges exclusive)."""
+    """Return the tight boxes of N x S x S bool masks: N x 4 float32, XYXY in pixels (right, bottom exclusive)."""
     size = mask.shape[-1]
     columns, rows = mask.any(dim=1).float(), mask.any(dim=2).float()
     rising = torch.arange(1, size + 1, device=mask.device)
@@ -98,14 +98,14 @@ def boxes_of(mask: Tensor) -> Tensor:
 
 
 def points_in(mask: Tensor) -> Tensor:
-    """One uniformly drawn pixel inside each of N x S x S bool masks: N x 2 float32, (X, Y)."""
+    """Draw one uniform pixel inside each of N x S x S bool masks: N x 2 float32, (X, Y)."""
     size = mask.shape[-1]
     chosen = (torch.rand(mask.shape, device=mask.device) * mask).flatten(1).argmax(dim=1)
     return torch.stack([chosen % size, chosen // size], dim=1).float()
 
 
 def kinds_of(count: int, batch: int) -> Tensor:
-    """The kind of prompt of each of `count` targets, `batch` of which are of the salient object: those come first.
+    """Draw the kind of prompt of each of `count` targets; the first `batch` targets are the salient objects.
 
     No prompt at all can only mean the salient object, so that kind is taken from the first targets.
     """
@@ -154,7 +154,7 @@ def decode(sam: Sam, features: Tensor, sparse: Tensor, dense: Tensor, place: Pla
 def embed(
     sam: Sam, kind: int, targets: Targets, chosen: Tensor, place: Place, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sparse and dense embeddings of the chosen targets' prompts, all of one kind."""
+    """Return sparse and dense embeddings of the chosen targets' prompts, all of one kind."""
     patch = sam.image_encoder.img_size // sam.prompt_encoder.image_embedding_size[0]
     points = None
     if kind in (BOX_POINT, POINT):
@@ -172,7 +172,7 @@ def embed(
 
 
 def mask_loss(logits: Tensor, ious: Tensor, targets: Targets, chosen: Tensor, kind: int) -> tuple[Tensor, Tensor]:
-    """Loss of the four outputs, and the Dice of the single-mask output.
+    """Return the loss of the four outputs, and the Dice of the single-mask output.
 
     Cross-entropy, averaged over the box grown by a fifth (a tenth of the weight outside of it), plus soft Dice, for
     the single-mask output and for the best of the other three; plus the squared error of the predicted IoUs.
@@ -199,7 +199,7 @@ def mask_loss(logits: Tensor, ious: Tensor, targets: Targets, chosen: Tensor, ki
 
 
 def _near(box: Tensor, size: int, target: int) -> Tensor:
-    """Weights N x 1 x target x target for boxes in an image of `size` pixels: 1 in the box grown by 20 %, else 0.1."""
+    """Return N x 1 x target x target weights for boxes in images of `size` pixels: 1 in the grown box, else 0.1."""
     grow = 0.1 * (box[:, 2:] - box[:, :2])
     low, high = (box[:, :2] - grow) * (target / size), (box[:, 2:] + grow) * (target / size)
     steps = torch.arange(target, device=box.device) + 0.5

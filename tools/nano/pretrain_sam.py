@@ -26,14 +26,14 @@ from tools.nano.augment import frame, recolour
 from tools.nano.feed import Batch, SceneFeed
 
 SCENE_SIZE = 288
-"""Side of the drawn scenes in pixels; windows of them are trained on."""
+"""Side of the drawn scenes in pixels; training uses windows of them."""
 
 WARM_UP = 500
-"""Steps until the learning rate is at its peak."""
+"""Steps until the learning rate reaches its peak."""
 
 REFINE_EVERY, REFINE_WEIGHT = 5, 0.3
 SMALL_BATCH = 3
-"""Images of half the side per step, relative to whole ones: about as much work."""
+"""Number of half-sized images per step, relative to full-sized ones, at about the same cost."""
 
 
 def arguments() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 
 def batch_loss(sam: Sam, batch: Batch, prompts: int, size: int, refine: bool) -> tuple[Tensor, Tensor]:
-    """The loss of one batch under all kinds of prompts, and the mean Dice of its box prompts.
+    """Return the loss of one batch under all kinds of prompts, and the mean Dice of its box prompts.
 
     Args:
         prompts: masks asked for in each image.
@@ -96,7 +96,7 @@ def batch_loss(sam: Sam, batch: Batch, prompts: int, size: int, refine: bool) ->
 
 
 class Trainer:
-    """The model, the running average of its weights that is shipped, the optimiser and the counts.
+    """The model, the running average of its weights, the optimiser and the counters.
 
     Args:
         rate: peak learning rate; it rises linearly over WARM_UP steps and falls as a cosine of the time used.
@@ -110,7 +110,7 @@ class Trainer:
         self.counts = {"steps": 0, "skipped": 0, "images": 0}
 
     def step(self, batch: Batch, prompts: int, size: int, progress: float) -> tuple[Tensor, Tensor]:
-        """One step at `progress` (0 to 1) of the training; returns loss and box Dice. Overflows are skipped."""
+        """Take one step at `progress` (0 to 1) of the training; return loss and box Dice. Overflows are skipped."""
         done = self.counts["steps"]
         rate = self.rate * min(1.0, (done + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimiser.param_groups:
@@ -130,7 +130,7 @@ class Trainer:
         return loss.detach(), dice
 
     def save(self, path: Path, seconds: float) -> None:
-        """Write what `load` needs, and beside it the average as it would be shipped."""
+        """Write a checkpoint for `load`, and next to it the averaged weights as they are shipped."""
         state = {
             "sam": self.sam.state_dict(),
             "average": self.average.state_dict(),
@@ -143,7 +143,7 @@ class Trainer:
         write_weights(path.with_suffix(".safetensors"), self.average, {**self.counts, "seconds": round(seconds)})
 
     def load(self, path: Path) -> float:
-        """Go on from a checkpoint; returns the seconds it had been trained for."""
+        """Resume from a checkpoint; return its training time in seconds."""
         state = torch.load(path, map_location=self.sam.device, weights_only=True)
         self.sam.load_state_dict(state["sam"])
         self.average.load_state_dict(state["average"])
@@ -153,7 +153,7 @@ class Trainer:
 
 
 def _groups(sam: Sam) -> list[dict[str, object]]:
-    """Weight decay on matrices only."""
+    """Return parameter groups with weight decay on matrices only."""
     trained = [p for p in sam.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1]},
@@ -172,7 +172,7 @@ def write_weights(path: Path, sam: Sam, facts: dict[str, object]) -> None:
 
 
 def train(args: argparse.Namespace, device: torch.device, feed: SceneFeed) -> dict[str, object]:
-    """Train until the time is up and write the averaged weights; returns what is known of the run."""
+    """Train until the time limit and write the averaged weights; return the facts of the run."""
     trainer = Trainer(args.rate, device)
     spent = trainer.load(args.resume) if args.resume else 0.0
     begun = trainer.counts["images"]

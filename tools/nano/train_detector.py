@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
 
 
 def provide_font(folder: Path) -> None:
-    """Put a font where ultralytics looks for one before it would fetch it: matplotlib's own."""
+    """Install matplotlib's font where ultralytics expects one, so that it downloads none."""
     import matplotlib
     from ultralytics.utils import USER_CONFIG_DIR
 

@@ -1,8 +1,8 @@
-"""Images with masks made from a seed: the `procedural` dataset, and the scenes that pretrain the nano SAM.
+"""The `procedural` dataset: images with masks, drawn from a seed.
 
-`render` draws the dataset's five families. The same arguments give the same bytes on every machine. The scenes
-for pretraining are in `tools.nano.scenes`; they share no code with the families, so that adapting
-the nano SAM to a family is adapting it to images of a kind it was not trained on.
+`render` draws the five families of the dataset. The same arguments give the same bytes on every machine. The nano
+SAM is pretrained on the scenes of `tools.nano.scenes`, which share no code with the families: adapting it to a
+family means adapting it to images of a kind it was not trained on.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _DRAWERS: dict[str, _Drawer] = {
 }
 
 FAMILIES: tuple[str, ...] = tuple(_DRAWERS)
-"""Names of the families. A family's place is part of its seed: append, never reorder."""
+"""Names of the families. The position of a family is part of its seed: append, never reorder."""
 
 _MIN_SHARE, _MAX_SHARE = 0.008, 0.75
 _ATTEMPTS = 32
 
 
 def render(family: str, seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one image of a family and its mask.
+    """Draw one image of a family with its mask.
 
     Args:
         family: one of `FAMILIES`.
-        seed: names the whole dataset, >= 0.
-        index: number of the image in it, >= 0; any image can be drawn without those before it.
+        seed: seed of the whole dataset, >= 0.
+        index: index of the image, >= 0; images are independent of one another.
         size: side of the square image in pixels, >= 32.
 
     Returns:
@@ -46,7 +46,8 @@ def render(family: str, seed: int, index: int, size: int = 256) -> tuple[np.ndar
         The mask covers between 0.8 % and 75 % of the image.
 
     Raises:
-        ValueError: unknown family, or a seed, index or size out of range.
+        ValueError: the family is unknown, or the seed, index or size is out of range.
+        RuntimeError: no attempt gives a mask of that size.
 
     Example:
         >>> image, mask = render("lesion", seed=0, index=3)

@@ -1,9 +1,8 @@
-"""Scalar fields over the unit square, from which the families draw their images.
+"""Scalar fields over the unit square, the building blocks of the families' images.
 
-Coordinates are (x, y) in [0, 1], x to the right and y down, whatever the number of pixels. Distances are in the
-same unit. Arrays are float32 and only go through operations that IEEE 754 rounds exactly (+, -, *, /, square
-root, comparisons, gathers), never through `sin`, `exp`, sums or matrix products, whose last bit depends on the
-processor.
+Coordinates are (x, y) in [0, 1], x to the right and y down, independent of the number of pixels. Distances are in
+the same unit. Arrays are float32 and use only operations that IEEE 754 rounds exactly (+, -, *, /, square root,
+comparisons, gathers), never `sin`, `exp`, sums or matrix products, whose last bit depends on the processor.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ Colour = tuple[float, float, float]
 
 @functools.lru_cache(maxsize=8)
 def coordinates(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres of a square image: x as 1 x size and y as size x 1, float32 in (0, 1)."""
+    """Return the pixel centres of a square image: x as 1 x size and y as size x 1, float32 in (0, 1)."""
     centres = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)).astype(np.float32)
     centres.flags.writeable = False
     return centres[None, :], centres[:, None]
 
 
 def smoothstep(low: float, high: float, field: np.ndarray) -> np.ndarray:
-    """0 below `low`, 1 above `high`, 3 t^2 - 2 t^3 between them."""
+    """Return 0 below `low`, 1 above `high` and 3 t^2 - 2 t^3 between them."""
     t = np.clip((field - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
 def noise(draws: Draws, size: int, cells_x: float, cells_y: float | None = None) -> np.ndarray:
-    """Smooth value noise with about `cells_x` by `cells_y` bumps: size x size, in [-1, 1]."""
+    """Return smooth value noise with about `cells_x` by `cells_y` bumps: size x size, in [-1, 1]."""
     cells_y = cells_x if cells_y is None else cells_y
     lattice = draws.uniforms((int(cells_y) + 3, int(cells_x) + 3), -1.0, 1.0)
     x, y = coordinates(size)
@@ -48,7 +47,7 @@ def noise(draws: Draws, size: int, cells_x: float, cells_y: float | None = None)
 
 
 def octaves(draws: Draws, size: int, cells: float, count: int, gain: float = 0.55) -> np.ndarray:
-    """`count` noises, each twice as fine and `gain` times as strong as the one before: about [-1, 1]."""
+    """Return a sum of `count` noises, each twice as fine and `gain` times as strong as the last: about [-1, 1]."""
     total = noise(draws, size, cells)
     weight, norm = 1.0, 1.0
     for _ in range(count - 1):
@@ -59,20 +58,20 @@ def octaves(draws: Draws, size: int, cells: float, count: int, gain: float = 0.5
 
 
 def speckle(draws: Draws, size: int, scale: float) -> np.ndarray:
-    """Independent noise per pixel and channel: size x size x 3, about [-scale, scale]."""
+    """Return independent noise per pixel and channel: size x size x 3, about [-scale, scale]."""
     raw = draws.bytes(size * size * 3)
     return (raw.reshape(size, size, 3).astype(np.float32) - 127.5) * (scale / 127.5)
 
 
 def waves(field: np.ndarray) -> np.ndarray:
-    """A periodic function of period 1 that looks like a sine and is exactly rounded: values in [-1, 1]."""
+    """Return a sine-like, exactly rounded function of period 1: values in [-1, 1]."""
     t = field - np.floor(field)
     t = 4.0 * np.abs(t - 0.5) - 1.0
     return t * (1.5 - 0.5 * t * t)
 
 
 def ellipse(size: int, centre: Point, radii: Point, direction: Point = (1.0, 0.0)) -> np.ndarray:
-    """Normalised radius of an ellipse: 0 at the centre, 1 on the border.
+    """Return the normalised radius of an ellipse: 0 at the centre, 1 on the border.
 
     Args:
         direction: unit vector of the first axis.
@@ -85,7 +84,7 @@ def ellipse(size: int, centre: Point, radii: Point, direction: Point = (1.0, 0.0
 
 
 def window(size: int, low: Point, high: Point) -> tuple[slice, slice]:
-    """The (rows, columns) of the pixels inside a box, at least one pixel wide."""
+    """Return the (rows, columns) slices of the pixels inside a box, at least one pixel wide."""
     left, right = (min(max(int(v * size), 0), size) for v in (low[0], high[0] + 1.0 / size))
     top, bottom = (min(max(int(v * size), 0), size) for v in (low[1], high[1] + 1.0 / size))
     left, top = min(left, size - 1), min(top, size - 1)
@@ -95,7 +94,7 @@ def window(size: int, low: Point, high: Point) -> tuple[slice, slice]:
 def limb(
     size: int, start: Point, end: Point, radius: float, end_radius: float | None = None
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Signed distance to a tapered capsule, inside the window that holds it.
+    """Return the signed distance to a tapered capsule, inside the window that contains it.
 
     Returns:
         The window as (rows, columns) slices, and the distance there: negative inside.
@@ -116,7 +115,7 @@ def limb(
 
 
 def coverage(distance: np.ndarray, size: int, softness: float = 0.0) -> np.ndarray:
-    """How much of each pixel lies inside (distance < 0): 0 to 1, over one pixel plus `softness`."""
+    """Return the share of each pixel that is inside (distance < 0): 0 to 1, over one pixel plus `softness`."""
     return np.clip(0.5 - distance / (1.0 / size + softness), 0.0, 1.0)
 
 
@@ -126,7 +125,7 @@ def blend(image: np.ndarray, colour: np.ndarray | Colour, alpha: np.ndarray) -> 
 
 
 def ramp(field: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
-    """Colours along a palette: `field` in [-1, 1] goes linearly through `colours`; returns h x w x 3."""
+    """Map `field` in [-1, 1] linearly to the palette `colours`; returns h x w x 3."""
     table = np.asarray(colours, dtype=np.float32)
     position = np.clip((field + 1.0) * (0.5 * (len(colours) - 1)), 0.0, len(colours) - 1.001)
     lower = position.astype(np.intp)
@@ -141,19 +140,19 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
 
 
 def scaled(colour: Colour, factor: float) -> Colour:
-    """A colour made brighter or darker, clipped to [0, 1]."""
+    """Return a colour multiplied by `factor`, clipped to [0, 1]."""
     red, green, blue = (min(max(channel * factor, 0.0), 1.0) for channel in colour)
     return red, green, blue
 
 
 def jittered(draws: Draws, colour: Colour, amount: float) -> Colour:
-    """A colour moved by up to `amount` in every channel, clipped to [0, 1]."""
+    """Return a colour shifted by up to `amount` in every channel, clipped to [0, 1]."""
     red, green, blue = (min(max(channel + draws.signed(amount), 0.0), 1.0) for channel in colour)
     return red, green, blue
 
 
 def unit_vector(draws: Draws) -> Point:
-    """A random direction as a unit vector (rational parametrisation of the circle, exactly rounded)."""
+    """Return a random direction as a unit vector (rational parametrisation of the circle, exactly rounded)."""
     t = draws.uniform(-1.0, 1.0)
     cosine, sine = (1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)
     return (cosine, sine) if draws.chance(0.5) else (-cosine, sine)

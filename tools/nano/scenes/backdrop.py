@@ -1,4 +1,4 @@
-"""What lies behind the objects: sky, walls, ground in perspective, clutter without masks, blurred or sharp."""
+"""Backdrops of scenes: sky, walls, ground in perspective and clutter without masks, blurred or sharp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.nano.scenes.materials import any_rgb, crop, painted, surface
 
 
 def paint_backdrop(canvas: Canvas, bank: Sequence[np.ndarray]) -> float:
-    """Fill the canvas; returns the y of the horizon in pixels."""
+    """Fill the canvas; return the y of the horizon in pixels."""
     rng, size = canvas.rng, canvas.size
     contrast = None if rng.random() < 0.7 else 0.02
     canvas.image[:] = painted(rng, surface(rng, bank, contrast=contrast, round_=0.0), size, size)
@@ -34,7 +34,7 @@ def paint_backdrop(canvas: Canvas, bank: Sequence[np.ndarray]) -> float:
 
 
 def _ground(canvas: Canvas, bank: Sequence[np.ndarray], horizon: float) -> None:
-    """A textured plane seen in perspective below the horizon."""
+    """Paint a textured plane seen in perspective below the horizon."""
     rng, size = canvas.rng, canvas.size
     top = int(min(horizon, size - 2))
     plane = painted(rng, surface(rng, bank, round_=0.0), size, size)
@@ -47,7 +47,7 @@ def _ground(canvas: Canvas, bank: Sequence[np.ndarray], horizon: float) -> None:
 
 
 def _leaf(canvas: Canvas, bank: Sequence[np.ndarray], horizon: float) -> None:
-    """One shape of clutter: furniture-like rectangles near the horizon, blobs and polygons anywhere."""
+    """Paint one shape of clutter: furniture-like rectangles near the horizon, blobs and polygons anywhere."""
     rng, size = canvas.rng, canvas.size
     radius = size * min(0.5, 0.03 * np.exp(rng.exponential(1.1)))
     centre = rng.uniform(0, size, 2)
@@ -65,7 +65,7 @@ def _leaf(canvas: Canvas, bank: Sequence[np.ndarray], horizon: float) -> None:
 
 
 def _shade_across(canvas: Canvas, strength: float) -> None:
-    """A slow change of lightness and tint over the image."""
+    """Paint a slow change of lightness and tint over the image."""
     rng, size = canvas.rng, canvas.size
     field = rng.normal(0, strength, (3, 3, 1)) + rng.normal(0, 0.25 * strength, (3, 3, 3))
     canvas.image *= np.clip(
@@ -74,7 +74,7 @@ def _shade_across(canvas: Canvas, strength: float) -> None:
 
 
 def defocus(canvas: Canvas) -> None:
-    """Blur all that is painted so far, sometimes with round lights before it."""
+    """Blur the canvas, sometimes after adding round lights."""
     rng = canvas.rng
     if rng.random() < 0.25:
         for _ in range(int(rng.integers(3, 25))):
@@ -86,7 +86,7 @@ def defocus(canvas: Canvas) -> None:
 
 
 def occlude(canvas: Canvas, bank: Sequence[np.ndarray]) -> None:
-    """Put something in front of the objects that is none itself: leaves, a table's edge, a pole."""
+    """Paint an occluder that belongs to no mask: leaves, the edge of a table, a pole."""
     rng, size = canvas.rng, canvas.size
     kind = rng.random()
     if kind < 0.4:
@@ -107,7 +107,7 @@ def occlude(canvas: Canvas, bank: Sequence[np.ndarray]) -> None:
 
 
 def light_field(canvas: Canvas, bank: Sequence[np.ndarray]) -> None:
-    """Uneven light over everything: slow gradients, or dappled by a blurred texture."""
+    """Light the canvas unevenly: by slow gradients, or dappled by a blurred texture."""
     rng, size = canvas.rng, canvas.size
     if rng.random() < 0.6:
         _shade_across(canvas, rng.uniform(0.03, 0.3))

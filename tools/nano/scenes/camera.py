@@ -1,4 +1,4 @@
-"""What a camera and a website do to a picture: exposure, cast, blur, noise, JPEG."""
+"""Camera and compression effects: exposure, colour cast, blur, noise, JPEG."""
 
 from __future__ import annotations
 

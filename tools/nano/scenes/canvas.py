@@ -1,4 +1,4 @@
-"""The image under construction and the map of which part is seen at each pixel."""
+"""The image being painted, and a map of the part visible at each pixel."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Canvas:
         self._next = 1
 
     def new_part(self) -> int:
-        """A fresh part number. When they run out the last is used again."""
+        """Return an unused part number; the last one, if all are used."""
         number = self._next
         self._next = min(number + 1, MAX_PARTS - 1)
         return number
 
     @property
     def full(self) -> bool:
-        """Whether no more than eight fresh numbers are left."""
+        """True if at most eight unused part numbers are left."""
         return self._next > MAX_PARTS - 9
 
     def paint(
@@ -92,7 +92,7 @@ class Canvas:
         self.image[where] *= (1.0 - (strength / 255.0) * alpha.astype(np.float32))[..., None]
 
     def silhouette(self, polygons: Sequence[Polygon], where: tuple[slice, slice]) -> np.ndarray:
-        """Antialiased union of polygons inside a window: h x w uint8, 255 inside."""
+        """Draw the antialiased union of polygons inside a window: h x w uint8, 255 inside."""
         top, left = where[0].start, where[1].start
         alpha = np.zeros((where[0].stop - top, where[1].stop - left), np.uint8)
         points = np.round((np.concatenate(polygons) - (left, top)) * 8.0).astype(np.int32)
@@ -103,7 +103,7 @@ class Canvas:
         return alpha
 
     def _bounds(self, polygons: Sequence[Polygon], margin: int) -> tuple[slice, slice] | None:
-        """The window that holds the polygons and a margin, clipped to the image; None when outside of it."""
+        """Return the window of the polygons with a margin, clipped to the image; None if outside the image."""
         points = np.concatenate(polygons)
         low, high = points.min(axis=0), points.max(axis=0)
         left, top = (int(max(v - margin, 0)) for v in low)
@@ -113,7 +113,7 @@ class Canvas:
         return slice(top, bottom), slice(left, right)
 
     def _elsewhere(self, height: int, width: int) -> np.ndarray:
-        """A random patch of what is painted already, mirrored."""
+        """Return a random patch of the image painted so far, mirrored."""
         top = int(self.rng.integers(self.size - height + 1))
         left = int(self.rng.integers(self.size - width + 1))
         patch = self.image[top : top + height, left : left + width]

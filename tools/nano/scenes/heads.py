@@ -14,7 +14,7 @@ from tools.nano.scenes.wardrobe import Wardrobe
 
 
 def hair_behind(rng: np.random.Generator, wear: Wardrobe, head: np.ndarray, size: float) -> list[Piece]:
-    """Long hair that falls behind the neck and shoulders; often none."""
+    """Draw long hair behind neck and shoulders; often none."""
     if rng.random() > 0.45:
         return []
     length = rng.uniform(0.04, 0.28)
@@ -33,7 +33,7 @@ def head_and_face(
     size: float,
     turned: float,
 ) -> list[Piece]:
-    """Hair, face and headgear of a head `size` times as large as an adult's.
+    """Draw hair, face and headgear of a head `size` times as large as an adult's.
 
     Args:
         head: the head's middle in body heights. turned: 1 seen from the front, less from the side.
@@ -82,7 +82,7 @@ def _features(
     wide: float,
     look: float,
 ) -> list[Piece]:
-    """Eyes, brows, mouth, nose, beard and glasses, as details of the face."""
+    """Draw eyes, brows, mouth, nose, beard and glasses, as details of the face."""
     dark = surface(rng, bank, (0.10, 0.07, 0.06), contrast=0.05)
     lips = surface(rng, bank, (0.62, 0.28, 0.26), contrast=0.05)
     cheek = np.asarray(wear.skin.table[40, 0], float) / 255 * 0.85

@@ -1,4 +1,4 @@
-"""Surfaces: a grey texture seen through a colour table, and how light falls on it."""
+"""Surfaces: a grey texture, a colour table and lighting."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Material:
 
 
 def any_rgb(rng: np.random.Generator) -> Rgb:
-    """A colour as surfaces in photographs have them: mostly dull, any lightness."""
+    """Return a colour typical of photographs: mostly dull, of any lightness."""
     if rng.random() < 0.25:
         base = np.asarray(NATURE[rng.integers(len(NATURE))]) * rng.uniform(0.6, 1.25)
         red, green, blue = np.clip(base + rng.normal(0, 0.04, 3), 0, 1)
@@ -79,7 +79,7 @@ def any_rgb(rng: np.random.Generator) -> Rgb:
 
 
 def colour_table(rng: np.random.Generator, base: Rgb, contrast: float, hue: float = 0.03) -> np.ndarray:
-    """A table from dark to light around `base`: 256 x 1 x 3 uint8. `hue` moves single stops to other colours."""
+    """Return a table from dark to light around `base`: 256 x 1 x 3 uint8. `hue` shifts single stops."""
     stops = np.linspace(-1, 1, 5)[:, None] * contrast * rng.uniform(0.6, 1.4, (5, 1))
     colours = np.asarray(base)[None] * (1.0 + 0.8 * stops) + 0.25 * stops + rng.normal(0, hue, (5, 3))
     if rng.random() < 0.3:
@@ -101,7 +101,7 @@ def surface(
     round_: float | None = None,
     soft: float = 0.0,
 ) -> Material:
-    """A random material: `base` colour and `contrast` drawn where they are not given."""
+    """Return a random material; `base` colour and `contrast` are drawn unless given."""
     if contrast is None:
         contrast = float(np.exp(rng.uniform(np.log(0.03), np.log(0.9))))
         if rng.random() < 0.15:
@@ -119,7 +119,7 @@ def surface(
 
 
 def crop(rng: np.random.Generator, texture: np.ndarray, height: int, width: int, zoom: float = 1.0) -> np.ndarray:
-    """A random height x width view of a texture, at `zoom` texture pixels per pixel."""
+    """Return a random height x width view of a texture, at `zoom` texture pixels per pixel."""
     side = texture.shape[0]
     tall, wide = min(max(int(height * zoom), 2), side), min(max(int(width * zoom), 2), side)
     top, left = int(rng.integers(side - tall + 1)), int(rng.integers(side - wide + 1))
@@ -130,7 +130,7 @@ def crop(rng: np.random.Generator, texture: np.ndarray, height: int, width: int,
 
 
 def painted(rng: np.random.Generator, material: Material, height: int, width: int) -> np.ndarray:
-    """The material's own colours over an area: height x width x 3 float32 in [0, 255]."""
+    """Return the material's colours over an area: height x width x 3 float32 in [0, 255]."""
     if material.texture is None:
         grey = np.full((height, width), 128, np.uint8)
     else:

@@ -1,4 +1,4 @@
-"""Outlines as polygons: N x 2 float arrays of (x, y). A shape is a list of polygons whose union it is."""
+"""Outlines as polygons: N x 2 float arrays of (x, y). A shape is the union of a list of polygons."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 17)[:-1]), np.sin(np.linspa
 
 
 def disc(centre: Pair, radius: float) -> Polygon:
-    """A circle as a 16-gon."""
+    """Return a circle as a 16-gon."""
     return np.asarray(centre) + radius * _CIRCLE
 
 
 def oval(centre: Pair, radii: Pair, angle: float = 0.0) -> Polygon:
-    """An ellipse turned by `angle` radians."""
+    """Return an ellipse turned by `angle` radians."""
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return np.asarray(centre) + (_CIRCLE * np.asarray(radii)) @ turn
 
 
 def tube(points: Sequence[Pair], radii: Pair, samples: int = 4) -> Shape:
-    """A bent, tapered limb through `points`: trapezoids between discs, smoothed by a Catmull-Rom curve."""
+    """Return a bent, tapered limb through `points`: trapezoids between discs, smoothed by a Catmull-Rom curve."""
     path = np.column_stack([np.asarray(points, float), np.asarray(radii, float)])
     if len(path) > 2:
         padded = np.vstack([2 * path[0] - path[1], path, 2 * path[-1] - path[-2]])
@@ -46,7 +46,7 @@ def tube(points: Sequence[Pair], radii: Pair, samples: int = 4) -> Shape:
 
 
 def blob(rng: np.random.Generator, centre: Pair, radii: Pair, rough: float) -> Polygon:
-    """A closed curve around `centre`: an ellipse whose radius varies by smooth random waves of size `rough`."""
+    """Return a closed curve around `centre`: an ellipse whose radius varies by smooth random waves of size `rough`."""
     t = np.linspace(0, 2 * np.pi, 49)[:-1]
     radius = np.ones_like(t)
     for k in range(1, 7):
@@ -59,19 +59,19 @@ def blob(rng: np.random.Generator, centre: Pair, radii: Pair, rough: float) -> P
 
 
 def corners(rng: np.random.Generator, centre: Pair, radii: Pair, count: int) -> Polygon:
-    """A polygon of `count` corners at jittered angles."""
+    """Return a polygon of `count` corners at jittered angles."""
     t = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count + rng.uniform(0, 2 * np.pi)
     r = rng.uniform(0.7, 1.1, count)
     return np.asarray(centre) + np.stack([np.cos(t) * radii[0] * r, np.sin(t) * radii[1] * r], axis=1)
 
 
 def moved(shape: Shape, matrix: np.ndarray, offset: Pair) -> Shape:
-    """Every polygon through x -> matrix x + offset."""
+    """Map every polygon by x -> matrix x + offset."""
     return _split(np.concatenate(shape) @ matrix.T + np.asarray(offset), shape)
 
 
 def wobbled(rng: np.random.Generator, shape: Shape, amount: float, scale: float) -> Shape:
-    """Every polygon bent by one smooth displacement of about `amount`, with waves of length about `scale`."""
+    """Bend every polygon by one smooth displacement of about `amount`, with waves of length about `scale`."""
     frequency = rng.normal(0, 2 * np.pi / scale, (2, 2))
     phase = rng.uniform(0, 2 * np.pi, 2)
     points = np.concatenate(shape)

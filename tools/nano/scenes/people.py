@@ -15,7 +15,7 @@ from tools.nano.scenes.wardrobe import Wardrobe, draw_wardrobe
 
 
 def person(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> list[Piece]:
-    """A person as pieces, far to near, in body heights: x to the right, y down, 0 at the crown, 1 at the soles."""
+    """Draw a person as pieces, far to near, in body heights: x to the right, y down, 0 at the crown, 1 at the soles."""
     wear = draw_wardrobe(rng, bank)
     build = float(np.exp(rng.normal(0.05, 0.16)))
     turned = float(rng.uniform(0.45, 1.0))  # 1 seen from the front
@@ -139,7 +139,7 @@ def _torso(
 
 
 def _along(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
-    """Where a point's projection lies between `start` (0) and `end` (1)."""
+    """Return the position of a point's projection between `start` (0) and `end` (1)."""
     axis = end - start
     return float((point - start) @ axis / (axis @ axis))
 

@@ -1,4 +1,4 @@
-"""What the makers of objects hand to the scene: coloured shapes, far to near."""
+"""The parts of a drawn object: coloured shapes, far to near."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pretraining scene: objects with parts and groups before a backdrop, and every mask a prompt may mean."""
+"""One pretraining scene: objects with parts and groups on a backdrop, and all masks that a prompt may refer to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.nano.scenes.outlines import Shape
 from tools.nano.scenes.pieces import Piece
 
 MAX_MASKS = 24
-"""At most this many masks are offered per scene."""
+"""Largest number of masks per scene."""
 
 WHOLE, PART, GROUP = 3, 1, 2
 """Kinds of masks; a scene's unused rows have kind 0."""
@@ -22,7 +22,7 @@ WHOLE, PART, GROUP = 3, 1, 2
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its masks.
+    """An image and its masks.
 
     Attributes:
         aspect: width over height the picture should be shown with; objects are squeezed accordingly.
@@ -40,7 +40,7 @@ class Scene:
     aspect: float
 
     def mask(self, row: int) -> np.ndarray:
-        """Mask number `row`: size x size bool."""
+        """Return mask number `row`: size x size bool."""
         return np.asarray(self.members[row][self.parts])
 
 
@@ -106,7 +106,7 @@ def _thing(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> list[Piece]:
 
 
 def _mains(canvas: Canvas, masks: _Masks, bank: Sequence[np.ndarray], stolen: bool) -> list[int]:
-    """Place what the picture is of, in front of all else; returns the part numbers it holds."""
+    """Place the main subject in front of everything; return its part numbers."""
     rng, size = canvas.rng, canvas.size
     if rng.random() > 0.68:
         scale = size * rng.uniform(0.3, 0.95) * min(1.0, canvas.aspect * 1.3)
@@ -130,7 +130,7 @@ def _mains(canvas: Canvas, masks: _Masks, bank: Sequence[np.ndarray], stolen: bo
 
 
 def _framed(rng: np.random.Generator, size: int, framing: float, count: int) -> tuple[float, tuple[float, float]]:
-    """Pixels per body height, and where the body's middle goes: from full length to a face."""
+    """Return pixels per body height and the position of the body's middle: from full length to a face."""
     x = size * (0.5 + rng.normal(0, 0.10 if count == 1 else 0.04))
     if framing < 0.42:  # full length
         scale = size * rng.uniform(0.45, 0.98)
@@ -152,7 +152,7 @@ def _place(
     middle: tuple[float, float],
     stolen: bool,
 ) -> list[int]:
-    """Paint an object at `scale` pixels per unit with its middle at `middle`, and note its masks."""
+    """Paint an object at `scale` pixels per unit with its middle at `middle`, and record its masks."""
     rng = canvas.rng
     angle = rng.normal(0, 0.08) if rng.random() < 0.9 else rng.uniform(-np.pi, np.pi)
     mirror = rng.choice([-1.0, 1.0])

@@ -1,4 +1,4 @@
-"""A bank of grey textures: what walls, ground, cloth, fur and leaves are painted with.
+"""A bank of grey textures for walls, ground, cloth, fur and leaves.
 
 Making a texture costs milliseconds to tens of milliseconds, cropping one a fraction of a millisecond: a process makes
 its bank once and then draws thousands of scenes with it.
@@ -14,7 +14,7 @@ SIDE = 512
 
 
 def texture_bank(rng: np.random.Generator, count: int = 160) -> list[np.ndarray]:
-    """`count` textures, each SIDE x SIDE uint8 with a spread of about the whole range."""
+    """Draw `count` textures, each SIDE x SIDE uint8 over about the whole range."""
     return [_normalised(_MAKERS[i % len(_MAKERS)](rng)) for i in range(count)]
 
 
@@ -24,7 +24,7 @@ def _normalised(field: np.ndarray) -> np.ndarray:
 
 
 def spectral(rng: np.random.Generator) -> np.ndarray:
-    """Noise with a power spectrum of 1/f^b, b between white-ish and cloudy, sometimes stretched one way."""
+    """Noise with a power spectrum of 1/f^b, from nearly white to cloudy, sometimes stretched in one direction."""
     fy, fx = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :]
     angle, stretch = rng.uniform(0, np.pi), np.exp(rng.normal(0, 0.6))
     u = (fx * np.cos(angle) + fy * np.sin(angle)) * stretch

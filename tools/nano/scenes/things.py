@@ -1,4 +1,4 @@
-"""Things that are not people: animals, boxes and furniture, vehicles, turned vessels, plants, loose composites.
+"""Objects that are not people: animals, boxes and furniture, vehicles, turned vessels, plants, loose composites.
 
 Each maker returns pieces (see `pieces.Piece`) about one unit tall, centred near (0, 0.5), x right and y down.
 """
@@ -18,7 +18,7 @@ Bank = Sequence[np.ndarray]
 
 
 def composite(rng: np.random.Generator, bank: Bank) -> list[Piece]:
-    """One to five blobs and polygons grown onto each other, of one or of several surfaces."""
+    """Draw one to five connected blobs and polygons, of one or of several surfaces."""
     main = surface(rng, bank)
     rough = float(rng.choice([0.03, 0.12, 0.3]))
     centre = np.array([0.0, 0.5])
@@ -40,7 +40,7 @@ def composite(rng: np.random.Generator, bank: Bank) -> list[Piece]:
 
 
 def animal(rng: np.random.Generator, bank: Bank) -> list[Piece]:
-    """A four-legged, winged or finned body in one coat, with markings."""
+    """Draw a four-legged, winged or finned body in one coat, with markings."""
     coat = surface(rng, bank, soft=float(rng.uniform(0, 1.2)))
     body, length, thick = [], rng.uniform(0.3, 0.6), rng.uniform(0.12, 0.24)
     back, front = np.array([-length / 2, 0.5]), np.array([length / 2, 0.5 + rng.normal(0, 0.05)])
@@ -74,7 +74,7 @@ def animal(rng: np.random.Generator, bank: Bank) -> list[Piece]:
 
 
 def box(rng: np.random.Generator, bank: Bank) -> list[Piece]:
-    """A block in perspective: chests, cupboards, houses, screens; sometimes with legs, doors or windows."""
+    """Draw a block in perspective: chests, cupboards, houses, screens; sometimes with legs, doors or windows."""
     wide, tall = rng.uniform(0.15, 0.6), rng.uniform(0.15, 0.45)
     depth = np.array([rng.uniform(-0.35, 0.35), -rng.uniform(0.02, 0.25)])
     colour = any_rgb(rng)
@@ -113,7 +113,7 @@ def box(rng: np.random.Generator, bank: Bank) -> list[Piece]:
 
 
 def vehicle(rng: np.random.Generator, bank: Bank) -> list[Piece]:
-    """A body on wheels with a cabin."""
+    """Draw a body on wheels with a cabin."""
     paint, dark = surface(rng, bank, contrast=0.06), surface(rng, bank, (0.08, 0.08, 0.09), contrast=0.1)
     half, top = rng.uniform(0.45, 0.8), rng.uniform(0.35, 0.5)
     hull = np.array([[-half, 0.72], [-half, top], [half * 0.95, top + 0.05], [half, 0.72]])
@@ -127,7 +127,7 @@ def vehicle(rng: np.random.Generator, bank: Bank) -> list[Piece]:
 
 
 def vessel(rng: np.random.Generator, bank: Bank) -> list[Piece]:
-    """A turned profile: bottles, vases, lamps, balls on a stand; often with a label or bands."""
+    """Draw a turned profile: bottles, vases, lamps, balls on a stand; often with a label or bands."""
     heights = np.sort(rng.uniform(0, 1, 5))
     heights[0], heights[-1] = 0.0, 1.0
     y = np.linspace(0, 1, 24)
@@ -146,7 +146,7 @@ def vessel(rng: np.random.Generator, bank: Bank) -> list[Piece]:
 
 
 def plant(rng: np.random.Generator, bank: Bank) -> list[Piece]:
-    """A trunk or a pot under leaves."""
+    """Draw a trunk or a pot under leaves."""
     green = np.array([0.2, 0.35, 0.12]) * rng.uniform(0.5, 1.8) + rng.normal(0, 0.05, 3)
     red, g, blue = (float(v) for v in np.clip(green, 0, 1))
     leaf = surface(rng, bank, (red, g, blue), contrast=float(rng.uniform(0.15, 0.7)), soft=float(rng.uniform(0, 0.8)))
@@ -165,4 +165,4 @@ def plant(rng: np.random.Generator, bank: Bank) -> list[Piece]:
 
 
 MAKERS = (composite, composite, animal, box, box, vehicle, vessel, plant)
-"""Every maker, as often as it should be drawn."""
+"""All drawing functions, repeated by their frequency."""

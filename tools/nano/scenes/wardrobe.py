@@ -1,4 +1,4 @@
-"""What a person wears, and the colours of skin and hair."""
+"""Clothes of people, and colours of skin and hair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.nano.scenes.materials import HAIR, SKIN, Material, any_rgb, surface
 
 @dataclass
 class Wardrobe:
-    """The surfaces of one person, and how much of the limbs they cover."""
+    """The surfaces of one person, and the extent to which they cover the limbs."""
 
     skin: Material
     hair: Material
@@ -26,7 +26,7 @@ class Wardrobe:
 
 
 def draw_wardrobe(rng: np.random.Generator, bank: Sequence[np.ndarray]) -> Wardrobe:
-    """Skin, hair and clothes of one person; plain cloth more often than patterned."""
+    """Draw skin, hair and clothes of one person; plain cloth more often than patterned."""
     tone = np.asarray(SKIN[rng.integers(len(SKIN))]) * rng.uniform(0.85, 1.1)
     red, green, blue = (float(v) for v in np.clip(tone + rng.normal(0, 0.02, 3), 0, 1))
     hair_rgb = HAIR[rng.integers(len(HAIR))] if rng.random() < 0.93 else any_rgb(rng)

@@ -1,1 +1,1 @@
-"""The five families of procedural images: one module each, with one `draw(draws, size)` function."""
+"""The five families of procedural images, one module each with one `draw(draws, size)` function."""

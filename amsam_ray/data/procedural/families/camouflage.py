@@ -1,4 +1,4 @@
-"""Animals that wear the texture of what they sit on: seen by a slight change of grain, shade and rim."""
+"""Camouflaged animals: they share the texture of their ground, apart from slight changes of grain, shade and rim."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GROUNDS: tuple[tuple[Colour, ...], ...] = (
 
 
 def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
+    """Draw one image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
     palette = tuple(jittered(draws, colour, 0.06) for colour in draws.choice(_GROUNDS))
     cells, gain = draws.uniform(5.0, 14.0), draws.uniform(0.65, 0.95)
     direction = unit_vector(draws)
@@ -43,7 +43,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     inside = coverage(distance, size, draws.uniform(0.0, 0.012))
     shift = draws.choice((-1.0, 1.0)) * draws.uniform(0.05, 0.30)
-    # Rounded: lighter towards the light, darker at the rim, both faint.
+    # A faint relief: the middle of the body is lighter than its rim.
     depth = np.clip(-distance / 0.06, 0.0, 1.0)
     relief = draws.uniform(0.15, 0.5) * (depth - 0.6)
     field = ground + inside * (coat + shift + relief - ground)
@@ -62,7 +62,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
 def _grain(
     draws: Draws, size: int, cells: float, gain: float, direction: Point, frequency: float, stripes: float
 ) -> np.ndarray:
-    """A texture in about [-1, 1]: octaves of noise, and warped stripes along `direction`."""
+    """Return a texture in about [-1, 1]: octaves of noise, and warped stripes along `direction`."""
     field = octaves(draws, size, cells, 4, gain)
     if stripes == 0.0:
         return field
@@ -72,7 +72,7 @@ def _grain(
 
 
 def _animal(draws: Draws, size: int) -> np.ndarray:
-    """Signed distance to a body with a head, limbs and a tail, placed anywhere: size x size."""
+    """Return the signed distance to a body with head, limbs and tail at a random place: size x size."""
     heading = unit_vector(draws)
     side = (-heading[1], heading[0])
     scale = draws.uniform(0.5, 1.1)

@@ -1,4 +1,4 @@
-"""A clothed human figure as a list of tapered limbs, in image coordinates, far parts first."""
+"""Clothed human figures as lists of tapered limbs in image coordinates, far parts first."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Part:
     """One tapered limb of one colour.
 
     Attributes:
-        start, end: the axis' ends, (x, y) in [0, 1].
+        start, end: ends of the axis, (x, y) in [0, 1].
         radius, end_radius: half widths at the two ends, in the same unit.
         colour: RGB in [0, 1].
-        patterned: whether the cloth's stripes are drawn on it.
+        patterned: True if the stripes of the cloth are drawn on it.
     """
 
     start: Point
@@ -45,7 +45,7 @@ class Part:
     patterned: bool = False
 
     def distance(self, size: int) -> tuple[tuple[slice, slice], np.ndarray]:
-        """Window and signed distance (negative inside), as `fields.limb` gives them."""
+        """Return the window and the signed distance (negative inside) of `fields.limb`."""
         return limb(size, self.start, self.end, self.radius, self.end_radius)
 
 
@@ -53,9 +53,10 @@ Figure = list[Part]
 
 
 def pose(draws: Draws, middle: float, height: float, cloth: Callable[[Draws], Colour]) -> Figure:
-    """A standing, walking, waving or cropped figure.
+    """Draw a standing, walking, waving or cropped figure.
 
     Args:
+        draws: source of randomness.
         middle: x of the hips.
         height: height of the figure in image heights; above about 0.95 the image crops its legs.
         cloth: draws the colours of the garments.
@@ -131,7 +132,7 @@ def _arm(
     sleeved: bool,
     patterned: bool,
 ) -> Figure:
-    """Upper arm, forearm and hand on one side; hanging, bent or raised."""
+    """Draw upper arm, forearm and hand of one side: hanging, bent or raised."""
     raised = draws.chance(0.2)
     elbow = (
         sign * draws.uniform(0.12, 0.2),

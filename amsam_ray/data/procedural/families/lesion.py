@@ -1,4 +1,4 @@
-"""Skin lesions under a dermatoscope: pigmented blobs with fuzzy borders, hair, vignettes, gel bubbles."""
+"""Skin lesions under a dermatoscope: pigmented blobs with fuzzy borders, hair, vignettes and gel bubbles."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _PIGMENT: tuple[Colour, ...] = (
 )
 
 HALO = 0.16
-"""The annotated border lies this far outside the pigment, in lesion radii: dermatologists draw generously."""
+"""Distance of the annotated border from the pigment, in lesion radii: dermatologists annotate generously."""
 
 
 def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
+    """Draw one image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
     skin = jittered(draws, draws.choice(_SKIN), 0.05)
     image = np.empty((size, size, 3), np.float32)
     image[:] = skin
@@ -65,7 +65,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _clutter(draws: Draws, image: np.ndarray, skin: Colour, tone: Colour, size: int) -> None:
-    """What is not the lesion: small moles, gel bubbles, hair."""
+    """Paint distractors onto `image`: small moles, gel bubbles, hair."""
     for _ in range(draws.integer(0, 4)):
         spot = (draws.uniform(0.05, 0.95), draws.uniform(0.05, 0.95))
         where, distance = limb(size, spot, spot, draws.uniform(0.006, 0.022))
@@ -92,7 +92,7 @@ def _clutter(draws: Draws, image: np.ndarray, skin: Colour, tone: Colour, size: 
 
 
 def _vignette(draws: Draws, image: np.ndarray, size: int) -> None:
-    """The dark corners that the round lens leaves, hard or soft."""
+    """Darken the corners of `image` as a round lens does, with a hard or a soft edge."""
     kind = draws.uniform()
     if kind < 0.45:
         return

@@ -1,4 +1,4 @@
-"""Articulated people in clothes before cluttered rooms; the mask is every person, hair and shoes too."""
+"""Articulated, clothed people in cluttered rooms; the mask covers every person with hair and shoes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from amsam_ray.data.procedural.fields import (
 
 
 def any_colour(draws: Draws) -> Colour:
-    """A colour of paint or cloth, more often dull than bright."""
+    """Return a colour of paint or cloth, more often dull than bright."""
     grey, strength = draws.uniform(0.08, 0.92), draws.uniform(0.0, 0.4)
     red, green, blue = (min(max(grey + strength * draws.uniform(-1.0, 1.0), 0.02), 0.98) for _ in range(3))
     return red, green, blue
 
 
 def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
+    """Draw one image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
     image = _room(draws, size)
     mask = np.zeros((size, size), bool)
     count = 2 if draws.chance(0.15) else 1
@@ -45,7 +45,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _room(draws: Draws, size: int) -> np.ndarray:
-    """A wall, a floor and things standing about: size x size x 3."""
+    """Draw a wall, a floor and furniture-like clutter: size x size x 3."""
     horizon = draws.uniform(0.5, 0.95)
     x, y = coordinates(size)
     wall = ramp(octaves(draws, size, draws.uniform(2.0, 6.0), 5, 0.7), (any_colour(draws), any_colour(draws)))

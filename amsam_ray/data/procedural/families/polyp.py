@@ -1,4 +1,4 @@
-"""Polyps in a colonoscope's view: domes of nearly the mucosa's own colour, folds, highlights, dark lumen."""
+"""Polyps seen by a colonoscope: domes of nearly the colour of the mucosa, folds, highlights and a dark lumen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MUCOSA: tuple[Colour, ...] = ((0.74, 0.40, 0.32), (0.66, 0.32, 0.27), (0.80, 0.
 
 
 def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
+    """Draw one image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
     x, y = coordinates(size)
     mucosa = jittered(draws, draws.choice(_MUCOSA), 0.06)
     light = unit_vector(draws)
@@ -71,7 +71,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dome(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A polyp's normalised radius (1 on its border) and its height (0 to 1)."""
+    """Return the normalised radius of a polyp (1 on its border) and its height (0 to 1)."""
     centre = (0.5 + draws.signed(0.24), 0.5 + draws.signed(0.24))
     radius = draws.uniform(0.10, 0.30)
     axis = unit_vector(draws)

@@ -1,4 +1,4 @@
-"""Cast shadows on the ground: the mask is the shadow, not the thing that casts it, and not dark stains."""
+"""Cast shadows on the ground; the mask excludes the object that casts the shadow and dark stains."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from amsam_ray.data.procedural.fields import (
 
 
 def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
+    """Draw one image (size x size x 3, float32 in [0, 1]) and its mask (size x size, bool)."""
     image = _ground(draws, size)
     parts, foot = _thing(draws)
     slant, length = draws.signed(2.2), draws.uniform(0.5, 1.3) * draws.choice((-1.0, 1.0, 1.0))
 
     def fall(point: Point) -> Point:
-        """Where the shadow of a point of the upright thing lies on the ground, seen from above it."""
+        """Return the shadow on the ground of a point of the upright object."""
         rise = foot - point[1]
         return point[0] + slant * rise * 0.6, foot + length * rise * 0.7
 
@@ -60,7 +60,7 @@ def draw(draws: Draws, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ground(draws: Draws, size: int) -> np.ndarray:
-    """Sunlit ground: asphalt, paving, grass or sand, with stains."""
+    """Draw sunlit ground: asphalt, paving, grass or sand, with stains."""
     x, y = coordinates(size)
     paint, grey = any_colour(draws), draws.uniform(0.4, 0.8)
     base = (0.3 * paint[0] + 0.7 * grey, 0.3 * paint[1] + 0.7 * grey, 0.3 * paint[2] + 0.65 * grey)
@@ -81,7 +81,7 @@ def _ground(draws: Draws, size: int) -> np.ndarray:
 
 
 def _thing(draws: Draws) -> tuple[list[Part], float]:
-    """What casts the shadow, as upright limbs, and the y of the ground under it."""
+    """Return the object that casts the shadow, as upright limbs, and the y of the ground below it."""
     if draws.chance(0.45):
         height = draws.uniform(0.45, 0.75)
         figure = pose(draws, draws.uniform(0.3, 0.7), height, any_colour)
