@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig, path_fault
+from amsam_ray.config.yaml_loader import parse_yaml
 from amsam_ray.data.definition import (
     DATA_ROOT_VARIABLE,
     check_options,
@@ -56,15 +57,23 @@ def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> Datas
     problems, options = [], {}
     for pair in pairs:
         key, sign, text = pair.partition("=")
-        try:
-            options[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            sign = ""
         if not sign:
-            problems.append(Problem(f"--option {pair}", "is not of the form KEY=VALUE"))
+            problems.append(Problem(f"--option {pair}", "is not of the form KEY=VALUE; write for example test=30"))
+            continue
+        try:
+            options[key] = parse_yaml(text, f"--option {key}").data
+        except InputError as error:
+            problems += error.problems
+    for option, path in (("--root", root), ("NAME", name)):
+        if path is not None and (fault := path_fault(path)):
+            problems.append(Problem(option, fault))
     if problems:
         raise InputError(problems)
-    return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
+    try:
+        return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
+    except ValidationError as error:
+        found = [Problem(".".join(map(str, fault["loc"])) or "NAME", fault["msg"]) for fault in error.errors()]
+        raise InputError(found) from None
 
 
 def mirror_dir(given: Path | None) -> Path:
