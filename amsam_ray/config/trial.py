@@ -1,4 +1,4 @@
-"""All that one trial depends on, in one frozen object. Imports no torch."""
+"""The configuration of one trial: one frozen object with everything that its result depends on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amsam_ray.config.params import MethodParams
 
 
 class TrainConfig(BaseModel):
-    """How long and how precisely a trial trains; the defaults are AM-SAM's."""
+    """Length and precision of a trial's training; the defaults are AM-SAM's (arXiv 2410.09714)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,9 +29,9 @@ class TrialConfig(BaseModel):
     """One configuration of one cell with one seed.
 
     Attributes:
-        label: the cell's method label (a method, or a named variant of one).
-        role: ``search`` trials never see a test image; ``final`` ones are scored on the test split.
-        metric: the score that chooses, one of ``amsam_ray.config.metrics.METRICS``.
+        label: the cell's method label (a method, or a named variant of it).
+        role: ``search`` trials never read a test image; ``final`` trials are scored on the test split.
+        metric: the objective, one of ``amsam_ray.config.metrics.METRICS``.
         maximise: whether a larger ``metric`` is better.
     """
 
@@ -53,9 +53,9 @@ class TrialConfig(BaseModel):
     maximise: bool = True
 
     def canonical(self) -> str:
-        """Canonical JSON: sorted keys, public names, no spaces."""
+        """Return the canonical JSON: sorted keys, public names, no spaces."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON, 64 hex digits."""
+        """Return the SHA-256 of the canonical JSON, 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
