@@ -135,7 +135,10 @@ def syntax_problem(file: str, error: Exception) -> Problem:
 
 
 class _Parser:
-    """Builds data from PyYAML's events, which are produced one at a time and without recursion."""
+    """Builds data from PyYAML's events, which are produced one at a time and without recursion.
+
+    Events are typed Any because the stubs of PyYAML lack their attributes.
+    """
 
     def __init__(self, file: str, text: str):
         self._file, self._text = file, text
@@ -156,7 +159,7 @@ class _Parser:
             raise InputError([*self._faults, *self._repeated])
         return Document(data, self._places, tuple(self._repeated))
 
-    def _document(self, events: Iterator[yaml.Event]) -> Any:
+    def _document(self, events: Iterator[Any]) -> Any:
         self._events = events
         next(events)  # the stream's start
         if isinstance(next(events), yaml.StreamEndEvent):
@@ -167,7 +170,7 @@ class _Parser:
             self._stop(after, "a second YAML document begins here; keep one document per file")
         return data
 
-    def _value(self, event: yaml.Event, path: KeyPath) -> Any:
+    def _value(self, event: Any, path: KeyPath) -> Any:
         self._lines.setdefault(path, event.start_mark.line + 1)
         self._count(1, event)
         if isinstance(event, yaml.AliasEvent):
@@ -213,7 +216,7 @@ class _Parser:
                 own[key] = value
         return {**merged, **own}
 
-    def _key(self, event: yaml.Event, path: KeyPath) -> str:
+    def _key(self, event: Any, path: KeyPath) -> str:
         self._count(1, event)
         if not isinstance(event, yaml.ScalarEvent) or event.tag is not None:
             self._stop(event, "a key must be plain text; write `key: value`")
@@ -229,7 +232,7 @@ class _Parser:
             self._fault(inside, "is not a text key; put it in quotes")
         return str(event.value)
 
-    def _alias(self, event: yaml.AliasEvent) -> Any:
+    def _alias(self, event: Any) -> Any:
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
             self._stop(event, f"more than {MAX_ALIASES} aliases; write the values out")
@@ -239,7 +242,7 @@ class _Parser:
         self._count(nodes, event)
         return copy.deepcopy(value)
 
-    def _scalar(self, event: yaml.ScalarEvent, path: KeyPath) -> Any:
+    def _scalar(self, event: Any, path: KeyPath) -> Any:
         text = event.value
         if len(text) > MAX_TEXT:
             return self._fault(path, f"is longer than {MAX_TEXT:,} characters; shorten it")
@@ -268,7 +271,7 @@ class _Parser:
                 what = "a date" if other == "timestamp" else f"YAML's {other}"
                 return self._fault(path, f"{_shown(text)} is read as {what}; put it in quotes")
 
-    def _count(self, nodes: int, event: yaml.Event) -> None:
+    def _count(self, nodes: int, event: Any) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             self._stop(event, f"holds more than {MAX_NODES:,} values; split or shorten the file")
@@ -276,7 +279,7 @@ class _Parser:
     def _fault(self, path: KeyPath, what: str) -> None:
         self._faults.append(self._places.problem(path, what))
 
-    def _stop(self, event: yaml.Event, what: str) -> NoReturn:
+    def _stop(self, event: Any, what: str) -> NoReturn:
         line = event.start_mark.line + 1
         raise InputError([*self._faults, Problem(f"{self._file}:{line}", what, line)])
 
