@@ -39,7 +39,7 @@ NEEDS_WHOLE_FILE: frozenset[Code] = frozenset(
 
 
 @dataclass(frozen=True)
-class Finding:
+class SpaceFinding:
     """One problem of a space file.
 
     Attributes:
@@ -53,7 +53,7 @@ class Finding:
     message: str
 
 
-def check_space(space: SpaceFile) -> list[Finding]:
+def check_space(space: SpaceFile) -> list[SpaceFinding]:
     """Return all problems that involve more than one key, or the registries of methods and metrics."""
     return [
         *_duplicates(space),
@@ -92,7 +92,7 @@ def live_space(space: SpaceFile, entry: MethodEntry) -> dict[str, Distribution]:
     return {k: d for k, d in space.search.space.items() if k in live and k not in entry.params}
 
 
-def _duplicates(space: SpaceFile) -> Iterator[Finding]:
+def _duplicates(space: SpaceFile) -> Iterator[SpaceFinding]:
     for section, labels in (
         ("datasets", [d.label for d in space.datasets]),
         ("methods", [m.label for m in space.methods]),
@@ -100,116 +100,116 @@ def _duplicates(space: SpaceFile) -> Iterator[Finding]:
         for index, label in enumerate(labels):
             if label in labels[:index]:
                 what = f"label {label} is taken by an earlier entry; give this entry another `label`"
-                yield Finding("duplicate-label", (section, index), what)
+                yield SpaceFinding("duplicate-label", (section, index), what)
 
 
-def _methods(space: SpaceFile) -> Iterator[Finding]:
+def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
     for index, entry in enumerate(space.methods):
         if entry.name not in METHODS:
             what = f"{entry.name} is not a method; choose from {', '.join(METHODS)}"
-            yield Finding("unknown-method", ("methods", index), what)
+            yield SpaceFinding("unknown-method", ("methods", index), what)
             continue
         for problem in check_params(entry.name, entry.params):
-            yield Finding("parameter-value", ("methods", index, "params", problem.where), problem.what)
+            yield SpaceFinding("parameter-value", ("methods", index, "params", problem.where), problem.what)
         for key, value in entry.params.items():
             yield from _backbone_limits(space, entry.name, key, (value,), ("methods", index, "params", key))
         if METHODS[entry.name].trainable and space.search.space and not live_space(space, entry):
             keys = ", ".join(sorted(live_params(entry.name, switch_values(space, entry))))
             what = f"nothing in search.space acts on {entry.label}; search one of {keys}"
-            yield Finding("nothing-searched", ("methods", index), what)
+            yield SpaceFinding("nothing-searched", ("methods", index), what)
 
 
 def _backbone_limits(
     space: SpaceFile, method: str, key: str, values: tuple[Any, ...], path: KeyPath
-) -> Iterator[Finding]:
+) -> Iterator[SpaceFinding]:
     """Find values that are valid for the key and too large for the chosen backbone."""
     if key == "rank" and "rank" in METHODS[method].keys:
         limit = space.backbone.max_rank(method)
         if any(isinstance(v, int | float) and v > limit for v in values):
             where = f"for {method} on {space.backbone.arch}"
             what = f"rank is above the projection's width {where}; use a rank of at most {limit}"
-            yield Finding("backbone-limit", path, what)
+            yield SpaceFinding("backbone-limit", path, what)
     if key == "adaptor_blocks":
         for value in values:
             last = LAST_K.match(str(value))
             if last and int(last[1]) > space.backbone.depth:
                 depth = space.backbone.depth
                 what = f"{value} is more than the {depth} blocks of {space.backbone.arch}; use at most last_{depth}"
-                yield Finding("backbone-limit", path, what)
+                yield SpaceFinding("backbone-limit", path, what)
 
 
-def _distributions(space: SpaceFile) -> Iterator[Finding]:
+def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
     entries = [entry for entry in space.methods if entry.name in METHODS]
     for key, distribution in space.search.space.items():
         path = ("search", "space", key)
         if key not in PARAMS:
             what = f"is not a parameter; choose from {', '.join(sorted(PARAMS))}"
-            yield Finding("unknown-parameter", path, what)
+            yield SpaceFinding("unknown-parameter", path, what)
             continue
         owner = next((entry.name for entry in entries if key in METHODS[entry.name].keys), None)
         if owner is None:
             what = "acts on none of the methods listed; remove it or add a method that uses it"
-            yield Finding("unused-parameter", path, what)
+            yield SpaceFinding("unused-parameter", path, what)
             continue
         for problem in (p for value in distribution.values for p in check_params(owner, {key: value})):
-            yield Finding("parameter-value", path, problem.what)
+            yield SpaceFinding("parameter-value", path, problem.what)
         for entry in entries:
             yield from _backbone_limits(space, entry.name, key, distribution.values, path)
         if not any(key in live_space(space, entry) or key in entry.params for entry in entries):
             what = "has no effect on any method as configured (its switch is off); remove it or set the switch"
-            yield Finding("dead-parameter", path, what)
+            yield SpaceFinding("dead-parameter", path, what)
         yield from _conditions(space, key, distribution)
 
 
-def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[Finding]:
+def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[SpaceFinding]:
     path = ("search", "space", key, "when")
     order = list(space.search.space)
     for other, values in distribution.when.items():
         parent = space.search.space.get(other)
         if parent is None:
             what = f"names {other}, which is not in search.space; add it or correct its spelling"
-            yield Finding("condition-unknown", path, what)
+            yield SpaceFinding("condition-unknown", path, what)
         elif other == key or order.index(other) > order.index(key):
             what = f"names {other}, which must come before {key} in search.space; move it up"
-            yield Finding("condition-order", path, what)
+            yield SpaceFinding("condition-order", path, what)
         elif parent.kind in ("choice", "constant"):
             known = {_normal(other, v) for v in parent.values}
             if missing := [v for v in values if _normal(other, v) not in known]:
                 what = f"requires {other} = {missing[0]!r}, which is not one of its values; use one of its values"
-                yield Finding("condition-value", path, what)
+                yield SpaceFinding("condition-value", path, what)
 
 
-def _first_points(space: SpaceFile) -> Iterator[Finding]:
+def _first_points(space: SpaceFile) -> Iterator[SpaceFinding]:
     for index, point in enumerate(space.search.first):
         for key, value in point.items():
             path = ("search", "first", index, key)
             owners = [e.name for e in space.methods if e.name in METHODS and key in METHODS[e.name].keys]
             if key not in space.search.space:
                 what = "is not in search.space; add it there or remove it here"
-                yield Finding("first-not-searched", path, what)
+                yield SpaceFinding("first-not-searched", path, what)
             elif owners:
                 for problem in check_params(owners[0], {key: value}):
-                    yield Finding("parameter-value", path, problem.what)
+                    yield SpaceFinding("parameter-value", path, problem.what)
 
 
-def _objective(space: SpaceFile) -> Iterator[Finding]:
+def _objective(space: SpaceFile) -> Iterator[SpaceFinding]:
     if space.objective != "auto" and space.objective not in METRICS:
         what = f"{space.objective} is not a metric; choose auto or one of {', '.join(METRICS)}"
-        yield Finding("unknown-metric", ("objective",), what)
+        yield SpaceFinding("unknown-metric", ("objective",), what)
 
 
-def _resources(space: SpaceFile) -> Iterator[Finding]:
+def _resources(space: SpaceFile) -> Iterator[SpaceFinding]:
     gpus, workers = space.resources.gpus_per_lane, space.resources.workers_per_lane
     if isinstance(gpus, float | int) and gpus > 1:
         if gpus != int(gpus):
             what = f"must be a whole number of GPUs above 1, not {gpus:g}; round it"
-            yield Finding("gpu-share", ("resources", "gpus_per_lane"), what)
+            yield SpaceFinding("gpu-share", ("resources", "gpus_per_lane"), what)
         elif workers not in (1, int(gpus)):
             what = f"does not match {int(gpus)} GPUs per lane; use {int(gpus)} (one worker per GPU) or remove the key"
-            yield Finding("gpu-share", ("resources", "workers_per_lane"), what)
+            yield SpaceFinding("gpu-share", ("resources", "workers_per_lane"), what)
 
 
-def _paths(space: SpaceFile) -> Iterator[Finding]:
+def _paths(space: SpaceFile) -> Iterator[SpaceFinding]:
     """Find paths that no file can have on this machine. Records keep such paths, so models cannot refuse them."""
     paths: list[tuple[KeyPath, str | None]] = [(("storage",), space.storage)]
     for index, dataset in enumerate(space.datasets):
@@ -220,4 +220,4 @@ def _paths(space: SpaceFile) -> Iterator[Finding]:
     ]
     for path, value in paths:
         if value is not None and (fault := path_fault(value)):
-            yield Finding("path", path, fault)
+            yield SpaceFinding("path", path, fault)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from amsam_ray.config.space import SpaceFile
-from amsam_ray.config.space_checks import NEEDS_WHOLE_FILE, Finding, check_space
+from amsam_ray.config.space_checks import NEEDS_WHOLE_FILE, SpaceFinding, check_space
 from amsam_ray.config.yaml_loader import KeyLines, KeyPath, load_yaml
 from amsam_ray.errors import InputError, Problem
 
@@ -78,10 +78,10 @@ _PLACEHOLDERS: dict[str, Any] = {
 }
 
 
-def _further_findings(data: dict[str, Any], error: ValidationError) -> list[Finding]:
+def _further_findings(data: dict[str, Any], error: ValidationError) -> list[SpaceFinding]:
     """Check the file without the parts that the schema refused, and return what else is wrong."""
     rest = copy.deepcopy(data)
-    found: list[Finding] = []
+    found: list[SpaceFinding] = []
     refused: set[KeyPath] = set()
     while True:
         for path in (_key_path(e) for e in error.errors()):
@@ -138,12 +138,12 @@ def _key_path(fault: Any) -> KeyPath:
     return loc if named or not _BRANCH.fullmatch(loc[-1]) else loc[:-1]
 
 
-def _schema_findings(error: ValidationError) -> list[Finding]:
+def _schema_findings(error: ValidationError) -> list[SpaceFinding]:
     """One finding per key; the branches of a union are joined with "or"."""
     messages: dict[KeyPath, list[str]] = {}
     for fault in error.errors():
         messages.setdefault(_key_path(fault), []).append(_plain(fault))
-    return [Finding("schema", path, ", or ".join(dict.fromkeys(texts))) for path, texts in messages.items()]
+    return [SpaceFinding("schema", path, ", or ".join(dict.fromkeys(texts))) for path, texts in messages.items()]
 
 
 def _plain(error: Any) -> str:
