@@ -60,9 +60,9 @@ SPACE = """
 | `rank: {int: [2, 16]}`, `rank: {logint: [2, 64]}` | a whole number, both ends included |
 | `head: {choice: [cold, warm]}` | one of the values |
 | `w_token: 0.1` | a constant |
-| `tau_token: {loguniform: [0.03, 1.0], when: {adaptors: [tc, mc]}}` | searched only where the earlier key `adaptors` is tc or mc |
+| `tau_token: {loguniform: [0.03, 1.0], when: {adaptors: [tc, mc]}}` | searched only where `adaptors` is tc or mc |
 
-A key is searched in the cells whose method uses it *and* where it has an effect: `alpha` is omitted where calibration is
+A key is searched in the cells whose method uses it *and* where it has an effect: `alpha` is omitted if calibration is
 off. A key without effect in any cell is an error. The first trial of every cell is the method's published setting; the
 points of `search.first` follow. A range holds numbers up to 1e9 (whole numbers up to 1,000,000), a choice up to 1,000
 values.
