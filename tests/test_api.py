@@ -47,7 +47,7 @@ def test_every_public_name_is_a_documented_function() -> None:
         assert inspect.isfunction(public) and public.__name__ == name and public.__doc__
         assert f"## `{name}`" in PAGE and f"| `{name}` |" in PAGE
     with pytest.raises(AttributeError, match="no attribute 'load_model'"):
-        amsam_ray.load_model  # type: ignore[attr-defined]  # noqa: B018
+        amsam_ray.load_model  # noqa: B018
 
 
 def test_records_are_one_row_each(results: Path, tmp_path: Path) -> None:

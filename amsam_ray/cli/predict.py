@@ -82,7 +82,7 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         other = names.setdefault(path.stem, path)
         if other is not path:
             problems.append(
-                Problem(str(path), f"has the same stem as {other}, so their masks would collide; rename one")
+                Problem(str(path), f"has the same stem as {other} and would write the same mask; rename one")
             )
     if problems:
         raise InputError(problems)

@@ -218,6 +218,7 @@ class _Parser:
 
     def _key(self, event: Any, path: KeyPath) -> str:
         self._count(1, event)
+        line = event.start_mark.line + 1
         if not isinstance(event, yaml.ScalarEvent) or event.tag is not None:
             self._stop(event, "a key must be plain text; write `key: value`")
         if len(event.value) > MAX_KEY:
@@ -225,7 +226,7 @@ class _Parser:
         if event.value == "<<":
             return "<<"
         inside = (*path, event.value)
-        self._lines.setdefault(inside, event.start_mark.line + 1)
+        self._lines.setdefault(inside, line)
         before = len(self._faults)
         key = self._scalar(event, inside)
         if not isinstance(key, str) and len(self._faults) == before:
