@@ -56,7 +56,10 @@ def test_every_command_exists_and_has_help(name: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "amsam_ray",
+        "amsam_ray.api",
         "amsam_ray.config.space_file",
+        "amsam_ray.config.yaml_loader",
         "amsam_ray.config.methods",
         "amsam_ray.config.trial",
         "amsam_ray.data.definition",
