@@ -42,32 +42,31 @@ def status(storage: str, sweep: str | None, form: str) -> None:
 
 
 def _state(storage: Storage, name: str) -> dict[str, Any] | None:
+    from amsam_ray.search.budget import Budget, StopConditions
     from amsam_ray.search.cells import make_cells
     from amsam_ray.search.lease import read_lease, stale
-    from amsam_ray.search.manifest import read_folder, stored_space
-    from amsam_ray.search.progress import CellProgress, ladder_epochs
-    from amsam_ray.search.resume import read_history
-    from amsam_ray.search.status import Board
-    from amsam_ray.search.stop_conditions import Budget, Gate
+    from amsam_ray.search.manifest import read_manifest, stored_space
+    from amsam_ray.search.resume import SweepRecords, restore_cells
+    from amsam_ray.search.status import StatusObserver
 
-    folder = read_folder(storage, name)
+    folder = read_manifest(storage, name)
     if folder is None:
         return None
     space = stored_space(folder)
-    cells = make_cells(space)
-    history, problems = read_history(storage, name, cells)
-    progress = [CellProgress(cell, ladder_epochs(space), history.get(cell.id, ())) for cell in cells]
-    board = Board(progress, Gate(Budget()))
+    records = SweepRecords(storage, name)
+    records.refresh()
+    states = restore_cells(make_cells(space), records.records)
+    status = StatusObserver(states, StopConditions(Budget()))
     lease = read_lease(storage, name)
     driven = lease is not None and not stale(lease)
     return {
         "sweep": name,
-        "finished": all(cell.finished for cell in progress),
+        "finished": all(state.finished for state in states),
         "running": driven,
         "driver": {k: lease[k] for k in ("user", "host", "pid", "started", "renewed")} if lease else None,
         "last": lease["status"] if lease else None,
-        "cells": board.snapshot().as_dict()["rows"],
-        "problems": [str(problem) for problem in problems],
+        "cells": status.snapshot().as_dict()["rows"],
+        "problems": [str(problem) for problem in records.problems],
     }
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from amsam_ray.config.space import SpaceFile
-    from amsam_ray.search.sweep import RunOptions, SweepOutcome
+    from amsam_ray.search.options import RunOptions
+    from amsam_ray.search.sweep import SweepResult
 
 _WIDE = 200  # columns without a terminal
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -75,9 +76,9 @@ def tune(
     the same command continues.
     """
     from amsam_ray.config.space_file import load_space, problems_at
+    from amsam_ray.search.budget import Budget
     from amsam_ray.search.checks import all_problems
-    from amsam_ray.search.stop_conditions import Budget
-    from amsam_ray.search.sweep import TRIAL_FUNCTION, RunOptions
+    from amsam_ray.search.options import TRIAL_FUNCTION, RunOptions
 
     if extend and fresh:
         raise click.UsageError("--extend continues a sweep and --fresh starts a new one; give only one of them.")
@@ -106,7 +107,8 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
     from amsam_ray.cli.progress import SweepView, quiet
     from amsam_ray.paths import log_dir
-    from amsam_ray.search.sweep import check_sweep, run_sweep
+    from amsam_ray.search.checks import check_sweep
+    from amsam_ray.search.sweep import run_sweep
 
     log = log_dir() / f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     with quiet(log) as (out, err):
@@ -129,13 +131,13 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
             traceback.print_exc()  # to the log
             raise AmsamError(f"{type(error).__name__}: {error} (details in {log})") from error
-    if not outcome.finished and outcome.why == "interrupted":
+    if not outcome.finished and outcome.stop_reason == "interrupted":
         sys.exit(130)
-    if outcome.put_off or outcome.fruitless:
+    if outcome.deferred or outcome.failed_cells:
         sys.exit(1)
 
 
-def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepOutcome) -> None:
+def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepResult) -> None:
     """Print warnings, the leaderboard and the sweep's state."""
     from amsam_ray.records.index import Index
     from amsam_ray.records.leaderboard import build_leaderboard, leaderboard_key
@@ -161,13 +163,13 @@ def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: st
     failed = sum(row.failed for row in outcome.snapshot.rows)
     done = f"Sweep {outcome.sweep}: {outcome.snapshot.done} of {outcome.snapshot.planned} trials are recorded"
     done += f", {failed} of them as failed" if failed else ""
-    if outcome.fruitless:
-        cells = ", ".join(outcome.fruitless)
+    if outcome.failed_cells:
+        cells = ", ".join(outcome.failed_cells)
         what = f"Every trial failed in {cells}; see `amsam-ray show TRIAL` for the reason, or start over with --fresh"
         console.print(what, style="yellow", highlight=False, soft_wrap=True)
     if not outcome.finished:
         console.print(
-            f"{done}; not finished ({outcome.why}): the same command continues.", style="yellow", soft_wrap=True
+            f"{done}; not finished ({outcome.stop_reason}): the same command continues.", style="yellow", soft_wrap=True
         )
     elif outcome.ran:
         place = "" if storage == "./results" else f" --storage {storage}"

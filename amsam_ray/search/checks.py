@@ -1,4 +1,4 @@
-"""Checks of a space file's datasets, for files whose schema is refused as well."""
+"""Everything that can be checked before a sweep starts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,40 @@ from typing import Any
 from pydantic import ValidationError
 
 from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.space import SpaceFile
 from amsam_ray.config.space_file import by_line, problems_at
 from amsam_ray.config.yaml_loader import load_yaml
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.search.cells import make_cells
+from amsam_ray.search.options import TRIAL_FUNCTION, RunOptions
+from amsam_ray.search.ray.cluster import check_ray
+from amsam_ray.search.samplers import check_sampler
+from amsam_ray.storage.open import check_storage
+
+
+def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list[Problem]:
+    """Return everything that prevents a sweep from running and can be known before it starts. Leaves no files."""
+    problems = check_ray(options.address)
+    if options.address is None and options.trial_function == TRIAL_FUNCTION:
+        problems += _check_weights(space)
+    problems += [
+        problem
+        for index, dataset in enumerate(space.datasets)
+        for problem in check_dataset_config(dataset, max(space.shots), f"datasets[{index}]")
+    ]
+    seen: set[Problem] = set()
+    for cell in make_cells(space) if not problems else ():
+        seen.update(check_sampler(cell))
+    return [*problems, *sorted(seen, key=str), *check_storage(storage_uri)]
+
+
+def _check_weights(space: SpaceFile) -> list[Problem]:
+    """Check the weight files of the frozen models on this machine; the nodes of a cluster may have their own."""
+    from amsam_ray.models.detector import check_detector
+    from amsam_ray.models.weights import check_backbone
+
+    return [*check_backbone(space.backbone), *check_detector(space.detector)]
 
 
 def all_problems(path: str | Path, refused: InputError) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Writes what dashboards open, as trials are recorded: TensorBoard curves and an Optuna journal."""
+"""Writes TensorBoard curves and an Optuna journal while trials are recorded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from amsam_ray.errors import Problem
 from amsam_ray.paths import cache_dir
 from amsam_ray.records.io import parse_record
 from amsam_ray.records.schema import Record, record_key
-from amsam_ray.search.assignment import Assignment, Outcome
-from amsam_ray.search.progress import CellProgress
-from amsam_ray.search.recording import outcome_of
+from amsam_ray.search.cell_state import CellState
+from amsam_ray.search.observers import Observer
+from amsam_ray.search.recorder import outcome_of
 from amsam_ray.search.samplers import optuna_distribution
 from amsam_ray.search.study import trial_state
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
 from amsam_ray.storage.base import Storage, StorageError
 from amsam_ray.storage.local import LocalStorage
 
@@ -35,48 +36,42 @@ CURVES = "tensorboard"
 
 
 def dashboard_dir(storage: Storage, sweep: str) -> Path:
-    """Where a sweep's journal and curves lie: beside its records, or on this machine if those are in a bucket."""
+    """Return the folder of a sweep's journal and curves: beside its records, or on this machine if those are in S3."""
     base = storage.root if isinstance(storage, LocalStorage) else cache_dir()
     return base / "sweeps" / sweep
 
 
-class Scribe:
-    """A thread that reads each record once it is written, so that a slow disk delays no lane.
+class DashboardWriter(Observer):
+    """Reads each record after it is written, in a thread, so that a slow disk delays no lane.
 
-    The journal is made anew by every run, from the records: like the curves it can be deleted at any time.
+    Every run writes the journal anew from the records; like the curves, it can be deleted at any time.
 
     Args:
         storage: where the records are.
         sweep: the sweep's id.
-        cells: the sweep's cells; what they have searched before goes into the journal at once.
+        cells: the sweep's cells; their recorded trials go into the journal at once.
     """
 
-    def __init__(self, storage: Storage, sweep: str, cells: Sequence[CellProgress]):
+    def __init__(self, storage: Storage, sweep: str, cells: Sequence[CellState]):
         self._storage, self._sweep = storage, sweep
         self._folder = dashboard_dir(storage, sweep)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._queue: queue.Queue[str | None] = queue.Queue()
-        for progress in cells:
-            for outcome in (*progress.searched.values(), *progress.finals.values()):
+        for state in cells:
+            for outcome in (*state.searched.values(), *state.finals.values()):
                 self._queue.put(outcome.trial_id)
-        self._cells = {progress.cell.id: progress.cell for progress in cells}
+        self._cells = {state.cell.id: state.cell for state in cells}
         self._studies: dict[str, optuna.Study] = {}
-        self._thread = threading.Thread(target=self._write_all, name="amsam-scribe", daemon=True)
+        self._thread = threading.Thread(target=self._write_all, name="amsam-dashboards", daemon=True)
         self._thread.start()
 
-    def began(self, assignment: Assignment) -> None:
-        """Nothing to write yet."""
-
-    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
-        """Note a trial that is recorded now."""
+    def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
+        """Queue a recorded trial."""
         if recorded is not None:
             self._queue.put(recorded.trial_id)
 
-    def lost(self, reason: str, stage: str) -> None:
-        """Nothing to write."""
-
     def close(self) -> None:
-        """Write what is noted and stop."""
+        """Write what is queued and stop the thread."""
         self._queue.put(None)
         self._thread.join()
         if not isinstance(self._storage, LocalStorage):
@@ -96,8 +91,8 @@ class Scribe:
         while (trial := self._queue.get()) is not None:
             try:
                 self._write(trial)
-            except Exception as error:  # a picture of the sweep must never end it
-                logger.warning("No curves of %s: %s", trial, error)
+            except Exception as error:  # a dashboard must never end the sweep
+                logger.warning("No dashboard data for %s: %s", trial, error)
 
     def _write(self, trial: str) -> None:
         key = record_key(self._sweep, trial)
@@ -140,7 +135,7 @@ class Scribe:
 
 
 def _epoch_time(record: Record, epoch: int) -> float:
-    """When an epoch ended, as nearly as a record tells."""
+    """Return the approximate time at which an epoch ended, in seconds since the Unix epoch."""
     share = epoch / max(1, record.epochs_run)
     begun = record.started.astimezone(UTC)
     return datetime.timestamp(begun) + share * record.seconds

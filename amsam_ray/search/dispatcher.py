@@ -2,177 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from amsam_ray.search.asha import Asha
-from amsam_ray.search.assignment import Assignment, Outcome
-from amsam_ray.search.ray.lane import Stage
-from amsam_ray.search.ray.mailbox import Event
-from amsam_ray.search.trial_queue import Dealer
-
-
-class Watcher(Protocol):
-    """Is told of every trial that begins, is put back or is recorded, and of every lane that is lost."""
-
-    def began(self, assignment: Assignment) -> None:
-        """A lane got this trial."""
-
-    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
-        """An attempt ended; ``recorded`` is None where the trial will be tried again."""
-
-    def lost(self, reason: str, stage: Stage) -> None:
-        """A lane without a trial is of no more use."""
+from amsam_ray.search.observers import LaneStage, Observer
+from amsam_ray.search.state import SweepState
+from amsam_ray.search.trials import LaneEvent, TrialOutcome, TrialSpec
 
 
 class Sender(Protocol):
-    """Sends to one lane's mailbox, and does not wait."""
+    """Sends messages to one lane's mailbox without waiting."""
 
-    def post(self, assignment: Assignment) -> None:
-        """As Mailbox.post."""
+    def post(self, trial: TrialSpec) -> None:
+        """Send the next trial."""
 
     def decide(self, ticket: int, epoch: int, stop: bool) -> None:
-        """As Mailbox.decide."""
+        """Send ASHA's decision at a rung."""
 
 
-class Groups(Protocol):
-    """Takes back what dead lanes held, as LaneGroups does."""
+class PlacementGroups(Protocol):
+    """Removes the placement groups of dead lanes."""
 
     def remove(self, group: str) -> None:
-        """One lane's placement group."""
+        """Remove the placement group with this id."""
 
     def remove_others(self, known: Collection[str]) -> None:
-        """All but those of known lanes."""
+        """Remove all of this driver's placement groups but the known ones."""
 
 
 @dataclass
 class _Lane:
-    sender: Sender | None = None  # known once it is up
-    group: str = ""
-    assignment: Assignment | None = None
+    sender: Sender | None = None  # None until the lane is up
+    placement_group: str = ""
+    trial: TrialSpec | None = None
     closing: bool = False
 
 
-class Desk:
-    """Deals trials to the lanes that are up, and takes in what came of them.
+class Dispatcher:
+    """Assigns trials to the lanes that are up, and hands their events to the state and the observers.
 
     Args:
-        dealer: which trial is next.
-        ladders: by cell id.
-        room: how many lanes there may be now.
-        may_start: whether another trial may begin (budgets, an interrupt).
-        watchers: told of all that happens.
-        connect: from a mailbox's name to what sends there.
-        groups: takes back what dead lanes held.
+        state: answers which trial is next and takes in outcomes.
+        capacity: returns how many lanes there may be now.
+        may_start: whether another trial may start (budgets, interrupts).
+        observers: receive the sweep's events.
+        connect: returns the sender for a mailbox, given its name.
+        placement_groups: removes what dead lanes held.
     """
 
     def __init__(
         self,
-        dealer: Dealer,
-        ladders: Mapping[str, Asha],
+        state: SweepState,
         *,
-        room: Callable[[], int],
+        capacity: Callable[[], int],
         may_start: Callable[[], bool],
-        watchers: Sequence[Watcher],
+        observers: Sequence[Observer],
         connect: Callable[[str], Sender],
-        groups: Groups,
+        placement_groups: PlacementGroups,
     ):
-        self._dealer = dealer
-        self._ladders = ladders
-        self._room = room
+        self._state = state
+        self._capacity = capacity
         self._may_start = may_start
-        self._watchers = list(watchers)
+        self._observers = list(observers)
         self._connect = connect
-        self._groups = groups
-        self._died_starting = False
+        self._placement_groups = placement_groups
+        self._lost_while_starting = False
         self._lanes: dict[str, _Lane] = {}
-        # A suggestion costs milliseconds: it is made while all lanes are busy, not while one waits for it.
-        self._prepared: Assignment | None = None
+        # A suggestion takes milliseconds: it is made while all lanes are busy, not while one waits.
+        self._prefetched: TrialSpec | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether no lane is left and none is to come."""
-        return not self._lanes and not self._more
+        """Whether no lane is left and none will be opened."""
+        return not self._lanes and not self._has_work()
 
-    @property
-    def _more(self) -> bool:
-        return self._may_start() and not self._dealer.finished
+    def _has_work(self) -> bool:
+        return self._may_start() and not self._state.finished
 
-    def open(self, lane: str) -> bool:
-        """Whether another lane is to be started; it is known by the name ``lane`` from then on."""
-        if not self._more or len(self._lanes) >= min(self._room(), self._dealer.left):
+    def open_lane(self, name: str) -> bool:
+        """Return whether another lane is to be started; it is known as ``name`` from then on."""
+        if not self._has_work() or len(self._lanes) >= min(self._capacity(), self._state.remaining):
             return False
-        if self._died_starting:
-            # Which group it had is not known, but once no other lane is starting, it is any that belongs to none.
+        if self._lost_while_starting:
+            # The placement group of a lane that died while starting is unknown. Once no other lane is starting, it is
+            # any group that belongs to no lane.
             if any(lane.sender is None for lane in self._lanes.values()):
                 return False
-            self._groups.remove_others({lane.group for lane in self._lanes.values()})
-            self._died_starting = False
-        self._lanes[lane] = _Lane()
+            self._placement_groups.remove_others({lane.placement_group for lane in self._lanes.values()})
+            self._lost_while_starting = False
+        self._lanes[name] = _Lane()
         return True
 
-    def hear(self, lane: str, mailbox: str, event: Event | None) -> bool:
-        """Take in a lane's event, or a mere sign of life; returns whether the lane is still of use.
+    def handle(self, name: str, mailbox: str, event: LaneEvent | None) -> bool:
+        """Take in an event of a lane, or a heartbeat, and return whether the lane is still needed.
 
         Args:
-            lane: its name.
-            mailbox: its mailbox's name, empty while it is coming up.
-            event: what happened, None: nothing.
+            name: the lane's name.
+            mailbox: its mailbox's name, empty while the lane starts.
+            event: what happened; None for a heartbeat.
         """
-        state = self._lanes[lane]
-        if state.sender is None and mailbox:
-            state.sender = self._connect(mailbox)
+        lane = self._lanes[name]
+        if lane.sender is None and mailbox:
+            lane.sender = self._connect(mailbox)
         if event is not None and event.kind == "ready":
-            state.group = event.group
-        if event is not None and state.assignment is not None and state.sender is not None:
+            lane.placement_group = event.placement_group
+        if event is not None and lane.trial is not None and lane.sender is not None:
             if event.kind == "rung":
-                ladder = self._ladders[state.assignment.cell]
-                stop = ladder.stops(state.assignment.trial_id, event.epoch, event.score)
-                state.sender.decide(event.ticket, event.epoch, stop)
+                stop = self._state.stops_at(lane.trial, event.epoch, event.score)
+                lane.sender.decide(event.ticket, event.epoch, stop)
             elif event.kind == "end" and event.outcome is not None:
-                self._settle(state, event.outcome)
-        self._deal()
-        self._prepare()
-        # A lane that idles stays: another one may die and leave its trial, and finals begin when the last search trial
-        # of their cell is over.
-        state.closing = state.assignment is None and not self._more
-        return not state.closing
+                self._settle(lane, event.outcome)
+        self._assign()
+        self._prefetch()
+        # An idle lane stays open: another one may die and leave its trial, and a cell's finals start when its last
+        # search trial ends.
+        lane.closing = lane.trial is None and not self._has_work()
+        return not lane.closing
 
-    def closed(self, lane: str, reason: str | None = None, stage: Stage = "running") -> None:
-        """A lane is gone: by itself or because the sweep was stopped, or for a ``reason``."""
-        state = self._lanes.pop(lane)
-        if reason and state.group:
-            self._groups.remove(state.group)
+    def lane_closed(self, name: str, reason: str | None = None, stage: LaneStage = "running") -> None:
+        """Forget a lane that closed as asked (no ``reason``) or died."""
+        lane = self._lanes.pop(name)
+        if reason and lane.placement_group:
+            self._placement_groups.remove(lane.placement_group)
         elif reason:
-            self._died_starting = True
-        if state.assignment is not None:
-            blamed = Outcome(state.assignment.trial_id, "error", reason=reason, blame="lane" if reason else "stop")
-            self._settle(state, blamed)
-            self._deal()
+            self._lost_while_starting = True
+        if lane.trial is not None:
+            attempt = TrialOutcome(lane.trial.trial_id, "error", reason=reason, source="lane" if reason else "stop")
+            self._settle(lane, attempt)
+            self._assign()
         elif reason:
-            for watcher in self._watchers:
-                watcher.lost(reason, stage)
+            for observer in self._observers:
+                observer.lane_lost(reason, stage)
 
-    def _settle(self, state: _Lane, outcome: Outcome) -> None:
-        assignment, state.assignment = state.assignment, None
-        assert assignment is not None
-        recorded = self._dealer.settle(assignment, outcome)
-        for watcher in self._watchers:
-            watcher.ended(assignment, outcome, recorded)
+    def _settle(self, lane: _Lane, attempt: TrialOutcome) -> None:
+        trial, lane.trial = lane.trial, None
+        assert trial is not None
+        recorded = self._state.settle(trial, attempt)
+        for observer in self._observers:
+            observer.trial_ended(trial, attempt, recorded)
 
-    def _deal(self) -> None:
-        for state in self._lanes.values():
-            if state.sender is None or state.assignment is not None or state.closing:
+    def _assign(self) -> None:
+        for lane in self._lanes.values():
+            if lane.sender is None or lane.trial is not None or lane.closing:
                 continue
-            self._prepare()
-            if (assignment := self._prepared) is None or not self._may_start():
+            self._prefetch()
+            if (trial := self._prefetched) is None or not self._may_start():
                 return
-            self._prepared, state.assignment = None, assignment
-            for watcher in self._watchers:
-                watcher.began(assignment)
-            state.sender.post(assignment)
+            self._prefetched, lane.trial = None, trial
+            for observer in self._observers:
+                observer.trial_started(trial)
+            lane.sender.post(trial)
 
-    def _prepare(self) -> None:
-        if self._prepared is None and self._may_start():
-            self._prepared = self._dealer.next_assignment()
+    def _prefetch(self) -> None:
+        if self._prefetched is None and self._may_start():
+            self._prefetched = self._state.next_trial()

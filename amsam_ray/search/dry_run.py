@@ -1,4 +1,4 @@
-"""What a sweep would do and how long it would take, from one short trial."""
+"""The plan of a sweep, and an estimate of its duration from one short trial."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from amsam_ray.config.methods import METHODS
 from amsam_ray.config.space import SpaceFile
 from amsam_ray.errors import InputError, counted
 from amsam_ray.records.tables import duration
+from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.manifest import choose_folder
-from amsam_ray.search.progress import CellProgress, ladder_epochs
+from amsam_ray.search.checks import check_sweep
+from amsam_ray.search.manifest import choose_sweep
+from amsam_ray.search.options import RunOptions
 from amsam_ray.search.ray.cluster import connected
-from amsam_ray.search.resume import read_history
-from amsam_ray.search.sweep import RunOptions, check_sweep
+from amsam_ray.search.resume import SweepRecords, restore_cells
 from amsam_ray.storage.open import open_storage
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def expected_epochs(rungs: tuple[int, ...], reduction: float, epochs: int) -> float:
-    """Epochs of the average trial of a cell whose ladder lets one in ``reduction`` pass each rung."""
+    """Return the mean number of epochs of a trial if one in ``reduction`` trials passes each rung."""
     total, share, previous = 0.0, 1.0, 0
     for epoch in (*rungs, epochs):
         total += share * (epoch - previous)
@@ -31,7 +32,7 @@ def expected_epochs(rungs: tuple[int, ...], reduction: float, epochs: int) -> fl
 
 
 def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Iterator[str]:
-    """Lines that say what would run, on what, and for about how long. Writes nothing to the storage.
+    """Yield lines that describe what would run, where, and for about how long. Writes nothing to the storage.
 
     Raises:
         InputError: as ``run_sweep``, or a trial would refuse its data.
@@ -40,22 +41,22 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     if problems := check_sweep(space, storage_uri, options):
         raise InputError(problems)
     storage = open_storage(storage_uri)
-    folder = choose_folder(storage, space, extend=options.extend, fresh=options.fresh)
-    cells, rungs = make_cells(space), ladder_epochs(space)
-    history, skipped = read_history(storage, folder.sweep, cells) if folder.exists else ({}, [])
-    progress = [CellProgress(cell, rungs, history.get(cell.id, ())) for cell in cells]
-    yield f"Sweep {folder.sweep} in {storage_uri}: {'continues' if folder.exists else 'begins'}"
-    for problem in skipped:
+    manifest = choose_sweep(storage, space, extend=options.extend, fresh=options.fresh)
+    records = SweepRecords(storage, manifest.sweep)
+    if manifest.exists:
+        records.refresh()
+    states = restore_cells(make_cells(space), records.records)
+    yield f"Sweep {manifest.sweep} in {storage_uri}: {'continues' if manifest.exists else 'begins'}"
+    for problem in records.problems:
         yield f"warning: {problem}"
-    for each in progress:
-        searched = ", ".join(each.cell.space) or "nothing to search"
-        finals = each.planned - each.size
-        amount = f"{counted(each.size, 'trial')}, {counted(finals, 'final')}"
-        yield f"  {each.cell.id}: {amount}, {each.done} recorded ({searched})"
-    left = sum(each.planned - each.done for each in progress)
-    planned = counted(sum(each.planned for each in progress), "trial")
-    yield f"{counted(len(cells), 'cell')}, {planned}, {left} to run"
-    if not left:
+    for state in states:
+        searched = ", ".join(state.cell.space) or "nothing to search"
+        amount = f"{counted(state.size, 'trial')}, {counted(state.planned - state.size, 'final')}"
+        yield f"  {state.cell.id}: {amount}, {state.done} recorded ({searched})"
+    remaining = sum(state.planned - state.done for state in states)
+    planned = counted(sum(state.planned for state in states), "trial")
+    yield f"{counted(len(states), 'cell')}, {planned}, {remaining} to run"
+    if not remaining:
         return
     with connected(options.address):
         from amsam_ray.search.ray.capacity import Capacity
@@ -64,25 +65,25 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
         size, lanes = capacity.size, capacity.wanted
         each_lane = f"{counted(size.workers, 'worker')} of {size.cpus:g} CPU and {size.gpus:g} GPU"
         yield f"{counted(lanes, 'lane')}, each {each_lane}; {min(lanes, capacity.lanes())} fit now"
-        busiest = max((p for p in progress if _trains(p)), key=lambda p: p.cell.shots, default=progress[-1])
         from amsam_ray.search.ray.probe import probe_remotely
 
+        busiest = max(filter(_trains, states), key=lambda state: state.cell.shots, default=states[-1])
         measured = probe_remotely(busiest, size, options.trial_function)
         yield f"Probe of {busiest.cell.id}: first epoch {measured.first_s:.1f} s, then {measured.epoch_s:.2f} s each"
-        seconds = _seconds(progress, measured, busiest, lanes)
+        seconds = _seconds(states, measured, busiest, lanes)
         gpu_hours = seconds * lanes * size.total_gpus / 3600
         cost = f" and {gpu_hours:.2g} GPU hours" if gpu_hours else ""
-        yield f"About {duration(seconds)}{cost}, without the time that test scores take"
+        yield f"About {duration(seconds)}{cost}, without the time for test scores"
 
 
-def _trains(progress: CellProgress) -> bool:
-    return METHODS[progress.cell.entry.name].trainable
+def _trains(state: CellState) -> bool:
+    return METHODS[state.cell.entry.name].trainable
 
 
-def _seconds(progress: list[CellProgress], measured: Probe, busiest: CellProgress, lanes: int) -> float:
-    """Wall seconds of what is left, epochs taken to grow with the shots."""
+def _seconds(states: list[CellState], measured: Probe, busiest: CellState, lanes: int) -> float:
+    """Return the wall time of the remaining trials, assuming that epochs take time proportional to the shots."""
     seconds = 0.0
-    for each in progress:
+    for each in states:
         if not _trains(each):
             continue
         scheduler, epochs = each.cell.source.search.scheduler, each.cell.source.train.epochs

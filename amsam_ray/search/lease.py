@@ -1,4 +1,4 @@
-"""One driver per sweep: a lease in the sweep's folder, renewed while the driver lives."""
+"""One driver per sweep: a lease in the sweep's folder, renewed while the driver runs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ STALE_AFTER_S = 60.0
 
 
 def lease_key(sweep: str) -> str:
-    """Where the lease of a sweep is stored."""
+    """Return the storage key of a sweep's lease."""
     return f"sweeps/{sweep}/lease.json"
 
 
-_IDENTITY = ("host", "boot", "pid", "process_started", "started")  # of a driver
+_IDENTITY = ("host", "boot", "pid", "process_started", "started")  # identifies a driver
 
 
 class Lease:
-    """Held from ``take`` to ``release``; a thread renews it and sends along how the sweep is doing.
+    """Held from ``take`` to ``release``. A thread renews it and stores the sweep's status with it.
 
-    A lease that was not renewed for ``STALE_AFTER_S`` seconds is anybody's; so is, at once, one whose process is gone
-    from this very machine, which is what a killed driver leaves behind.
+    A lease that was not renewed for ``STALE_AFTER_S`` seconds is free. So is the lease of a process on this machine
+    that has ended, as after a driver was killed.
 
     Args:
         storage: where the results are.
         sweep: the sweep's id.
-        status: what to tell whoever asks for the sweep's status; called at every renewal.
-        on_loss: called once if another driver took the lease over, for instance after this machine slept.
+        status: returns the sweep's status as plain values; called at every renewal.
+        on_loss: called once, with the reason, if another driver takes the lease over, for instance while this
+            machine sleeps.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew_forever, name="amsam-lease", daemon=True)
 
     def check(self) -> None:
-        """Raise InputError, naming holder and age, if another driver holds the lease."""
+        """Raise InputError with the holder and the age of its last heartbeat if another driver holds the lease."""
         try:
             data, self._version = self._storage.get_versioned(self._key)
         except NotFoundError:
@@ -68,11 +69,12 @@ class Lease:
         try:
             self._write()
         except ConflictError:
-            raise InputError(Problem(self._key, "another driver took this sweep at the same moment")) from None
+            what = "another driver took the lease of this sweep at the same time; wait for it to finish"
+            raise InputError(Problem(self._key, what)) from None
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back, so that the next driver need not wait."""
+        """Release the lease so that the next driver does not have to wait."""
         self._over.set()
         self._thread.join(timeout=10)
         with contextlib.suppress(StorageError):
@@ -86,7 +88,7 @@ class Lease:
                 self._lost()
                 return
             except StorageError:
-                continue  # away for now; the lease stays ours until it is stale
+                continue  # unavailable for now; the lease remains valid until it is stale
 
     def _lost(self) -> None:
         with contextlib.suppress(StorageError):
@@ -111,7 +113,7 @@ class Lease:
         try:
             self._storage.replace(self._key, data, self._version)
         except ConflictError:
-            # Perhaps it was us: the answer to an earlier write may have got lost.
+            # The stored lease may be our own: the response to an earlier write may have been lost.
             stored, self._version = self._storage.get_versioned(self._key)
             held = _parsed(stored) or {}
             if any(held.get(name) != content[name] for name in _IDENTITY):
@@ -119,11 +121,11 @@ class Lease:
             self._storage.replace(self._key, data, self._version)
         stored, self._version = self._storage.get_versioned(self._key)
         if stored != data:
-            raise ConflictError(f"{self._key} was taken over.")
+            raise ConflictError(f"{self._key} was taken over by another driver")
 
 
 def read_lease(storage: Storage, sweep: str) -> dict[str, Any] | None:
-    """The lease as last written, None if there never was one."""
+    """Return the lease as last written, None if the sweep never had one."""
     try:
         return _parsed(storage.get(lease_key(sweep)))
     except NotFoundError:
@@ -131,7 +133,7 @@ def read_lease(storage: Storage, sweep: str) -> dict[str, Any] | None:
 
 
 def stale(held: dict[str, Any]) -> bool:
-    """Whether nobody drives the sweep any more."""
+    """Whether the lease's driver no longer runs."""
     if held.get("released") or time.time() - float(held.get("renewed", 0)) > STALE_AFTER_S:
         return True
     here = held.get("host") == platform.node() and held.get("boot") == _boot_id()
@@ -141,8 +143,8 @@ def stale(held: dict[str, Any]) -> bool:
 def _held_by(held: dict[str, Any]) -> str:
     age = time.time() - float(held["renewed"])
     return (
-        f"this sweep is being driven by {_name(held)} (sign of life {age:.0f} s ago); wait for it, stop it, "
-        f"or, if it is gone, try again in {max(1.0, STALE_AFTER_S - age):.0f} s"
+        f"this sweep is run by {_name(held)} (last heartbeat {age:.0f} s ago); wait for it, stop it, "
+        f"or, if it no longer runs, retry in {max(1.0, STALE_AFTER_S - age):.0f} s"
     )
 
 
@@ -167,13 +169,13 @@ def _user() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this machine started, in clock ticks since boot: pids are used again, this is not."""
+    """Return when a process of this machine started, in clock ticks since boot, which tells apart reused pids."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return None
-    # State is the first field behind the name; the start time is the 20th. A zombie drives nothing.
+    # The state is the first field after the name, the start time the 20th. A zombie no longer runs.
     return None if fields[0] == "Z" else fields[19]
 
 

@@ -1,4 +1,4 @@
-"""Which folder of the storage a sweep lives in: a new one, the one to continue, or the one to extend."""
+"""The manifest of a sweep in storage, and the choice of the sweep that a run begins, continues or extends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from amsam_ray.storage.base import NotFoundError, Storage
 
 
 @dataclass(frozen=True)
-class SweepFolder:
-    """One sweep in storage.
+class SweepManifest:
+    """The description of one sweep in storage.
 
     Attributes:
-        sweep: its id, the folder's name below ``sweeps/``.
-        spaces: hashes of the space files that have driven it, the last one last.
-        created: seconds since the epoch.
-        space: the space file that drives it, as plain data; None where there is no folder yet.
+        sweep: the sweep's id, its folder below ``sweeps/``.
+        spaces: hashes of the space files that it has been run with, the latest last.
+        created: seconds since the Unix epoch.
+        space: the space file that it was last run with, as plain data; None for a sweep that does not exist yet.
     """
 
     sweep: str
@@ -38,60 +38,60 @@ class SweepFolder:
         return self.space is not None
 
 
-def folder_key(sweep: str) -> str:
-    """Where a sweep's description is stored."""
+def manifest_key(sweep: str) -> str:
+    """Return the storage key of a sweep's manifest."""
     return f"sweeps/{sweep}/sweep.json"
 
 
-def read_folder(storage: Storage, sweep: str) -> SweepFolder | None:
-    """The sweep's description, None if there is none that can be read."""
+def read_manifest(storage: Storage, sweep: str) -> SweepManifest | None:
+    """Return a sweep's manifest, None if it is missing or unreadable."""
     try:
-        content = json.loads(storage.get(folder_key(sweep)))
-        return SweepFolder(sweep, tuple(content["spaces"]), float(content["created"]), dict(content["space"]))
+        content = json.loads(storage.get(manifest_key(sweep)))
+        return SweepManifest(sweep, tuple(content["spaces"]), float(content["created"]), dict(content["space"]))
     except (NotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
-def stored_space(folder: SweepFolder) -> SpaceFile:
-    """The space file of a sweep that exists. Raises InputError if this version cannot read it."""
-    return parse_space(folder.space or {}, folder_key(folder.sweep))
+def stored_space(manifest: SweepManifest) -> SpaceFile:
+    """Return the space of an existing sweep. Raises InputError if this version cannot read it."""
+    return parse_space(manifest.space or {}, manifest_key(manifest.sweep))
 
 
-def choose_folder(storage: Storage, space: SpaceFile, *, extend: bool, fresh: bool) -> SweepFolder:
-    """The sweep that ``space`` continues or begins; writes nothing.
+def choose_sweep(storage: Storage, space: SpaceFile, *, extend: bool, fresh: bool) -> SweepManifest:
+    """Return the manifest of the sweep that ``space`` continues or begins. Writes nothing.
 
     Args:
-        extend: go on with the newest sweep of this name although the file has changed since.
-        fresh: begin a new folder beside those that exist.
+        extend: continue the newest sweep of this name although the file has changed.
+        fresh: begin a new sweep beside the existing ones.
 
     Raises:
-        InputError: there is nothing to extend.
+        InputError: no sweep exists to extend.
     """
     pattern = re.compile(re.escape(space.name) + r"-[0-9a-f]{8}(-\d+)?")
     names = [name for name in storage.folders("sweeps/") if pattern.fullmatch(name)]
     if fresh:
-        return SweepFolder(_unused(sweep_id(space), names))
-    known = sorted((f for name in names if (f := read_folder(storage, name))), key=lambda f: f.created)
+        return SweepManifest(_unused(sweep_id(space), names))
+    known = sorted((f for name in names if (f := read_manifest(storage, name))), key=lambda f: f.created)
     if extend:
         if not known:
-            what = f"there is no sweep {space.name} in {storage.uri} to extend; run without --extend"
+            what = f"there is no sweep {space.name} in {storage.uri} to extend; omit --extend"
             raise InputError(Problem("--extend", what))
         return known[-1]
-    same = [folder for folder in known if space_hash(space) in folder.spaces]
-    return same[-1] if same else SweepFolder(_unused(sweep_id(space), names))
+    same = [manifest for manifest in known if space_hash(space) in manifest.spaces]
+    return same[-1] if same else SweepManifest(_unused(sweep_id(space), names))
 
 
-def write_folder(storage: Storage, folder: SweepFolder, space: SpaceFile) -> None:
-    """Note that ``space`` now drives the sweep."""
-    hashes = [h for h in folder.spaces if h != space_hash(space)] + [space_hash(space)]
+def write_manifest(storage: Storage, manifest: SweepManifest, space: SpaceFile) -> None:
+    """Record that the sweep is now run with ``space``."""
+    hashes = [h for h in manifest.spaces if h != space_hash(space)] + [space_hash(space)]
     content = {
         "spaces": hashes,
-        "created": folder.created or time.time(),
+        "created": manifest.created or time.time(),
         "space": space.model_dump(mode="json", by_alias=True),
     }
-    storage.put(folder_key(folder.sweep), json.dumps(content, sort_keys=True).encode())
-    # For people, and to run again: the same as a space file, with every default filled in.
-    storage.put(f"sweeps/{folder.sweep}/space.yaml", yaml.safe_dump(content["space"], sort_keys=False).encode())
+    storage.put(manifest_key(manifest.sweep), json.dumps(content, sort_keys=True).encode())
+    # The same as a space file with all defaults, for people to read and to run again.
+    storage.put(f"sweeps/{manifest.sweep}/space.yaml", yaml.safe_dump(content["space"], sort_keys=False).encode())
 
 
 def _unused(base: str, names: list[str]) -> str:

@@ -1,35 +1,67 @@
-"""What earlier runs of a sweep have left in storage, as the search needs it."""
+"""The recorded trials of a sweep, as the search needs them to continue."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from amsam_ray.errors import InputError, Problem
-from amsam_ray.records.io import read_records
+from amsam_ray.records.io import list_records, load
 from amsam_ray.records.schema import Record
+from amsam_ray.search.cell_state import CellState, RecordedTrial
 from amsam_ray.search.cells import Cell
-from amsam_ray.search.progress import Remembered
-from amsam_ray.search.recording import outcome_of
-from amsam_ray.storage.base import Storage
+from amsam_ray.search.recorder import outcome_of
+from amsam_ray.storage.base import Entry, Storage
 
 
-def read_history(
-    storage: Storage, sweep: str, cells: Sequence[Cell]
-) -> tuple[dict[str, list[Remembered]], list[Problem]]:
-    """The recorded trials of each cell, by cell id, and the files among the records that could not be read."""
-    records, problems = read_records(storage, sweep)
+class SweepRecords:
+    """The records of one sweep. Each file is read once per run, and again only if it changes.
+
+    Args:
+        storage: where the results are.
+        sweep: the sweep's id.
+    """
+
+    def __init__(self, storage: Storage, sweep: str):
+        self._storage, self._sweep = storage, sweep
+        self._read: dict[Entry, Record | Problem] = {}
+
+    def refresh(self) -> None:
+        """List the records and read those that are new or have changed. Raises UnavailableError."""
+        listed = list(list_records(self._storage, [self._sweep]))
+        known = {entry: self._read[entry] for entry in listed if entry in self._read}
+        known.update(load(self._storage, (entry for entry in listed if entry not in known)))
+        self._read = {entry: known[entry] for entry in listed if entry in known}
+
+    @property
+    def records(self) -> list[Record]:
+        """The records, sorted by key."""
+        return [item for item in self._read.values() if isinstance(item, Record)]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """One problem for each file among the records that is not a record."""
+        return [item for item in self._read.values() if isinstance(item, Problem)]
+
+    @property
+    def keys(self) -> set[str]:
+        """Keys of all files among the records."""
+        return {entry.key for entry in self._read}
+
+
+def restore_cells(cells: Sequence[Cell], records: Iterable[Record]) -> list[CellState]:
+    """Return the state of each cell with its recorded trials."""
     by_id = {cell.id: cell for cell in cells}
-    found: dict[str, list[Remembered]] = defaultdict(list)
+    recorded: dict[str, list[RecordedTrial]] = defaultdict(list)
     for record in records:
         if (cell := by_id.get(record.cell)) is not None:
-            counts = record.config_sha256 == _wanted(cell, record)
-            found[cell.id].append(Remembered(record.number, record.final_seed, outcome_of(record), counts))
-    return found, problems
+            counts = record.config_sha256 == _expected_fingerprint(cell, record)
+            recorded[cell.id].append(RecordedTrial(record.number, record.final_seed, outcome_of(record), counts))
+    return [CellState(cell, recorded[cell.id]) for cell in cells]
 
 
-def _wanted(cell: Cell, record: Record) -> str | None:
-    """Fingerprint of what the cell would train with the record's searched values; None: it cannot have them."""
+def _expected_fingerprint(cell: Cell, record: Record) -> str | None:
+    """Return the fingerprint of what the cell would train with the record's values; None if it refuses them."""
     params = {key: record.params[key] for key in cell.space if key in record.params}
     try:
         return cell.config(params, seed=record.seed, role=record.role).fingerprint()

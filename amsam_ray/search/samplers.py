@@ -1,4 +1,4 @@
-"""Optuna's samplers by name, and how a cell's space is put to Optuna."""
+"""Optuna's samplers by name, and the conversion of a cell's space to Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ _TPE_CANDIDATES = 24
 
 
 def make_sampler(name: str, *, seed: int, startup_trials: int, conditional: bool = False) -> BaseSampler:
-    """One of Optuna's samplers.
+    """Return one of Optuna's samplers.
 
     Args:
         name: ``tpe`` (Bergstra et al. 2011), ``random``, ``grid``, ``cmaes`` (Hansen 2016) or ``gp``. A grid's points
-            are given as fixed trials; its sampler only fills what a point leaves open.
-        seed: of everything the sampler draws.
-        startup_trials: random trials before a model is used.
+            are given as fixed trials; its sampler only fills the keys that a point leaves open.
+        seed: of all random draws.
+        startup_trials: number of random trials before a model is used.
         conditional: whether some keys are searched only under a condition.
+
+    Raises:
+        ValueError: unknown ``name``.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
-            # constant_liar: trials that run in other lanes count as bad ones, so that lanes do not all try one spot.
-            # Parameters are modelled together (multivariate), conditional ones within their branch (group, dearer).
+            # constant_liar: trials running in other lanes count as bad, so that lanes explore different regions.
+            # Parameters are modelled jointly (multivariate), conditional ones within their branch (group, slower).
             return TPESampler(
                 seed=seed,
                 n_startup_trials=startup_trials,
@@ -49,11 +52,13 @@ def make_sampler(name: str, *, seed: int, startup_trials: int, conditional: bool
             return CmaEsSampler(seed=seed, n_startup_trials=startup_trials)
         if name == "gp":
             return GPSampler(seed=seed, n_startup_trials=startup_trials)
-    return RandomSampler(seed=seed)
+    if name in ("random", "grid"):
+        return RandomSampler(seed=seed)
+    raise ValueError(f"unknown sampler {name!r}")
 
 
 def optuna_distribution(distribution: Distribution) -> BaseDistribution:
-    """The Optuna counterpart of a searched distribution."""
+    """Return the Optuna counterpart of a searched distribution."""
     if distribution.kind == "choice":
         return CategoricalDistribution(_listed(distribution))
     low, high = distribution.values
@@ -64,15 +69,15 @@ def optuna_distribution(distribution: Distribution) -> BaseDistribution:
 
 
 class Conditions:
-    """Which keys of a cell's space are searched, given the values chosen so far."""
+    """Decides which keys of a cell's space are searched, given the values chosen so far."""
 
     def __init__(self, cell: Cell):
         self._cell = cell
-        # What a condition finds where its key is not searched in this cell: the fixed or the method's own value.
+        # The value of a key that is not searched in this cell: the fixed one or the method's default.
         self._otherwise = resolve_params(cell.entry.name, dict(cell.fixed)).as_dict()
 
     def active(self, key: str, chosen: Mapping[str, Any]) -> bool:
-        """Whether every ``when`` of ``key`` holds. A parent that is itself inactive fails it."""
+        """Whether every condition (``when``) of ``key`` holds. A condition on an inactive key does not."""
         for parent, wanted in self._cell.space[key].when.items():
             if parent in chosen:
                 value = chosen[parent]
@@ -91,9 +96,9 @@ def _word(value: Any) -> Any:
 
 
 def grid_points(cell: Cell, seed: int) -> list[dict[str, Any]]:
-    """Every combination of the cell's values that differs in a live key, in a seeded order.
+    """Return every combination of the cell's values that differs in a live key, in a seeded order.
 
-    Choices and whole-number ranges have values to list; ``check_sampler`` refuses the rest.
+    Only choices and integer ranges can be enumerated; ``check_sampler`` refuses the others.
     """
     conditions = Conditions(cell)
     keys = list(cell.space)
@@ -117,17 +122,19 @@ def _listed(distribution: Distribution) -> list[Any]:
 
 
 def check_sampler(cell: Cell) -> list[Problem]:
-    """What keeps the chosen sampler from searching this cell's space."""
+    """Return what prevents the chosen sampler from searching this cell's space."""
     if cell.source.search.sampler != "grid":
         return []
     problems, size = [], 1
     for key, distribution in cell.space.items():
         if distribution.kind in ("uniform", "loguniform"):
-            what = "has no values to list for the grid sampler; give {choice: [...]} or choose another sampler"
+            what = (
+                "is a continuous range, which the grid sampler cannot enumerate; use {choice: [...]} or another sampler"
+            )
             problems.append(Problem(f"search.space.{key}", what))
         else:
             size *= len(_listed(distribution))
     if not problems and size > _MAX_GRID:
-        what = f"makes a grid of {size:,} points; keep it below {_MAX_GRID:,} or choose another sampler"
+        what = f"makes a grid of {size:,} points; reduce it below {_MAX_GRID:,} or use another sampler"
         problems.append(Problem("search.space", what))
     return problems

@@ -1,31 +1,32 @@
-"""The state of a sweep at a glance: what the live view, the lease and ``amsam-ray status`` show."""
+"""A summary of a sweep's state, as the live view, the lease and ``amsam-ray status`` show it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from amsam_ray.search.assignment import Assignment, Outcome
-from amsam_ray.search.progress import CellProgress
-from amsam_ray.search.stop_conditions import Gate
+from amsam_ray.search.budget import StopConditions
+from amsam_ray.search.cell_state import CellState
+from amsam_ray.search.observers import LaneStage, Observer
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
 
-_WINDOW = 50  # trials over which the present speed is measured
+_WINDOW = 50  # number of recent trials over which the speed is measured
 
 
 @dataclass
 class CellRow:
-    """One cell's line.
+    """The status of one cell.
 
     Attributes:
-        planned: trials it is to have, finals included.
-        completed, pruned, failed: recorded trials by how they ended, finals included.
+        planned: number of trials, finals included.
+        completed, pruned, failed: recorded trials by status, finals included.
         best: the best score on the selection images; None before the first.
-        metric, maximise: what ``best`` is.
-        finals: finals recorded.
+        metric, maximise: the metric of ``best`` and its direction.
+        finals: number of recorded finals.
     """
 
     cell: str
@@ -41,7 +42,7 @@ class CellRow:
 
     @property
     def done(self) -> int:
-        """Recorded trials."""
+        """Number of recorded trials."""
         return self.completed + self.pruned + self.failed
 
 
@@ -51,14 +52,14 @@ class Snapshot:
 
     Attributes:
         rows: one per cell.
-        lanes: how many there may be now; ``wanted_lanes`` is how many there are to be.
-        busy: how many hold a trial.
-        trials_per_hour, eta_s: at the present speed; None before there is one.
+        lanes: how many lanes there may be now; ``wanted_lanes`` is the target.
+        busy: number of lanes that run a trial.
+        trials_per_hour, eta_s: at the present speed; None before it is known.
         gpu_hours: of this run.
-        retried: attempts that came to nothing and were run again.
-        message: the last thing worth saying, for instance why a trial failed.
-        closing: why no further trial begins, None while they do.
-        stopping: whether what runs is not even finished.
+        retried: number of attempts that left no record and were retried.
+        message: the latest notable event, for instance why a trial failed.
+        closing: why no further trial starts, None while trials start.
+        stopping: whether running trials are stopped as well.
     """
 
     rows: list[CellRow]
@@ -76,79 +77,86 @@ class Snapshot:
 
     @property
     def done(self) -> int:
-        """Recorded trials of all cells."""
+        """Number of recorded trials of all cells."""
         return sum(row.done for row in self.rows)
 
     @property
     def planned(self) -> int:
-        """Trials of all cells."""
+        """Number of trials of all cells."""
         return sum(row.planned for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
-@dataclass
-class Board:
-    """Gathers what happens; ``snapshot`` may be called from any thread.
+class StatusObserver(Observer):
+    """Keeps the status of a sweep; ``snapshot`` may be called from any thread.
 
     Args:
-        cells: whose progress is shown.
-        gate: asked at every snapshot, like ``lanes_now``.
-        started: ``time.monotonic`` when the run began.
-        wanted_lanes: how many there are to be; 0 while Ray starts.
+        cells: the sweep's cells.
+        conditions: whether trials may start, and the GPU hours.
+        started: ``time.monotonic`` when the run started.
+
+    Attributes:
+        lanes_now: returns how many lanes there may be now; replaced once the cluster is known.
+        wanted_lanes: the target number of lanes; 0 while Ray starts.
     """
 
-    cells: list[CellProgress]
-    gate: Gate
-    started: float = field(default_factory=time.monotonic)
-    lanes_now: Callable[[], int] = lambda: 0
-    wanted_lanes: int = 0
-    message: str = ""
-    retried: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    _rows: dict[str, CellRow] = field(default_factory=dict)
+    def __init__(self, cells: Sequence[CellState], conditions: StopConditions, started: float | None = None):
+        self.lanes_now: Callable[[], int] = lambda: 0
+        self.wanted_lanes = 0
+        self._conditions = conditions
+        self._started = time.monotonic() if started is None else started
+        self._message = ""
+        self._retried = 0
+        self._lock = threading.Lock()
+        self._finished: deque[float] = deque(maxlen=_WINDOW)
+        self._rows: dict[str, CellRow] = {}
+        self._cells: dict[str, CellState] = {}
+        self.reset(cells)
 
-    def __post_init__(self) -> None:
-        for progress in self.cells:
-            cell = progress.cell
-            row = CellRow(cell.id, progress.planned, cell.metric, cell.maximise)
-            self._rows[cell.id] = row
-            for outcome in (*progress.searched.values(), *progress.finals.values()):
-                _count(row, outcome)
-            self._refresh(progress)
-
-    def began(self, assignment: Assignment) -> None:
-        """A lane got a trial."""
+    def reset(self, cells: Sequence[CellState]) -> None:
+        """Start over from what the cells' records say."""
         with self._lock:
-            self._rows[assignment.cell].running += 1
+            self._cells = {state.cell.id: state for state in cells}
+            self._rows = {}
+            for state in cells:
+                cell = state.cell
+                row = self._rows[cell.id] = CellRow(cell.id, state.planned, cell.metric, cell.maximise)
+                for outcome in (*state.searched.values(), *state.finals.values()):
+                    _count(row, outcome)
+                self._refresh(state)
 
-    def ended(self, assignment: Assignment, attempt: Outcome, recorded: Outcome | None) -> None:
-        """An attempt at a trial ended."""
+    def trial_started(self, trial: TrialSpec) -> None:
+        """Count a running trial."""
         with self._lock:
-            row = self._rows[assignment.cell]
+            self._rows[trial.cell].running += 1
+
+    def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
+        """Count an attempt that ended."""
+        with self._lock:
+            row = self._rows[trial.cell]
             row.running -= 1
             if recorded is None:
-                if attempt.blame in ("trial", "lane"):
-                    self.retried += 1
-                    self.message = f"{assignment.trial_id} is tried again: {attempt.reason}"
-                elif attempt.blame == "data":
-                    self.message = f"{assignment.cell} is put off until its images can be read: {attempt.reason}"
+                if attempt.source in ("trial", "lane"):
+                    self._retried += 1
+                    self._message = f"{trial.trial_id} is retried: {attempt.reason}"
+                elif attempt.source == "data":
+                    self._message = f"{trial.cell} is deferred until its images can be read: {attempt.reason}"
                 return
             _count(row, recorded)
             self._finished.append(time.monotonic())
             if recorded.status == "failed":
-                self.message = f"{assignment.trial_id} failed: {recorded.reason}"
-            self._refresh(next(p for p in self.cells if p.cell.id == assignment.cell))
+                self._message = f"{trial.trial_id} failed: {recorded.reason}"
+            self._refresh(self._cells[trial.cell])
 
-    def lost(self, reason: str, stage: str) -> None:
-        """A lane without a trial is gone."""
-        self.message = f"a lane was lost and another one comes: {reason}"
+    def lane_lost(self, reason: str, stage: LaneStage) -> None:
+        """Note why a lane was lost."""
+        self._message = f"a lane was lost and is replaced: {reason}"
 
     def snapshot(self) -> Snapshot:
-        """The state now."""
+        """Return the present status."""
         with self._lock:
             rows = [CellRow(**vars(row)) for row in self._rows.values()]
             speed = self._speed()
@@ -158,30 +166,29 @@ class Board:
                 lanes=self.lanes_now(),
                 wanted_lanes=self.wanted_lanes,
                 busy=sum(row.running for row in rows),
-                elapsed_s=time.monotonic() - self.started,
+                elapsed_s=time.monotonic() - self._started,
                 trials_per_hour=None if speed is None else 3600 * speed,
                 eta_s=None if not speed else left / speed,
-                gpu_hours=self.gate.gpu_hours,
-                retried=self.retried,
-                message=self.message,
-                closing=self.gate.why_closed,
-                stopping=self.gate.stop_now,
+                gpu_hours=self._conditions.gpu_hours,
+                retried=self._retried,
+                message=self._message,
+                closing=self._conditions.stop_reason,
+                stopping=self._conditions.stop_now,
             )
 
     def _speed(self) -> float | None:
-        """Trials per second over the last ones."""
+        """Trials per second over the latest trials."""
         if len(self._finished) < 2:
             return None
         return (len(self._finished) - 1) / max(1e-9, time.monotonic() - self._finished[0])
 
-    def _refresh(self, progress: CellProgress) -> None:
-        row = self._rows[progress.cell.id]
-        best = progress.best
-        row.best = None if best is None else best.score
-        row.finals = len(progress.finals)
-        row.planned = progress.planned
+    def _refresh(self, state: CellState) -> None:
+        row = self._rows[state.cell.id]
+        row.best = None if state.best is None else state.best.score
+        row.finals = len(state.finals)
+        row.planned = state.planned
 
 
-def _count(row: CellRow, outcome: Outcome) -> None:
+def _count(row: CellRow, outcome: TrialOutcome) -> None:
     if outcome.status in ("completed", "pruned", "failed"):
         setattr(row, outcome.status, getattr(row, outcome.status) + 1)

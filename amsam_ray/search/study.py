@@ -1,4 +1,4 @@
-"""One cell's Optuna study: what to try next, told what came of what was tried."""
+"""One cell's Optuna study: suggests the next configuration and takes in outcomes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from amsam_ray.search.assignment import Outcome, derived_seed
 from amsam_ray.search.cells import Cell
 from amsam_ray.search.samplers import Conditions, grid_points, make_sampler, optuna_distribution
+from amsam_ray.search.trials import TrialOutcome, derived_seed
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class _Asked:
 class CellStudy:
     """Ask-and-tell over one in-memory Optuna study.
 
-    Suggestion ``n`` is drawn by a sampler that is seeded with (seed, cell, n) and nothing else. With ``random`` and
-    ``grid`` it therefore depends on no other trial, and a sweep that was killed and continued is the sweep that
-    was never disturbed. With ``tpe`` and its like it also depends on what was told before.
+    Suggestion ``n`` is drawn by a sampler seeded with (seed, cell, n) alone. With ``random`` and ``grid`` it therefore
+    depends on no other trial, and a sweep that was killed and continued equals the undisturbed one. With ``tpe`` and
+    the other model-based samplers it also depends on the outcomes known at that moment.
 
     Args:
-        cell: whose space is searched.
+        cell: the cell whose space is searched.
     """
 
     def __init__(self, cell: Cell):
@@ -47,7 +47,7 @@ class CellStudy:
             grid = grid_points(cell, derived_seed(self._search.seed, cell.id, "grid"))
             self._fixed_points += [point for point in grid if point not in self._fixed_points]
         self._running: dict[int, _Asked] = {}
-        # It would announce every study, and every parameter that a sampler cannot model.
+        # Optuna logs every new study, and every parameter that a sampler cannot model.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(
             direction=StudyDirection.MAXIMIZE if cell.maximise else StudyDirection.MINIMIZE, study_name=cell.id
@@ -55,11 +55,11 @@ class CellStudy:
 
     @property
     def size(self) -> int:
-        """How many trials the cell has: as the file says, but no more than a grid has points."""
+        """Number of trials of the cell: as the space file says, but no more than a grid has points."""
         return min(self._cell.trials, len(self._fixed_points)) if self._gridded else self._cell.trials
 
     def ask(self, number: int) -> dict[str, Any]:
-        """Hyperparameters of trial ``number``, the live keys only."""
+        """Return the hyperparameters of trial ``number``, live keys only."""
         point = self._fixed_points[number] if number < len(self._fixed_points) else None
         seed = derived_seed(self._search.seed, self._cell.id, number)
         sampler = make_sampler(
@@ -72,14 +72,14 @@ class CellStudy:
         self._running[number] = asked
         return asked.params
 
-    def tell(self, number: int, outcome: Outcome) -> None:
-        """What came of a trial that was asked for; its rung scores go along."""
+    def tell(self, number: int, outcome: TrialOutcome) -> None:
+        """Take in the outcome of a trial that ``ask`` returned, with its rung scores."""
         self._tell(self._running.pop(number), outcome)
 
-    def remember(self, outcome: Outcome) -> None:
-        """A trial from an earlier run of the sweep.
+    def restore(self, outcome: TrialOutcome) -> None:
+        """Take in a trial from an earlier run of the sweep.
 
-        One whose parameters the present space does not hold (the sweep was extended) teaches the sampler nothing.
+        A trial with parameters outside the present space (the sweep was extended) is ignored by the sampler.
         """
         params = outcome.params
         if self._known(params) == dict(params):
@@ -90,7 +90,7 @@ class CellStudy:
             self._study.enqueue_trial(self._known(point))
         self._study.sampler = sampler
         with warnings.catch_warnings():
-            # A published setting may lie outside the range that is searched; it is tried all the same.
+            # A published setting may be outside the searched range; it is tried nevertheless.
             warnings.filterwarnings("ignore", message="Fixed parameter")
             trial = self._study.ask()
             params: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class CellStudy:
                     params[key] = _suggest(trial, key, distribution)
         return _Asked(trial, params)
 
-    def _tell(self, asked: _Asked, outcome: Outcome) -> None:
+    def _tell(self, asked: _Asked, outcome: TrialOutcome) -> None:
         for epoch, score in outcome.rung_scores.items():
             if math.isfinite(score):
                 asked.trial.report(score, epoch)
@@ -107,7 +107,7 @@ class CellStudy:
         self._study.tell(asked.trial, outcome.score if state is TrialState.COMPLETE else None, state=state)
 
     def _known(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a point that Optuna can be given: searched keys, and no choice that is not on the list."""
+        """Return the part of a point that Optuna accepts: searched keys, and only choices from the list."""
         return {
             key: value
             for key, value in point.items()
@@ -125,12 +125,11 @@ def _suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> A
     return trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
 
 
-def trial_state(outcome: Outcome) -> TrialState:
-    """Optuna's word for how a trial ended."""
+def trial_state(outcome: TrialOutcome) -> TrialState:
+    """Return the state of an Optuna trial with this outcome."""
     if outcome.status == "completed" and outcome.score is not None and math.isfinite(outcome.score):
         return TrialState.COMPLETE
     if outcome.status == "pruned":
         return TrialState.PRUNED
-    # A loss that diverged says something about the configuration: pruned without a score is the worst there is.
-    diverged = outcome.status == "failed" and (outcome.reason or "").startswith("diverged")
-    return TrialState.PRUNED if diverged else TrialState.FAIL
+    # Divergence is informative: a pruned trial without a score ranks below all others.
+    return TrialState.PRUNED if outcome.diverged else TrialState.FAIL

@@ -30,6 +30,7 @@ from amsam_ray.training.result import Status
 
 Named = dict[str, Tensor]
 Report = Callable[[int, float], bool]
+OnEpoch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Trainer:
 
 
 @dataclass
-class Outcome:
+class LoopResult:
     """How a run of the loop ended.
 
     Attributes:
@@ -208,7 +209,8 @@ def run(
     maximise: bool,
     rungs: Collection[int] = (),
     report: Report | None = None,
-) -> Outcome:
+    on_epoch: OnEpoch | None = None,
+) -> LoopResult:
     """Train for ``train.epochs`` epochs and keep the best-scored weights.
 
     Args:
@@ -220,8 +222,9 @@ def run(
         rungs: epochs (from 1) at which ``report`` is asked.
         report: called with the epoch and the best score so far; True ends the run. In a data-parallel run every
             worker asks, and must get the same answer.
+        on_epoch: called after every epoch with its number and the number of epochs.
     """
-    outcome, best = Outcome(), math.nan
+    outcome, best = LoopResult(), math.nan
     for epoch in range(1, train.epochs + 1):
         due = epoch % train.eval_every == 0 or epoch == train.epochs
         due = due or (epoch in rungs and outcome.best_epoch == 0)
@@ -236,6 +239,8 @@ def run(
             outcome.curve[-1][f"val_{metric}"] = value
             if outcome.best_epoch == 0 or (value > best if maximise else value < best):
                 best, outcome.best_epoch, outcome.best = value, epoch, trainer.named()
+        if on_epoch is not None:
+            on_epoch(epoch, train.epochs)
         if report is not None and epoch in rungs and report(epoch, best) and epoch < train.epochs:
             outcome.status = "pruned"
             return outcome

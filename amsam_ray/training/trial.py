@@ -42,6 +42,7 @@ def train_trial(
     work_dir: Path,
     rungs: Sequence[int] = (),
     report: Report | None = None,
+    on_epoch: loop.OnEpoch | None = None,
     device: str | None = None,
 ) -> TrialResult:
     """Train one configuration and score it.
@@ -56,6 +57,7 @@ def train_trial(
         rungs: epochs (from 1) at which ``report`` is called.
         report: given the epoch and the best objective so far, returns True to stop the trial as ``pruned``. Every
             worker calls it and must get the same answer.
+        on_epoch: called after every epoch with its number and the number of epochs, a heartbeat for instance.
         device: a torch device; None as ``amsam_ray.device.pick_device``.
 
     Returns:
@@ -73,7 +75,7 @@ def train_trial(
         >>> train_trial(config, cache_dir=Path("cache"), work_dir=Path("work")).val["dice"]  # doctest: +SKIP
         0.81
     """
-    return _Trial(config, Path(cache_dir), Path(work_dir), device).run(rungs, report)
+    return _Trial(config, Path(cache_dir), Path(work_dir), device).run(rungs, report, on_epoch)
 
 
 class _Trial:
@@ -96,7 +98,9 @@ class _Trial:
                 )
             self.preparer = Preparer(backbone, detector, PreparedCache(cache_dir / "prepared"))
 
-    def run(self, rungs: Sequence[int], report: Report | None) -> TrialResult:
+    def run(
+        self, rungs: Sequence[int] = (), report: Report | None = None, on_epoch: loop.OnEpoch | None = None
+    ) -> TrialResult:
         with self._phase("prepare"):
             pictures, roles, judges = self._prepare()
         result = TrialResult(
@@ -108,7 +112,7 @@ class _Trial:
         )
         if self.model.lower:
             with self._phase("train"):
-                result = self._train(result, pictures, roles, judges, rungs, report)
+                result = self._train(result, pictures, roles, judges, rungs, report, on_epoch)
         if result.status != "failed" and (result.best_epoch or not self.model.lower):
             with self._phase("select"):
                 scores = score_pictures(
@@ -158,6 +162,7 @@ class _Trial:
         judges: list[int],
         rungs: Sequence[int],
         report: Report | None,
+        on_epoch: loop.OnEpoch | None,
     ) -> TrialResult:
         config = self.config
         trainer = loop.Trainer(self.model, pictures, roles, config.train, config.seed)
@@ -176,6 +181,7 @@ class _Trial:
             maximise=config.maximise,
             rungs=rungs,
             report=report,
+            on_epoch=on_epoch,
         )
         if outcome.best_epoch:
             self.model.load_trainable_state(outcome.best)

@@ -68,8 +68,8 @@ def measure_suggestion() -> dict[str, float]:
     """Milliseconds of a suggestion by each sampler at 1,000 finished trials of its cell, median of 15."""
     import optuna
 
-    from amsam_ray.search.assignment import Outcome
     from amsam_ray.search.study import CellStudy
+    from amsam_ray.search.trials import TrialOutcome
     from tests.search.spaces import LAMBDA, LR, one_cell
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -80,13 +80,13 @@ def measure_suggestion() -> dict[str, float]:
         filler = CellStudy(one_cell(sampler="random", trials=FINISHED, space={**keys, "lr_prompt": LR}))
         for number in range(FINISHED):
             params = filler.ask(number)
-            study.remember(Outcome(str(number), "completed", score=float(params["lambda"]), params=params))
+            study.restore(TrialOutcome(str(number), "completed", score=float(params["lambda"]), params=params))
         times = []
         for number in range(FINISHED, FINISHED + 15):
             begun = time.perf_counter()
             params = study.ask(number)
             times.append(time.perf_counter() - begun)
-            study.tell(number, Outcome(str(number), "completed", score=float(params["lambda"])))
+            study.tell(number, TrialOutcome(str(number), "completed", score=float(params["lambda"])))
         found[f"suggest_{sampler}_ms"] = round(1000 * statistics.median(times), 1)
     return found
 

@@ -20,7 +20,7 @@ from amsam_ray.config.space import SpaceFile
 from amsam_ray.config.space_file import sweep_id
 from amsam_ray.records.io import read_records
 from amsam_ray.records.schema import Record
-from amsam_ray.search.assignment import derived_seed
+from amsam_ray.search.trials import derived_seed
 from amsam_ray.storage.open import open_storage
 
 ROOT = Path(__file__).parents[2]

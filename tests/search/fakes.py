@@ -54,6 +54,7 @@ def train(
     work_dir: Path,
     rungs: Sequence[int] = (),
     report: Report | None = None,
+    on_epoch: Callable[[int, int], None] | None = None,
     device: str | None = None,
 ) -> TrialResult:
     """A learning curve that rises to ``quality``; deterministic."""
@@ -64,13 +65,15 @@ def train(
             file.write(json.dumps(start) + "\n")
     fault = fake.get("faults", {}).get(str(config.seed))
     if fault == "diverge":
-        return TrialResult("failed", reason="diverged at epoch 2", epochs_run=2)
+        return TrialResult("failed", reason="diverged at epoch 2", epochs_run=2, shots_sha256="0" * 64)
     befall(fault)
     epochs, best, curve = config.train.epochs, 0.0, []
     for epoch in range(1, epochs + 1):
         time.sleep(fake.get("seconds", 0.0) / epochs)
         best = quality(config) * (1 - math.exp(-4 * epoch / epochs))
         curve.append({"epoch": float(epoch), "loss": 1 - best, f"val_{config.metric}": best})
+        if on_epoch is not None:
+            on_epoch(epoch, epochs)
         if epoch in rungs and report is not None and report(epoch, best):
             return TrialResult("pruned", val={config.metric: best}, best_epoch=epoch, epochs_run=epoch, curve=curve)
     test = {config.metric: best} if config.role == "final" else None

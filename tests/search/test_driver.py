@@ -16,16 +16,16 @@ import pytest
 from amsam_ray.config.space_file import sweep_id
 from amsam_ray.errors import InputError
 from amsam_ray.search import lease as lease_module
-from amsam_ray.search.assignment import Assignment, Outcome
+from amsam_ray.search.budget import Budget, StopConditions, interruptible
+from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.dry_run import expected_epochs
 from amsam_ray.search.lease import Lease, lease_key, read_lease
-from amsam_ray.search.manifest import choose_folder, read_folder, stored_space, write_folder
-from amsam_ray.search.progress import CellProgress
+from amsam_ray.search.manifest import choose_sweep, read_manifest, stored_space, write_manifest
 from amsam_ray.search.ray.cluster import check_ray
-from amsam_ray.search.recording import Recorder
-from amsam_ray.search.resume import read_history
-from amsam_ray.search.stop_conditions import Budget, Gate, interruptible
+from amsam_ray.search.recorder import Recorder
+from amsam_ray.search.resume import SweepRecords, restore_cells
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
 from amsam_ray.storage.base import Storage
 from amsam_ray.storage.open import open_storage
 from amsam_ray.training.result import TrialResult
@@ -63,7 +63,7 @@ time.sleep(600)
 def test_a_second_driver_is_refused_with_the_holders_name_until_it_is_gone(storage: Storage) -> None:
     process = other_driver(storage, "s")
     try:
-        with pytest.raises(InputError, match=rf"driven by .*process {process.pid}.*sign of life \d+ s ago"):
+        with pytest.raises(InputError, match=rf"run by .*process {process.pid}.*heartbeat \d+ s ago"):
             held(storage).take()
     finally:
         process.kill()
@@ -108,46 +108,46 @@ def test_the_lease_tells_how_the_sweep_is_doing(storage: Storage) -> None:
 
 def test_the_same_file_continues_and_a_changed_one_begins_anew(storage: Storage) -> None:
     first = space()
-    folder = choose_folder(storage, first, extend=False, fresh=False)
+    folder = choose_sweep(storage, first, extend=False, fresh=False)
     assert folder.sweep == sweep_id(first) and not folder.exists
-    write_folder(storage, folder, first)
-    again = choose_folder(storage, first, extend=False, fresh=False)
+    write_manifest(storage, folder, first)
+    again = choose_sweep(storage, first, extend=False, fresh=False)
     assert again.sweep == folder.sweep and again.exists and stored_space(again) == first
     changed = space(trials=7)
-    assert not choose_folder(storage, changed, extend=False, fresh=False).exists
+    assert not choose_sweep(storage, changed, extend=False, fresh=False).exists
 
 
 def test_extend_goes_on_in_the_newest_folder_and_is_remembered(storage: Storage) -> None:
     first, changed = space(), space(trials=7)
     with pytest.raises(InputError, match="no sweep tiny"):
-        choose_folder(storage, changed, extend=True, fresh=False)
-    write_folder(storage, choose_folder(storage, first, extend=False, fresh=False), first)
-    folder = choose_folder(storage, changed, extend=True, fresh=False)
+        choose_sweep(storage, changed, extend=True, fresh=False)
+    write_manifest(storage, choose_sweep(storage, first, extend=False, fresh=False), first)
+    folder = choose_sweep(storage, changed, extend=True, fresh=False)
     assert folder.sweep == sweep_id(first)
-    write_folder(storage, folder, changed)
+    write_manifest(storage, folder, changed)
     for either in (first, changed):  # both files now mean this sweep
-        assert choose_folder(storage, either, extend=False, fresh=False).sweep == sweep_id(first)
+        assert choose_sweep(storage, either, extend=False, fresh=False).sweep == sweep_id(first)
 
 
 def test_fresh_makes_a_folder_beside_the_others(storage: Storage) -> None:
     source = space()
     names = []
     for _ in range(3):
-        folder = choose_folder(storage, source, extend=False, fresh=True)
-        write_folder(storage, folder, source)
+        folder = choose_sweep(storage, source, extend=False, fresh=True)
+        write_manifest(storage, folder, source)
         names.append(folder.sweep)
         time.sleep(0.01)
     assert names == [sweep_id(source), f"{sweep_id(source)}-2", f"{sweep_id(source)}-3"]
-    assert choose_folder(storage, source, extend=False, fresh=False).sweep == names[-1]
-    assert read_folder(storage, names[0]) is not None
+    assert choose_sweep(storage, source, extend=False, fresh=False).sweep == names[-1]
+    assert read_manifest(storage, names[0]) is not None
 
 
-def assignment(number: int = 0) -> Assignment:
+def make_trial(number: int = 0) -> TrialSpec:
     source = space()
-    progress = CellProgress(make_cells(source)[0], ())
+    progress = CellState(make_cells(source)[0])
     for _ in range(number):
-        progress.next_assignment()
-    found = progress.next_assignment()
+        progress.next_trial()
+    found = progress.next_trial()
     assert found
     return found
 
@@ -157,41 +157,41 @@ def assignment(number: int = 0) -> Assignment:
     [(Budget(trials=2), "trials"), (Budget(seconds=0.5), "time"), (Budget(gpu_hours=1e-5), "GPU hours")],
 )
 def test_a_spent_budget_closes_the_gate_without_stopping_what_runs(budget: Budget, why: str) -> None:
-    gate = Gate(budget)
-    gate.gpus = 1.0
-    one, two = assignment(), assignment(1)
-    assert gate.may_start()
-    gate.began(one)
-    gate.began(two)
+    conditions = StopConditions(budget)
+    conditions.gpus = 1.0
+    one, two = make_trial(), make_trial(1)
+    assert conditions.may_start()
+    conditions.trial_started(one)
+    conditions.trial_started(two)
     deadline = time.monotonic() + 20
-    while gate.may_start() and time.monotonic() < deadline:
+    while conditions.may_start() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert gate.why_closed and why in gate.why_closed
-    assert not gate.stop_now
+    assert conditions.stop_reason and why in conditions.stop_reason
+    assert not conditions.stop_now
 
 
 def test_a_trial_that_is_put_back_does_not_use_up_the_budget() -> None:
-    gate, one = Gate(Budget(trials=1)), assignment()
-    gate.began(one)
-    assert not gate.may_start()
-    gate.ended(one, Outcome(one.trial_id, "error"), None)
-    assert gate.may_start()
+    conditions, one = StopConditions(Budget(trials=1)), make_trial()
+    conditions.trial_started(one)
+    assert not conditions.may_start()
+    conditions.trial_ended(one, TrialOutcome(one.trial_id, "error"), None)
+    assert conditions.may_start()
 
 
 def test_ctrl_c_once_finishes_and_twice_stops() -> None:
-    gate = Gate(Budget())
+    conditions = StopConditions(Budget())
     before = signal.getsignal(signal.SIGINT)
-    with interruptible(gate):
+    with interruptible(conditions):
         os.kill(os.getpid(), signal.SIGINT)
-        assert not gate.may_start() and not gate.stop_now
+        assert not conditions.may_start() and not conditions.stop_now
         os.kill(os.getpid(), signal.SIGINT)
-        assert gate.stop_now
+        assert conditions.stop_now
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_record_is_written_once_and_read_back(storage: Storage) -> None:
     recorder = Recorder(storage.uri, "tiny-00000000", gpus=0.5)
-    one = assignment()
+    one = make_trial()
     assert recorder.recorded(one) is None
     result = TrialResult("completed", val={"dice": 0.5}, best_epoch=1, epochs_run=2)
     first = recorder.write(one, result, {5: 0.4}, time.time() - 10, {})
@@ -200,17 +200,18 @@ def test_a_record_is_written_once_and_read_back(storage: Storage) -> None:
     late = recorder.write(one, TrialResult("completed", val={"dice": 0.9}), {}, time.time(), {})
     assert late.score == 0.5
     recorder.close(0)
-    history, problems = read_history(storage, "tiny-00000000", make_cells(space()))
-    (remembered,) = history[one.cell]
-    assert not problems and remembered.counts and remembered.outcome == first
-    changed, _ = read_history(storage, "tiny-00000000", make_cells(space(epochs=21)))
-    assert not changed[one.cell][0].counts
+    records = SweepRecords(storage, "tiny-00000000")
+    records.refresh()
+    (state,) = restore_cells(make_cells(space()), records.records)
+    assert not records.problems and state.searched == {0: first}
+    (changed,) = restore_cells(make_cells(space(epochs=21)), records.records)
+    assert not changed.searched and changed.next_trial().number == 1  # type: ignore[union-attr]
 
 
 def test_a_trial_given_up_is_recorded_with_its_reason(storage: Storage) -> None:
     recorder = Recorder(storage.uri, "tiny-00000000")
-    one = assignment()
-    failed = recorder.write_failure(one, Outcome(one.trial_id, "failed", reason="hung (3 attempts)", seconds=2.0))
+    one = make_trial()
+    failed = recorder.write_failure(one, TrialOutcome(one.trial_id, "failed", reason="hung (3 attempts)", seconds=2.0))
     assert (failed.status, failed.reason) == ("failed", "hung (3 attempts)")
     recorder.close(0)
 
@@ -226,7 +227,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
         assert check_ray(f"127.0.0.1:{port}") == check_ray(f"ray://localhost:{port}") == check_ray("auto") == []
     (problem,) = check_ray(f"127.0.0.1:{port}")
     assert problem.where == "--address" and "nothing answers" in problem.what and "ray start --head" in problem.what
-    assert "is no address" in check_ray("auto2")[0].what
+    assert "is not an address" in check_ray("auto2")[0].what
 
 
 def test_another_copy_of_the_package_in_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

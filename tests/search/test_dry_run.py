@@ -21,7 +21,7 @@ def test_it_says_what_would_run_for_how_long_and_writes_nothing(tmp_path: Path) 
     assert re.search(r"2 lanes, each 1 worker of 1 CPU and 0 GPU; [12] fit now", driver.terminal())
     assert f"Probe of {CELL}: first epoch" in driver.terminal()
     # 7 trials at 8 shots and 7 at 4, 0.2 s each at most, over two lanes.
-    assert re.search(r"About [0-3] s, without the time that test scores take", driver.terminal())
+    assert re.search(r"About [0-3] s, without the time for test scores", driver.terminal())
     assert not driver.results.exists() and len(driver.starts()) == 1
 
 
@@ -29,7 +29,7 @@ def test_a_fault_that_every_trial_would_meet_is_told_in_a_sentence(tmp_path: Pat
     for fault, status, told in (
         ("input", 2, f"error: {CELL}: the image is no image"),
         ("raise", 1, f"error: The probe of {CELL} failed: ValueError: the labels are upside down"),
-        ("exit", 1, f"error: The probe of {CELL} came to nothing ("),
+        ("exit", 1, f"error: The probe of {CELL} did not finish ("),
     ):
         driver = Driver(tmp_path / fault, space(shots=(8,)))
         driver.fake = {"faults": {driver.seed(CELL, 0): fault}}

@@ -163,7 +163,7 @@ def test_a_sweep_leaves_its_results_in_a_bucket(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("segfault", "the lane's training worker died"), ("hang_in_c", "hung: no sign of life for 15 s")],
+    [("segfault", "the lane's training worker died"), ("hang_in_c", "hung: no heartbeat for 15 s")],
 )
 def test_faults_below_python_are_recorded_too(tmp_path: Path, fault: str, reason: str) -> None:
     driver = Driver(tmp_path, space(trials=3, retries=1, timeout_s=15))

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from amsam_ray.search.assignment import Outcome, derived_seed, trial_id
 from amsam_ray.search.samplers import check_sampler
 from amsam_ray.search.study import CellStudy
+from amsam_ray.search.trials import TrialOutcome, derived_seed, trial_id
 from tests.search.spaces import LAMBDA, LR, one_cell
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp")
 
 
-def done(number: int, score: float | None, **more: Any) -> Outcome:
-    return Outcome(trial_id("c", number), more.pop("status", "completed"), score=score, **more)
+def done(number: int, score: float | None, **more: Any) -> TrialOutcome:
+    return TrialOutcome(trial_id("c", number), more.pop("status", "completed"), score=score, **more)
 
 
 def optimise(study: CellStudy, score: Callable[[dict[str, Any]], float], trials: int) -> float:
@@ -140,13 +140,13 @@ def test_what_an_earlier_run_found_is_remembered() -> None:
         params = straight.ask(number)
         outcome = done(number, bowl(params), params=params, rung_scores={5: 0.1})
         straight.tell(number, outcome)
-        continued.remember(outcome)
+        continued.restore(outcome)
     assert straight.ask(30) == continued.ask(30)
 
 
 def test_trials_that_the_present_space_does_not_hold_are_passed_over() -> None:
     study = CellStudy(one_cell(trials=4))
-    study.remember(done(0, 0.5, params={"lr": 1e-3, "rank": 4}))
+    study.restore(done(0, 0.5, params={"lr": 1e-3, "rank": 4}))
     assert study.ask(1)["lr"] > 0
 
 
@@ -159,7 +159,7 @@ def test_trials_that_the_present_space_does_not_hold_are_passed_over() -> None:
         done(0, math.nan),
     ],
 )
-def test_any_end_of_a_trial_can_be_told(outcome: Outcome) -> None:
+def test_any_end_of_a_trial_can_be_told(outcome: TrialOutcome) -> None:
     study = CellStudy(one_cell(sampler="tpe", startup_trials=1, trials=4))
     study.ask(0)
     study.tell(0, outcome)

@@ -35,7 +35,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Driver:
         (2, "out of memory (fakes.py:"),
         (3, "diverged at epoch 2"),
         (4, "the lane's training worker died"),
-        (5, "hung: no sign of life for 12 s"),
+        (5, "hung: no heartbeat for 12 s"),
     ],
 )
 def test_a_fault_is_recorded_with_its_reason(faulty: Driver, number: int, reason: str) -> None:

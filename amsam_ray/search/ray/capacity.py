@@ -1,4 +1,4 @@
-"""How large a lane is, and how many fit: on the nodes there are, and on those an autoscaler would bring."""
+"""The size of a lane, and how many lanes fit on the present nodes and on those that an autoscaler can add."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from amsam_ray.errors import InputError, Problem
 _LOOK_EVERY_S = 2.0
 _MAX_REQUESTS = 64
 _EPS = 1e-6
-# What a lane's own process takes of its CPUs: next to nothing, but enough that it runs where trials may run, not on a
-# small head node that offers no CPU.
+# The share of a lane's CPUs that its own process reserves: almost none, but enough to place it on a node that can run
+# trials, not on a small head node that offers no CPU.
 LANE_CPUS = 0.001
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
 _UNBOUNDED = 1 << 20
@@ -30,7 +30,7 @@ Resources = Mapping[str, float]
 
 @dataclass(frozen=True)
 class LaneSize:
-    """What one lane takes; all its workers on one node.
+    """The resources of one lane; all its workers run on one node.
 
     Attributes:
         workers: data-parallel training workers.
@@ -43,7 +43,7 @@ class LaneSize:
 
     @property
     def worker_cpus(self) -> float:
-        """CPUs to ask Ray for, for each worker: its own without the share of the lane's process."""
+        """CPUs to request for each worker: its own minus the share of the lane's process."""
         return self.cpus - LANE_CPUS / self.workers
 
     @property
@@ -52,18 +52,18 @@ class LaneSize:
         return self.workers * self.gpus
 
     def fits(self, node: Resources) -> int:
-        """How many such lanes a node has room for."""
+        """Return how many such lanes fit on a node."""
         by_cpu = int(node.get("CPU", 0.0) / self.cpus + _EPS)
         if self.gpus == 0:
             return by_cpu // self.workers
         gpus = int(node.get("GPU", 0.0) + _EPS)
-        # A share of a GPU lies within one GPU; whole ones are counted off.
+        # A fraction of a GPU must be on one GPU; whole GPUs are counted.
         by_gpu = gpus * int(1 / self.gpus + _EPS) if self.gpus < 1 else int(gpus / self.gpus + _EPS)
         return min(by_cpu, by_gpu) // self.workers
 
 
 def lane_size(wanted: ResourcesSection, nodes: list[Resources]) -> LaneSize:
-    """A lane's size on a cluster of such nodes.
+    """Return the size of a lane on a cluster of such nodes.
 
     Args:
         wanted: the space file's section. Its ``cpus_per_lane`` and ``gpus_per_lane`` are shared by the lane's workers.
@@ -78,24 +78,24 @@ def lane_size(wanted: ResourcesSection, nodes: list[Resources]) -> LaneSize:
 
 @dataclass(frozen=True)
 class NodeKind:
-    """A kind of node that an autoscaler can bring, and how many of them at most."""
+    """A type of node that an autoscaler can add, and the maximum number of such nodes."""
 
     resources: Resources
     at_most: int
 
 
 def nodes_now() -> list[Resources]:
-    """Resources of every node that is alive."""
+    """Return the resources of every node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def node_kinds(bootstrap: Path = BOOTSTRAP) -> list[NodeKind]:
-    """What the cluster's autoscaler can bring; empty where there is none.
+    """Return the types of node that the cluster's autoscaler can add; empty if there is none.
 
     Args:
-        bootstrap: where ``ray up`` leaves the cluster's file on the head.
+        bootstrap: where ``ray up`` stores the cluster file on the head node.
     """
-    # Managed platforms publish this; Ray Train reads it in the same way, there is no public name for it.
+    # Managed platforms publish this; Ray Train reads it likewise, as there is no public name for it.
     published = ray._private.state.state.get_cluster_config()
     if published is not None:
         groups = [(group.resources, group.max_count) for group in published.node_group_configs]
@@ -112,17 +112,17 @@ def node_kinds(bootstrap: Path = BOOTSTRAP) -> list[NodeKind]:
 
 
 class Capacity:
-    """The number of lanes that there may be, now and at most.
+    """The number of lanes that there may be now, and the target.
 
-    While fewer lanes fit than are wanted, placement groups of the missing ones stand in the cluster's queue: that is
-    the demand by which an autoscaler brings nodes. They go when this driver goes.
+    While fewer lanes fit than are wanted, placement groups for the missing ones wait in the cluster's queue. An
+    autoscaler reads them as demand and adds nodes. They are removed when this driver ends.
 
     Args:
         wanted: the space file's section.
-        remote: whether the cluster is more than what this process has started for itself.
+        remote: whether the cluster was not started by this process for itself.
 
     Raises:
-        InputError: no node, present or to come, is large enough for one lane.
+        InputError: no node, present or addable, is large enough for one lane.
     """
 
     def __init__(self, wanted: ResourcesSection, *, remote: bool):
@@ -142,7 +142,7 @@ class Capacity:
         self._lock = threading.Lock()
 
     def lanes(self) -> int:
-        """How many lanes there may be now."""
+        """Return how many lanes there may be now."""
         with self._lock:
             return self._lanes_now(time.monotonic())
 
@@ -155,11 +155,11 @@ class Capacity:
         return min(self._lanes, most) if now < until else self._lanes
 
     def no_room(self, lanes: int) -> None:
-        """A lane found no room, as others use the cluster: for a minute there are to be no more than ``lanes``."""
+        """Limit the lanes to ``lanes`` for a minute, after one found no room because others use the cluster."""
         self._no_room = (time.monotonic() + 60, max(1, lanes))
 
     def close(self) -> None:
-        """Take the requests for nodes back, and look no more: the connection to Ray ends before the last question."""
+        """Withdraw the requests for nodes. ``lanes`` then asks Ray no more, as the connection may be closed."""
         with self._lock:
             self._looked = math.inf
             self._request(0)
@@ -175,6 +175,6 @@ class Capacity:
 def _too_large(size: LaneSize, nodes: list[Resources]) -> str:
     cpus, gpus = (max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU"))
     return (
-        f"a lane takes {size.workers * size.cpus:g} CPU and {size.total_gpus:g} GPU, more than any node has "
+        f"a lane needs {size.workers * size.cpus:g} CPU and {size.total_gpus:g} GPU, more than any node has "
         f"(at most {cpus:g} CPU, {gpus:g} GPU); lower cpus_per_lane or gpus_per_lane"
     )

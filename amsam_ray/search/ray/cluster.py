@@ -1,4 +1,4 @@
-"""Ray, on this machine or on a cluster: started or joined, and left as it was found."""
+"""The connection to Ray: a cluster started on this machine, or a running one."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ _OBJECT_STORE_BYTES = 256 << 20  # nothing large goes through it
 
 
 def prepare_environment() -> None:
-    """Set what Ray reads from the environment; call before the first import of ray. What the user set stays."""
+    """Set Ray's environment variables that the user has not set. Call before the first import of ray."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def check_ray(address: str | None) -> list[Problem]:
-    """What would keep Ray's workers from running this package, as far as that is known without Ray.
+    """Return what prevents Ray's workers from running this package, as far as it is known without Ray.
 
     Args:
         address: as for ``connected``.
     """
     if address is None:
-        # Ray puts the driver's folder first on its workers' path.
+        # Ray puts the driver's working directory first on its workers' path.
         here, own = Path.cwd() / "amsam_ray" / "__init__.py", Path(amsam_ray.__file__)
         if here.is_file() and not here.samefile(own):
             what = f"holds another amsam_ray than {own.parent}, and Ray's workers would use it; run from another folder"
@@ -71,7 +71,7 @@ def check_ray(address: str | None) -> list[Problem]:
         return []
     parts = re.fullmatch(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[^\s:/]+):(\d{1,5})", address)
     if parts is None:
-        return [Problem("--address", f"{address!r} is no address; give host:port, ray://host:port or auto")]
+        return [Problem("--address", f"{address!r} is not an address; use host:port, ray://host:port or auto")]
     try:
         socket.create_connection((parts[1].strip("[]"), int(parts[2])), _ANSWER_S).close()
     except (OSError, OverflowError) as error:
@@ -82,21 +82,21 @@ def check_ray(address: str | None) -> list[Problem]:
 
 @contextlib.contextmanager
 def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
-    """A connection to Ray, and a throw-away folder for what it writes.
+    """Connect to Ray and yield a temporary folder for its files.
 
     Args:
         address: of a running cluster; None starts one on this machine that ends with this process.
-        cpus: how many CPU cores a cluster on this machine is to offer; None: as many as there are.
+        cpus: number of CPU cores of a cluster on this machine; None: all.
 
     Raises:
-        AmsamError: there is no cluster at ``address``.
+        AmsamError: no cluster answers at ``address``, or Ray does not start.
     """
     prepare_environment()
     import ray
 
-    # Sockets lie in Ray's folder and the kernel allows 107 characters for their paths.
+    # Ray's folder holds sockets, and the kernel allows 107 characters for their paths.
     base = Path("/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir())  # noqa: S108
-    _sweep_up(base)
+    _remove_leftovers(base)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
     try:
         if address is None:
@@ -133,13 +133,13 @@ def _start(cpus: float | None, folder: Path) -> None:
         else:
             return
     raise AmsamError(
-        f"Ray did not start on this machine within 30 s, {_STARTS} times: something else keeps it busy. Run the same "
-        "command again when that is over, or lower the load."
+        f"Ray did not start on this machine within 30 s, {_STARTS} times: the machine is too busy. Reduce "
+        "the load and run the same command again."
     )
 
 
-def _sweep_up(base: Path) -> None:
-    """Remove what killed drivers have left: folders of ours whose process is gone."""
+def _remove_leftovers(base: Path) -> None:
+    """Remove the folders of drivers that were killed: those of ours whose process has ended."""
     for folder in base.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):

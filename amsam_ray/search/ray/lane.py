@@ -1,10 +1,10 @@
 """A lane: one long-lived Ray Train run that trains trial after trial.
 
 Ray documents one Ray Train run per Tune trial, which starts a controller and a worker group, with all their imports,
-for each. A lane starts them once. To Tune it is one long trial: a class trainable whose ``setup`` starts the Train run
-in a thread, and whose ``step`` waits for the next event of whichever search trial it was dealt. One Tune trial per
-search trial, with Tune's own actor reuse, costs the driver 23 ms each, most of it for making and ending Tune trials,
-and its lane three answers of the driver before it begins; this way it is one.
+for each trial. A lane starts them once. To Tune it is one long trial: a class trainable whose ``setup`` starts the
+Train run in a thread and whose ``step`` waits for the next event of the search trial that the lane runs. One Tune
+trial per search trial, with Tune's own actor reuse, takes 23 ms of the driver each, most of it for creating and ending
+Tune trials, and three answers of the driver before a trial starts; a lane needs one.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import train, tune
 from ray.train.torch import TorchTrainer
 
-from amsam_ray.search.ray.mailbox import Mailbox, News
-from amsam_ray.search.ray.worker import BRING_S, LaneMustRestart, WorkerSettings, serve
+from amsam_ray.search.observers import LaneStage
+from amsam_ray.search.ray.mailbox import LaneUpdate, Mailbox
+from amsam_ray.search.ray.worker import UPLOAD_S, LaneMustRestart, WorkerSettings, serve
 
 _CLOSE_S = 5.0
-_WAIT_S = 1.0  # how long one question to the mailbox may wait; a death of the Train run is seen this soon
+_WAIT_S = 1.0  # of one call to the mailbox; the death of the Train run is noticed within this time
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class LaneSettings:
         worker: what the training workers need to know.
         workers: data-parallel training workers of one lane.
         cpus, gpus: of each worker; gpus may be a fraction.
-        timeout_s: a trial that gives no sign of life for so long is given up.
-        start_timeout_s: a lane whose workers are not up by then gives up.
-        run_dir: a throw-away folder for what Ray Train writes.
+        timeout_s: a trial without a heartbeat for this long is given up.
+        start_timeout_s: a lane whose workers are not up within this time is given up.
+        run_dir: temporary folder for the files of Ray Train.
     """
 
     worker: WorkerSettings
@@ -51,18 +52,15 @@ class LaneSettings:
     run_dir: Path
 
 
-Stage = Literal["running", "start", "room"]
-
-
 class LaneError(RuntimeError):
-    """A lane that is of no more use. ``str(error)`` is the reason.
+    """A lane cannot continue. ``str(error)`` is the reason.
 
     Args:
         reason: one sentence.
-        stage: ``running``: it was up; ``start``: it did not come up; ``room``: the cluster had no room for it.
+        stage: how far the lane had come.
     """
 
-    def __init__(self, reason: str, stage: Stage = "running"):
+    def __init__(self, reason: str, stage: LaneStage = "running"):
         super().__init__(reason, stage)
         self.reason = reason
         self.stage = stage
@@ -72,7 +70,7 @@ class LaneError(RuntimeError):
 
 
 class _Trainer(TorchTrainer):
-    """Without the process that would clean up after a dead controller: the driver does (see ``groups``)."""
+    """Without the process that cleans up after a dead controller: the driver does that (see ``placement_groups``)."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # of Ray Train V2
@@ -82,15 +80,15 @@ class _Trainer(TorchTrainer):
 class Lane(tune.Trainable):
     """Search trials, one at a time, through one Train run.
 
-    The Tune config holds ``lane``, the LaneSettings. A result holds ``event``, the mailbox's next Event or None for a
-    sign of life, and ``mailbox``, the actor's name, through which the driver deals trials and sends the ladder's
-    decisions; it is empty until the workers are up.
+    The Tune config holds ``lane``, the LaneSettings. A result holds ``event``, the mailbox's next LaneEvent or None for
+    a heartbeat, and ``mailbox``, the actor's name, through which the driver sends trials and ASHA's decisions; it is
+    empty until the workers are up.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._settings: LaneSettings = config["lane"]
         self._name = f"amsam-mailbox-{uuid.uuid4().hex[:12]}"
-        # On the lane's own node: a lane and its mailbox live and die together.
+        # On the lane's own node, so that the lane and its mailbox die together.
         self._mailbox: Any = (
             ray.remote(Mailbox)
             .options(
@@ -108,20 +106,20 @@ class Lane(tune.Trainable):
         self._up = False
 
     def step(self) -> dict[str, Any]:
-        news: News = ray.get(self._mailbox.news.remote(_WAIT_S))
-        self._up = self._up or news.ready
-        if news.event is None:
-            self._check(news)
-        return {"event": news.event, "mailbox": self._name if self._up else ""}
+        update: LaneUpdate = ray.get(self._mailbox.next_update.remote(_WAIT_S))
+        self._up = self._up or update.ready
+        if update.event is None:
+            self._check(update)
+        return {"event": update.event, "mailbox": self._name if self._up else ""}
 
-    def _check(self, news: News) -> None:
-        """Raise LaneError if waiting on is in vain."""
+    def _check(self, update: LaneUpdate) -> None:
+        """Raise LaneError if no event can arrive any more."""
         if not self._run.is_alive():
             raise LaneError(self._end_of_run or "the lane's Train run ended", "running" if self._up else "start")
         if not self._up and time.monotonic() - self._started > self._settings.start_timeout_s:
             raise LaneError("the cluster had no room for the lane's workers", "room")
-        if self._up and news.silent_s > self._settings.timeout_s:
-            raise LaneError(f"hung: no sign of life for {self._settings.timeout_s:g} s")
+        if self._up and update.silent_s > self._settings.timeout_s:
+            raise LaneError(f"hung: no heartbeat for {self._settings.timeout_s:g} s")
 
     def _train(self) -> None:
         settings = self._settings
@@ -137,7 +135,7 @@ class Lane(tune.Trainable):
             run_config=train.RunConfig(
                 name=self._name,
                 storage_path=str(settings.run_dir / "train"),
-                # A lane that dies is replaced by Tune, which also gives its trial to another: one place counts retries.
+                # The dispatcher replaces a lane that dies and reassigns its trial, so that one place counts retries.
                 failure_config=train.FailureConfig(max_failures=0),
             ),
         )
@@ -147,16 +145,16 @@ class Lane(tune.Trainable):
             self._end_of_run = _why(error)
 
     def cleanup(self) -> None:
-        # The run ends by itself once its workers have seen the closed mailbox; what hangs dies with this process.
+        # The run ends by itself once its workers see the closed mailbox; hanging workers die with this process.
         with contextlib.suppress(ray.exceptions.RayActorError):
             ray.get(self._mailbox.close.remote())
             self._run.join(timeout=_CLOSE_S)
-            if ray.get(self._mailbox.bringing.remote()):
-                self._run.join(timeout=BRING_S)
+            if ray.get(self._mailbox.is_uploading.remote()):
+                self._run.join(timeout=UPLOAD_S)
 
 
 def _why(error: BaseException) -> str:
-    """What ended a Train run, in one line."""
+    """Return what ended a Train run, in one line."""
     failures = list((getattr(error, "worker_failures", None) or {}).values())
     chains = [list(_causes(failure)) for failure in failures]
     for cause in (cause for chain in chains for cause in chain):
@@ -171,7 +169,7 @@ def _why(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what it came from, by any of the names under which Ray keeps that."""
+    """Yield ``error`` and its causes, under any of the attributes in which Ray keeps them."""
     found: BaseException | None = error
     while found is not None:
         yield found

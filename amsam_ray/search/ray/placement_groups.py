@@ -1,9 +1,9 @@
-"""Placement groups of lanes that are gone.
+"""Removes the placement groups of dead lanes.
 
-Ray keeps a placement group until the whole job ends, even if the actor that made it is dead. Ray Train therefore
-starts a process per run that watches the run's controller through Ray's dashboard; without a dashboard it sees nothing,
-and the dead lane's CPUs and GPUs are lost to the sweep. Here the driver, which hears of every lane that dies, takes
-them back.
+Ray keeps a placement group until the whole job ends, even if the actor that created it is dead. Ray Train therefore
+starts a process per run that watches the run's controller through Ray's dashboard; without a dashboard that process
+sees nothing, and the dead lane's CPUs and GPUs stay reserved. The driver learns of every lane that dies and removes its
+groups instead.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from amsam_ray.search.ray.capacity import LaneSize
 
 
-class LaneGroups:
+class LanePlacementGroups:
     """The placement groups of this driver's lanes.
 
     Args:
-        size: of a lane, by which its groups are told from others.
+        size: of a lane, which identifies its groups.
     """
 
     def __init__(self, size: LaneSize):
@@ -30,11 +30,11 @@ class LaneGroups:
         self._workers = size.workers
 
     def remove(self, group: str) -> None:
-        """Remove the group with this id (hex), and what still runs in it."""
+        """Remove the group with this id (hex), and everything that still runs in it."""
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
     def remove_others(self, known: Collection[str]) -> None:
-        """Remove every group of a lane's size that this driver's job has made and that is not ``known``."""
+        """Remove every group of a lane's size that this driver's job created and that is not ``known``."""
         job = ray.get_runtime_context().get_job_id()
         for group, entry in placement_group_table().items():
             # The id of a placement group ends with that of its job.

@@ -12,10 +12,10 @@ import ray
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.paths import cache_dir
-from amsam_ray.search.assignment import derived_seed
-from amsam_ray.search.progress import CellProgress
+from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.ray.capacity import LaneSize
 from amsam_ray.search.ray.worker import load_trial_function
+from amsam_ray.search.trials import derived_seed
 
 _PROBE_EPOCHS = 5
 _PROBE_S = 60.0
@@ -23,11 +23,12 @@ _PROBE_S = 60.0
 
 @dataclass(frozen=True)
 class Probe:
-    """What a short trial took.
+    """Duration of a short trial.
 
     Attributes:
-        first_s: until its first epoch was over; loading and preparing happen once per lane and once per sweep.
-        epoch_s: each epoch after the first.
+        first_s: seconds until the end of the first epoch, including loading and preparing, which happen once per lane
+            and once per sweep.
+        epoch_s: seconds of each further epoch.
     """
 
     first_s: float
@@ -35,7 +36,7 @@ class Probe:
 
 
 def probe(config: TrialConfig, trial_function: str) -> Probe:
-    """Run the first epochs of a trial in this process: up to five, or a minute."""
+    """Run the first epochs of a trial in this process: at most five, and at most a minute."""
     times = [time.monotonic()]
 
     def report(epoch: int, score: float) -> bool:
@@ -55,24 +56,26 @@ def probe(config: TrialConfig, trial_function: str) -> Probe:
     return Probe(times[1] - times[0], (times[-2] - times[1]) / epochs if len(times) > 3 else times[1] - times[0])
 
 
-def probe_remotely(progress: CellProgress, size: LaneSize, trial_function: str) -> Probe:
-    """The probe in a process with a lane's resources, which this one may not have."""
-    params = progress.study.ask(0)
-    seed = derived_seed(progress.cell.source.search.seed, progress.cell.id, 0, "trial")
-    config = progress.cell.config(params, seed=seed)
+def probe_remotely(state: CellState, size: LaneSize, trial_function: str) -> Probe:
+    """Run the probe in a process with a lane's resources, which this one may not have."""
+    params = state.study.ask(0)
+    seed = derived_seed(state.cell.source.search.seed, state.cell.id, 0, "trial")
+    config = state.cell.config(params, seed=seed)
     task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=0)(probe)
     try:
         result: Probe = ray.get(task.remote(config, trial_function))
     except ray.exceptions.RayTaskError as error:
-        raise _fault_of(error.cause, progress) from error
-    except ray.exceptions.RayError as error:  # the process is gone, for lack of memory perhaps
+        raise _fault_of(error.cause, state) from error
+    except ray.exceptions.RayError as error:  # the process died, out of memory perhaps
         first = str(error).strip().splitlines()[0]
-        raise AmsamError(f"The probe of {progress.cell.id} came to nothing ({first}).") from error
+        raise AmsamError(
+            f"The probe of {state.cell.id} did not finish ({first}); check the memory of the node"
+        ) from error
     return result
 
 
-def _fault_of(cause: Exception, progress: CellProgress) -> AmsamError:
-    """What a probe raised in its own process, as every trial of the cell would raise it."""
+def _fault_of(cause: Exception, state: CellState) -> AmsamError:
+    """Convert an exception of the probe's process to an error for the user."""
     if isinstance(cause, AmsamError):
-        return InputError(Problem(progress.cell.id, str(cause)))
-    return AmsamError(f"The probe of {progress.cell.id} failed: {type(cause).__name__}: {cause}")
+        return InputError(Problem(state.cell.id, str(cause)))
+    return AmsamError(f"The probe of {state.cell.id} failed: {type(cause).__name__}: {cause}")

@@ -1,22 +1,131 @@
-"""The desk, as Tune's search algorithm and scheduler: to Tune a trial is a lane, and a result one of its events."""
+"""The adapter between the sweep's dispatcher and Ray Tune: to Tune, a trial is a lane and a result one of its events.
+
+Import only after ``cluster.prepare_environment``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from amsam_ray.search.assignment import Assignment
-from amsam_ray.search.dispatcher import Desk
-from amsam_ray.search.ray.lane import LaneError, LaneSettings, Stage
-from amsam_ray.search.ray.not_pickled import NotSaved
+from amsam_ray.search.budget import StopConditions
+from amsam_ray.search.dispatcher import Dispatcher
+from amsam_ray.search.observers import LaneStage, Observer
+from amsam_ray.search.ray.capacity import LANE_CPUS, Capacity
+from amsam_ray.search.ray.lane import Lane, LaneError, LaneSettings
+from amsam_ray.search.ray.placement_groups import LanePlacementGroups
+from amsam_ray.search.ray.worker import WorkerSettings
+from amsam_ray.search.state import SweepState
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
+
+# A lane imports torch and more when it starts, which takes minutes on a busy machine with many lanes.
+_START_TIMEOUT_S = 300.0
+_NAME = "lanes"
+
+
+def run_lanes(
+    state: SweepState,
+    *,
+    conditions: StopConditions,
+    capacity: Capacity,
+    worker: WorkerSettings,
+    timeout_s: float,
+    observers: Sequence[Observer],
+    scratch: Path,
+) -> None:
+    """Run trials in lanes until every cell has all its records or no further trial may start.
+
+    Args:
+        state: answers which trial is next.
+        conditions: budgets, interrupts and errors that end the run.
+        capacity: how many lanes there may be, and their size.
+        worker: settings of the lanes' workers.
+        timeout_s: a trial without a heartbeat for this long is given up.
+        observers: receive the sweep's events.
+        scratch: temporary folder for files of Ray Tune and Ray Train.
+    """
+    dispatcher = Dispatcher(
+        state,
+        capacity=capacity.lanes,
+        may_start=conditions.may_start,
+        observers=[conditions, LaneMonitor(conditions, capacity), *observers],
+        connect=MailboxSender,
+        placement_groups=LanePlacementGroups(capacity.size),
+    )
+    size = capacity.size
+    settings = LaneSettings(
+        worker=worker,
+        workers=size.workers,
+        cpus=size.worker_cpus,
+        gpus=size.gpus,
+        timeout_s=timeout_s,
+        start_timeout_s=_START_TIMEOUT_S,
+        run_dir=scratch,
+    )
+    searcher = LaneSearcher(dispatcher, settings)
+    # The workers hold the resources, through the placement group of the lane's Train run.
+    trainable = tune.with_resources(Lane, tune.PlacementGroupFactory([{"CPU": LANE_CPUS}]))
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=LaneScheduler(dispatcher, searcher.errors),
+            num_samples=-1,
+            reuse_actors=False,
+            trial_name_creator=_short_name,
+            trial_dirname_creator=_short_name,
+        ),
+        run_config=tune.RunConfig(
+            name=_NAME,
+            storage_path=str(scratch / "tune"),
+            stop=_Stopper(conditions),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+        ),
+    ).fit()
+
+
+class LaneMonitor(Observer):
+    """Aborts a sweep whose lanes do not start, and reduces the lanes when others use the cluster.
+
+    Args:
+        conditions: aborted when lanes fail to start repeatedly.
+        capacity: informed when the cluster had no room for a lane.
+    """
+
+    def __init__(self, conditions: StopConditions, capacity: Capacity):
+        self._conditions, self._capacity = conditions, capacity
+        self._running = self._failed_starts = 0
+
+    def trial_started(self, trial: TrialSpec) -> None:
+        """Count a lane that runs a trial."""
+        self._running += 1
+
+    def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
+        """Reset the count of failed starts: a lane that completes trials has started."""
+        self._running -= 1
+        if attempt.status != "error":
+            self._failed_starts = 0
+
+    def lane_lost(self, reason: str, stage: LaneStage) -> None:
+        """Count a lane that failed to start, or reduce the capacity if there was no room for it."""
+        if stage == "room":
+            self._capacity.no_room(self._running)
+            return
+        self._failed_starts += 1
+        if self._failed_starts > 2 + self._capacity.wanted:
+            self._conditions.abort(f"lanes do not start: {reason}")
 
 
 class MailboxSender:
-    """Sends to a mailbox by its name; one that died takes its lane along, and with it whom the message was for."""
+    """Sends to a mailbox by its name. Messages to a mailbox that has died with its lane are dropped."""
 
     def __init__(self, name: str):
         try:
@@ -24,47 +133,65 @@ class MailboxSender:
         except ValueError:
             self._actor = None
 
-    def post(self, assignment: Assignment) -> None:
-        """As Mailbox.post."""
+    def post(self, trial: TrialSpec) -> None:
+        """Send the next trial."""
         if self._actor is not None:
-            self._actor.post.remote(assignment)
+            self._actor.post.remote(trial)
 
     def decide(self, ticket: int, epoch: int, stop: bool) -> None:
-        """As Mailbox.decide."""
+        """Send ASHA's decision at a rung."""
         if self._actor is not None:
             self._actor.decide.remote(ticket, epoch, stop)
 
 
-class LaneSearcher(NotSaved, Searcher):
-    """Asks for as many lanes as there is room and work for.
+class _NotPickled:
+    """Pickles as a bare object: Tune's snapshots stay empty, because a sweep continues from its records."""
 
-    Tune's own retries are off: a lane that died is gone and a new one comes, so that retries of trials are counted in
-    one place and a trial may go on in another lane.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()
+
+
+class _Stopper(_NotPickled, tune.Stopper):
+    def __init__(self, conditions: StopConditions):
+        self._conditions = conditions
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._conditions.stop_now
+
+
+class LaneSearcher(_NotPickled, Searcher):
+    """Requests lanes as long as there is capacity and work.
+
+    Tune's own retries are disabled: a lane that died is replaced by a new one, so that retries of trials are counted
+    in one place and a trial may continue in another lane.
 
     Args:
-        desk: deals the trials.
+        dispatcher: assigns the trials.
         settings: how a lane is built.
     """
 
-    def __init__(self, desk: Desk, settings: LaneSettings):
+    def __init__(self, dispatcher: Dispatcher, settings: LaneSettings):
         super().__init__()
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._settings = settings
         self.errors: dict[str, BaseException] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self._desk.open(trial_id):
+        if self._dispatcher.open_lane(trial_id):
             return {"lane": self._settings}
-        return Searcher.FINISHED if self._desk.finished else None
+        return Searcher.FINISHED if self._dispatcher.finished else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Events go through the scheduler, which is asked first and may end the lane."""
+        """Do nothing: events go through the scheduler, which Tune asks first and which may end the lane."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error:
-            self._desk.closed(trial_id, *_why(self.errors.pop(trial_id, None)))
+            self._dispatcher.lane_closed(trial_id, *_cause(self.errors.pop(trial_id, None)))
         else:
-            self._desk.closed(trial_id)
+            self._dispatcher.lane_closed(trial_id)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Save nothing."""
@@ -76,24 +203,24 @@ class LaneSearcher(NotSaved, Searcher):
         """Restore nothing."""
 
 
-class LaneScheduler(NotSaved, FIFOScheduler):
-    """Hands the lanes' events to the desk.
+class LaneScheduler(_NotPickled, FIFOScheduler):
+    """Hands the lanes' events to the dispatcher.
 
-    The decision on a rung goes to the lane's mailbox, not back to Tune: a trial that is pruned ends itself and is
-    recorded before it counts as over, exactly as one that completes.
+    The decision at a rung goes to the lane's mailbox, not back to Tune: a pruned trial ends by itself and is recorded
+    before it counts as ended, exactly like a completed one.
 
     Args:
-        desk: takes the events.
-        errors: lane -> what ended it; Tune tells its searcher only that something did.
+        dispatcher: receives the events.
+        errors: lane -> the exception that ended it; Tune tells its searcher only that there was one.
     """
 
-    def __init__(self, desk: Desk, errors: dict[str, BaseException]):
+    def __init__(self, dispatcher: Dispatcher, errors: dict[str, BaseException]):
         super().__init__()
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._errors = errors
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        keep = self._desk.hear(trial.trial_id, result["mailbox"], result["event"])
+        keep = self._dispatcher.handle(trial.trial_id, result["mailbox"], result["event"])
         return str(TrialScheduler.CONTINUE if keep else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -102,17 +229,21 @@ class LaneScheduler(NotSaved, FIFOScheduler):
             self._errors[trial.trial_id] = ray.cloudpickle.loads(path.read_bytes())
 
 
-def _why(error: BaseException | None) -> tuple[str, Stage]:
-    """What ended a lane, in one line, and how far it had come."""
+def _cause(error: BaseException | None) -> tuple[str, LaneStage]:
+    """Return what ended a lane, in one line, and how far it had come."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, LaneError):
         cause = getattr(cause, "cause", None) or cause.__cause__
     if isinstance(cause, LaneError):
         return cause.reason, cause.stage
     if isinstance(error, ray.exceptions.RayActorError):
-        if "creation task" in str(error):  # it raised in Lane.setup or could not even be imported
+        if "creation task" in str(error):  # Ray's own wording: raised in Lane.setup or while importing it
             return str(error).strip().splitlines()[-1][:500], "start"
         return "the lane's process or node died", "running"
     if error is not None:
         return " ".join(f"{type(error).__name__}: {error}".split())[:500], "running"
     return "the lane died", "running"
+
+
+def _short_name(trial: Any) -> str:
+    return str(trial.trial_id)

@@ -1,4 +1,4 @@
-"""What runs in a lane's training workers: trial after trial in one warm process, until the lane closes."""
+"""The training workers of a lane: they run trial after trial in one process until the lane closes."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from typing import Any
 from amsam_ray.data.images import ImageError
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.paths import cache_dir
-from amsam_ray.search.assignment import Assignment, Blame, Outcome
-from amsam_ray.search.recording import Recorder
+from amsam_ray.search.recorder import Recorder
+from amsam_ray.search.trials import ErrorSource, TrialOutcome, TrialSpec
 
-BRING_S = 120.0  # how long a closing lane tries to bring what waits on its node
-_BEAT_EVERY_S = 1.0
-_PULSE_EVERY_S = 2.0
-_BUSY = 0.1  # of a core; a process that waits for something that never comes uses less
+UPLOAD_S = 120.0  # how long a closing lane retries to upload what waits on its node
+_HEARTBEAT_S = 1.0
+_PULSE_S = 2.0
+_BUSY = 0.1  # share of a core; a process that is stuck waiting uses less
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a lane's workers need to know, the same for all lanes of a sweep.
+    """Settings of a lane's workers, equal for all lanes of a sweep.
 
     Attributes:
         sweep: the sweep's id.
         storage: URI of the results.
         trial_function: ``module:function`` with the signature of ``amsam_ray.training.trial.train_trial``.
-        gpus: GPUs that one trial holds, all workers together.
-        work_dir: throw-away, for what a trial writes.
+        gpus: number of GPUs that one trial uses, all workers together.
+        work_dir: temporary folder for the files of a trial.
     """
 
     sweep: str
@@ -46,11 +46,11 @@ class WorkerSettings:
 
 
 class Abandoned(BaseException):
-    """Raised inside a trial to leave it; not an Exception, so that no handler in the training mistakes it for one."""
+    """Raised inside a trial to leave it. Not an Exception, so that no handler in the training code catches it."""
 
 
 class LaneMustRestart(RuntimeError):
-    """The process is not fit for another trial."""
+    """The process cannot run another trial."""
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -67,21 +67,21 @@ def serve(config: dict[str, Any]) -> None:
     mailbox, settings = config["mailbox"], config["settings"]
     rank = train.get_context().get_world_rank()
     worker = _Worker(mailbox, settings, rank, train.get_context().get_world_size())
-    # The mailbox dies with its lane; its workers then have nobody to work for.
+    # The mailbox dies with its lane, and the workers then end.
     with contextlib.suppress(ray.exceptions.RayActorError):
         group = ray.util.get_current_placement_group()
-        ray.get(mailbox.arrive.remote(rank, group.id.hex() if group else ""))
+        ray.get(mailbox.register.remote(rank, group.id.hex() if group else ""))
         ticket, outcome = 0, None
         while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
-            ticket, assignment = taken
+            ticket, trial = taken
             outcome = None
             with contextlib.suppress(Abandoned):
-                outcome = worker.run(ticket, assignment)
+                outcome = worker.run(ticket, trial)
         worker.close()
 
 
 def _use_device(cpus: float) -> None:
-    """Compute with this worker's cores, and on its GPU: which one is current is a property of the thread."""
+    """Use this worker's cores and GPU. The current GPU is a property of the thread."""
     import torch
     from ray.train.torch import get_device
 
@@ -91,12 +91,12 @@ def _use_device(cpus: float) -> None:
 
 
 def load_trial_function(path: str) -> Callable[..., Any]:
-    """The function at ``module:name``. Raises AmsamError if there is none."""
+    """Return the function at ``module:name``. Raises AmsamError if there is none."""
     module, _, name = path.partition(":")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise AmsamError(f"{path} is no function that a lane can import ({error}); give module:function.") from error
+        raise AmsamError(f"{path} cannot be imported by a lane ({error}); use module:function") from error
     return function
 
 
@@ -109,99 +109,101 @@ class _Worker:
         self._recorder = Recorder(settings.storage, settings.sweep, settings.gpus)
         self._recorder.check_shared()
 
-    def run(self, ticket: int, assignment: Assignment) -> Outcome | None:
+    def run(self, ticket: int, trial: TrialSpec) -> TrialOutcome | None:
         """Run one trial. Rank 0 records it and returns the outcome, the others return None."""
-        # A lane may have died after the record was written and before the driver was told. Every rank looks, so that
-        # none trains alone.
-        outcome = self._recorder.recorded(assignment)
+        # A lane may have died between writing the record and reporting it. Every rank checks, so that none trains
+        # alone.
+        outcome = self._recorder.recorded(trial)
         if outcome is None:
             try:
-                outcome = self._train(ticket, assignment)
+                outcome = self._train(ticket, trial)
             except Exception as error:
                 reason = _reason(error)
                 if self._world > 1 or _poisoned(error):
-                    # The other ranks may wait for this one in a collective operation; or CUDA is gone for good.
+                    # Other ranks may wait for this one in a collective operation, or the CUDA context is lost.
                     raise LaneMustRestart(reason) from error
-                blame: Blame = "trial"
+                source: ErrorSource = "trial"
                 if isinstance(error, ImageError):
-                    blame = "data"
+                    source = "data"
                 elif isinstance(error, InputError):
-                    blame = "input"
-                trace = traceback.format_exc()
-                outcome = Outcome(assignment.trial_id, "error", reason=reason, blame=blame, trace=trace)
+                    source = "input"
+                outcome = TrialOutcome(
+                    trial.trial_id, "error", reason=reason, source=source, traceback=traceback.format_exc()
+                )
                 _free_memory()
         return outcome if self._rank == 0 else None
 
     def close(self) -> None:
-        """Bring what waits on this node's disk while there is somebody to bring it: the driver may be on another."""
+        """Upload what waits on this node's disk before the lane ends: the driver may be on another node."""
         if self._recorder.waiting():
-            self._mailbox.bring.remote()
-            self._recorder.close(BRING_S)
+            self._mailbox.start_upload.remote()
+            self._recorder.close(UPLOAD_S)
 
-    def _train(self, ticket: int, assignment: Assignment) -> Outcome | None:
+    def _train(self, ticket: int, trial: TrialSpec) -> TrialOutcome | None:
         started = time.time()
-        report = _Reporter(self._mailbox, ticket, assignment, self._rank)
-        pulse = _Pulse(self._mailbox, ticket, report)
+        monitor = _TrialMonitor(self._mailbox, ticket, trial, self._rank)
         self._settings.work_dir.mkdir(parents=True, exist_ok=True)
-        with pulse, tempfile.TemporaryDirectory(dir=self._settings.work_dir) as work_dir:
+        with _Pulse(self._mailbox, ticket, monitor), tempfile.TemporaryDirectory(dir=self._settings.work_dir) as folder:
             result = self._function(
-                assignment.config,
+                trial.config,
                 cache_dir=cache_dir(),
-                work_dir=Path(work_dir),
-                rungs=tuple(range(1, assignment.config.train.epochs + 1)),
-                report=report,
+                work_dir=Path(folder),
+                rungs=trial.rungs,
+                report=monitor.rung,
+                on_epoch=monitor.epoch,
             )
             if self._rank != 0:
                 return None
             from amsam_ray.device import hardware
 
-            return self._recorder.write(assignment, result, report.rung_scores, started, hardware())
+            return self._recorder.write(trial, result, monitor.rung_scores, started, hardware())
 
 
-class _Reporter:
-    """What a trial calls after every epoch: a sign of life each time, the ladder's decision at a rung.
+class _TrialMonitor:
+    """The callbacks of a trial: a heartbeat after every epoch, and ASHA's decision at a rung.
 
     Every rank asks for the decision itself and gets the same, so no collective operation is needed to agree.
     """
 
-    def __init__(self, mailbox: Any, ticket: int, assignment: Assignment, rank: int):
+    def __init__(self, mailbox: Any, ticket: int, trial: TrialSpec, rank: int):
         self._mailbox, self._ticket, self._rank = mailbox, ticket, rank
-        self._rungs = frozenset(assignment.rungs)
-        self._beaten = time.monotonic()
-        self._last_epoch = assignment.config.train.epochs
+        self._last_heartbeat = time.monotonic()
         self.rung_scores: dict[int, float] = {}
         self.in_epochs = False
 
-    def __call__(self, epoch: int, score: float) -> bool:
+    def epoch(self, epoch: int, epochs: int) -> None:
+        """Send a heartbeat after epoch ``epoch`` of ``epochs``, at most one a second."""
         import ray
 
-        self.in_epochs = epoch < self._last_epoch
-        if epoch in self._rungs:
-            self.rung_scores[epoch] = score
-            told = score if self._rank == 0 else None
-            decision = ray.get(self._mailbox.rung.remote(self._ticket, epoch, told))
-            if decision == "abandon":
-                raise Abandoned
-            return bool(decision == "stop")
+        self.in_epochs = epoch < epochs
         now = time.monotonic()
-        if now - self._beaten >= _BEAT_EVERY_S:
-            self._beaten = now
-            if not ray.get(self._mailbox.beat.remote(self._ticket)):
+        if now - self._last_heartbeat >= _HEARTBEAT_S:
+            self._last_heartbeat = now
+            if not ray.get(self._mailbox.heartbeat.remote(self._ticket)):
                 raise Abandoned
-        return False
+
+    def rung(self, epoch: int, score: float) -> bool:
+        """Return whether the trial stops at the rung ``epoch`` with ``score``, its best so far."""
+        import ray
+
+        self.rung_scores[epoch] = score
+        decision = ray.get(self._mailbox.rung.remote(self._ticket, epoch, score if self._rank == 0 else None))
+        if decision == "abandon":
+            raise Abandoned
+        return bool(decision == "stop")
 
 
 class _Pulse:
-    """Signs of life while inputs are prepared and a test split is scored, which no epoch's report interrupts.
+    """Sends heartbeats while inputs are prepared and a test split is scored, when no epoch does.
 
-    There, a process that computes counts as alive; between the first and the last epoch only the reports do. A thread
-    that the interpreter never lets run, because something holds its lock, gives no sign either.
+    In these phases a process that computes counts as alive; between the first and the last epoch only the epochs
+    count. A process whose interpreter lock is held sends no heartbeat either.
     """
 
-    def __init__(self, mailbox: Any, ticket: int, report: _Reporter):
-        self._mailbox, self._ticket, self._report = mailbox, ticket, report
+    def __init__(self, mailbox: Any, ticket: int, monitor: _TrialMonitor):
+        self._mailbox, self._ticket, self._monitor = mailbox, ticket, monitor
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="amsam-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="amsam-pulse", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -209,16 +211,16 @@ class _Pulse:
     def __exit__(self, *exc: object) -> None:
         self._over.set()
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         used = time.process_time()
-        while not self._over.wait(_PULSE_EVERY_S):
+        while not self._over.wait(_PULSE_S):
             before, used = used, time.process_time()
-            if not self._report.in_epochs and used - before > _BUSY * _PULSE_EVERY_S:
-                self._mailbox.beat.remote(self._ticket)
+            if not self._monitor.in_epochs and used - before > _BUSY * _PULSE_S:
+                self._mailbox.heartbeat.remote(self._ticket)
 
 
 def _reason(error: Exception) -> str:
-    """One line: what was raised, where, and what it said."""
+    """Return an exception in one line: its type, where it was raised, and its message."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())
@@ -233,7 +235,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _poisoned(error: Exception) -> bool:
-    """Whether the CUDA context is lost (an illegal access, an ECC fault): nothing will run in this process again."""
+    """Whether the CUDA context is lost (an illegal access, an ECC error), so that nothing can run in this process."""
     import torch
 
     return isinstance(error, torch.AcceleratorError) and not _out_of_memory(error)

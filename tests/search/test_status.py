@@ -13,32 +13,33 @@ from rich.console import Console
 
 from amsam_ray.cli.progress import SweepView
 from amsam_ray.records.tables import duration
-from amsam_ray.search.status import Board
-from amsam_ray.search.stop_conditions import Budget, Gate
+from amsam_ray.search.budget import Budget, StopConditions
+from amsam_ray.search.status import StatusObserver
 from tests.search.spaces import space
-from tests.search.test_trial_queue import completed, deal, error
+from tests.search.test_state import completed, error, make_state
 
 
-def board(cells: int = 2) -> Board:
+def board(cells: int = 2) -> StatusObserver:
     """A sweep under way: a trial recorded, one failed, one running."""
-    dealer = deal(space(datasets=2, shots=tuple(range(4, 4 + cells, 2)), retries=0))
-    gate = Gate(Budget())
-    gate.gpus = 1.0
-    found = Board(dealer.cells, gate, lanes_now=lambda: 2, wanted_lanes=2)
+    state = make_state(space(datasets=2, shots=tuple(range(4, 4 + cells, 2)), retries=0))
+    conditions = StopConditions(Budget())
+    conditions.gpus = 1.0
+    found = StatusObserver(state.cells, conditions)
+    found.lanes_now, found.wanted_lanes = lambda: 2, 2
     for end in (completed, error, None):
-        assignment = dealer.next_assignment()
-        assert assignment
-        found.began(assignment)
+        trial = state.next_trial()
+        assert trial
+        found.trial_started(trial)
         if end is not None:
-            attempt = end(assignment)
-            found.ended(assignment, attempt, dealer.settle(assignment, attempt))
+            attempt = end(trial)
+            found.trial_ended(trial, attempt, state.settle(trial, attempt))
         else:
-            gate.began(assignment)
-            gate._since[assignment.trial_id] -= 900
+            conditions.trial_started(trial)
+            conditions._since[trial.trial_id] -= 900
     return found
 
 
-def shown(state: Board, *, terminal: bool, height: int = 40) -> str:
+def shown(state: StatusObserver, *, terminal: bool, height: int = 40) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=110, height=height, color_system=None)
     with SweepView(console, "tiny", Path("/logs/tiny.log"))(state.snapshot):
@@ -69,10 +70,10 @@ def test_plain_lines_have_no_control_codes() -> None:
 
 def test_a_sweep_that_ends_early_says_why_and_what_becomes_of_its_trials() -> None:
     state = board()
-    state.gate.interrupts = 1
+    state._conditions.interrupts = 1
     assert "interrupted: finishing running trials" in shown(state, terminal=False)
     assert "finishing running trials (press Ctrl-C again to stop)" in shown(state, terminal=True)
-    state.gate.interrupts = 2
+    state._conditions.interrupts = 2
     assert "interrupted: stopping running trials" in shown(state, terminal=False)
     assert "Ctrl-C" not in shown(state, terminal=True)
 

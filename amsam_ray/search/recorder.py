@@ -1,4 +1,4 @@
-"""From a trial's result to its record in storage, and back from a record to what the search needs of it."""
+"""Writes the records of trials, and converts a record to the outcome that the search needs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from amsam_ray.paths import spool_dir
 from amsam_ray.records.environment import describe_environment
 from amsam_ray.records.io import parse_record, replace_damaged, write_trial
 from amsam_ray.records.schema import Record, record_key
-from amsam_ray.search.assignment import Assignment, Outcome
-from amsam_ray.search.manifest import read_folder
+from amsam_ray.search.manifest import read_manifest
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
 from amsam_ray.storage.base import ExistsError, NotFoundError, UnavailableError
 from amsam_ray.storage.open import open_storage
 from amsam_ray.storage.spool import Spool
@@ -21,33 +21,33 @@ from amsam_ray.training.result import TrialResult
 
 
 class Recorder:
-    """Writes one process's records, once each; what the storage cannot take now waits in a spool on this disk.
+    """Writes each record of one process once. While the storage is unavailable, records wait in a spool on this disk.
 
     Args:
         storage: URI of the results.
         sweep: the sweep's id.
-        gpus: GPUs that a trial holds, for its record.
+        gpus: number of GPUs that a trial uses, for its record.
     """
 
     def __init__(self, storage: str, sweep: str, gpus: float = 0.0):
-        # Not patient: the spool tries again, and a lane has better things to do than to wait for a storage.
+        # Not patient: the spool retries in the background while the lane trains on.
         self._storage = open_storage(storage, patient=False)
         self._sweep = sweep
         self._spool = Spool(spool_dir(storage), self._storage, replace_damaged)
         self._gpus = gpus
 
     def check_shared(self) -> None:
-        """Raise AmsamError if this node does not see what the driver has written: a folder that is not shared."""
+        """Raise AmsamError if this node cannot see what the driver has written, as with a folder that is not shared."""
         with contextlib.suppress(UnavailableError):
-            if read_folder(self._storage, self._sweep) is None:
+            if read_manifest(self._storage, self._sweep) is None:
                 raise AmsamError(
                     f"{self._storage.uri} on node {platform.node()} is not the folder that the driver writes to; "
                     "give --storage a folder that all nodes share, or s3://bucket/prefix"
                 )
 
-    def recorded(self, assignment: Assignment) -> Outcome | None:
-        """What is recorded of this trial already; None if nothing is, or the storage is away."""
-        key = record_key(self._sweep, assignment.trial_id)
+    def recorded(self, trial: TrialSpec) -> TrialOutcome | None:
+        """Return the recorded outcome of a trial; None if there is none or the storage is unavailable."""
+        key = record_key(self._sweep, trial.trial_id)
         with contextlib.suppress(NotFoundError, UnavailableError):
             found = parse_record(key, self._storage.get(key))
             return None if isinstance(found, Problem) else outcome_of(found)
@@ -55,72 +55,72 @@ class Recorder:
 
     def write(
         self,
-        assignment: Assignment,
+        trial: TrialSpec,
         result: TrialResult,
         rung_scores: Mapping[int, float],
         started: float,
         hardware: Mapping[str, str],
-    ) -> Outcome:
-        """Record a result. Returns what is recorded: another's, should one have been faster with this trial.
+    ) -> TrialOutcome:
+        """Record a result and return what is recorded: another attempt's outcome if that one was faster.
 
         Args:
             started: seconds since the epoch.
             hardware: as ``amsam_ray.device.hardware`` describes it.
         """
-        return self._store(assignment, self._build(assignment, result, rung_scores, started, hardware), result)
+        return self._store(trial, self._build(trial, result, rung_scores, started, hardware), result)
 
-    def write_failure(self, assignment: Assignment, outcome: Outcome) -> Outcome:
-        """Record a trial that came to nothing in all its attempts, with the reason."""
+    def write_failure(self, trial: TrialSpec, outcome: TrialOutcome) -> TrialOutcome:
+        """Record a trial all of whose attempts failed, with the reason."""
         result = TrialResult(status="failed", reason=outcome.reason)
-        record = self._build(assignment, result, outcome.rung_scores, time.time() - outcome.seconds, {})
-        return self._store(assignment, record, result)
+        record = self._build(trial, result, outcome.rung_scores, time.time() - outcome.seconds, {})
+        return self._store(trial, record, result)
 
     def waiting(self) -> list[str]:
-        """Keys of what this node's disk still holds for the storage."""
+        """Return the keys of results that wait on this node's disk."""
         return self._spool.pending()
 
     def close(self, timeout_s: float) -> list[str]:
-        """Bring what waits; returns the keys that still do."""
+        """Upload what waits, for at most ``timeout_s`` seconds, and return the keys that still wait."""
         return self._spool.close(timeout_s)
 
-    def _store(self, assignment: Assignment, record: Record, result: TrialResult) -> Outcome:
+    def _store(self, trial: TrialSpec, record: Record, result: TrialResult) -> TrialOutcome:
         try:
             try:
                 write_trial(self._storage, record, result)
             except ExistsError:
-                # Another attempt's, or a damaged file, which is why the trial was run again.
+                # The record of another attempt, or a damaged file, which is why the trial ran again.
                 if not replace_damaged(self._storage, record.key, record.to_bytes()):
-                    return self.recorded(assignment) or outcome_of(record)
+                    return self.recorded(trial) or outcome_of(record)
         except UnavailableError:
             write_trial(self._spool, record, result)
         return outcome_of(record)
 
     def _build(
         self,
-        assignment: Assignment,
+        trial: TrialSpec,
         result: TrialResult,
         rung_scores: Mapping[int, float],
         started: float,
         hardware: Mapping[str, str],
     ) -> Record:
         return Record.build(
-            trial=assignment.trial_id,
+            trial=trial.trial_id,
             sweep=self._sweep,
-            config=assignment.config,
+            config=trial.config,
             result=result,
             environment=describe_environment(hardware),
             started=started,
             finished=time.time(),
             gpus=self._gpus,
-            attempt=assignment.attempt,
-            searched=assignment.searched,
+            attempt=trial.attempt,
+            searched=trial.searched,
             rung_scores=rung_scores,
         )
 
 
-def outcome_of(record: Record) -> Outcome:
-    """What the search needs to know of a recorded trial."""
-    return Outcome(
+def outcome_of(record: Record) -> TrialOutcome:
+    """Return the outcome of a recorded trial."""
+    return TrialOutcome(
         trial_id=record.trial,
         status=record.status,
         score=record.score,
@@ -128,4 +128,6 @@ def outcome_of(record: Record) -> Outcome:
         params={key: record.params[key] for key in record.searched},
         seconds=record.seconds,
         reason=record.reason,
+        # Training itself fails for one cause only, and then its record names the shots.
+        diverged=record.status == "failed" and bool(record.shots_sha256),
     )

@@ -1,0 +1,122 @@
+"""Whether another trial may start: budgets, interrupts, and errors that end a sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from amsam_ray.search.observers import Observer
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of one run of a sweep; None: no limit. Trials that run when a limit is reached are finished.
+
+    Attributes:
+        seconds: no trial starts later than this after the start of the run.
+        trials: number of trials that this run records, finals included.
+        gpu_hours: wall time of trials times the GPUs they use.
+    """
+
+    seconds: float | None = None
+    trials: int | None = None
+    gpu_hours: float | None = None
+
+
+class StopConditions(Observer):
+    """Decides whether trials may start: until a budget is spent, the run is interrupted, or the sweep is aborted.
+
+    Args:
+        budget: limits of this run.
+
+    Attributes:
+        gpus: number of GPUs that one trial uses.
+        interrupts: number of requests to stop so far.
+        abort_reason: why the sweep cannot continue, None while it can.
+    """
+
+    def __init__(self, budget: Budget):
+        self._budget = budget
+        self.gpus = 0.0
+        self._started = time.monotonic()
+        self._trials = 0
+        self._gpu_seconds = 0.0
+        self._since: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self.interrupts = 0
+        self.abort_reason: str | None = None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why no further trial starts, None while trials may start."""
+        if self.abort_reason:
+            return self.abort_reason
+        if self.interrupts:
+            return "interrupted"
+        budget = self._budget
+        if budget.seconds is not None and time.monotonic() - self._started >= budget.seconds:
+            return "the time budget is spent"
+        if budget.trials is not None and self._trials >= budget.trials:
+            return "the budget of trials is spent"
+        if budget.gpu_hours is not None and self.gpu_hours >= budget.gpu_hours:
+            return "the budget of GPU hours is spent"
+        return None
+
+    @property
+    def stop_now(self) -> bool:
+        """Whether running trials are stopped as well."""
+        return self.interrupts >= 2 or self.abort_reason is not None
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU hours of this run's trials, including running ones."""
+        with self._lock:
+            running = sum(time.monotonic() - since for since in self._since.values()) * self.gpus
+            return (self._gpu_seconds + running) / 3600
+
+    def may_start(self) -> bool:
+        """Whether another trial may start."""
+        return self.stop_reason is None
+
+    def abort(self, reason: str) -> None:
+        """End the sweep now. The first reason is kept."""
+        self.abort_reason = self.abort_reason or reason
+
+    def trial_started(self, trial: TrialSpec) -> None:
+        """Count a trial that starts."""
+        with self._lock:
+            self._trials += 1
+            self._since[trial.trial_id] = time.monotonic()
+
+    def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
+        """Count the time used. A trial that will be retried does not count against the number of trials."""
+        with self._lock:
+            self._trials -= recorded is None
+            self._gpu_seconds += (time.monotonic() - self._since.pop(trial.trial_id)) * self.gpus
+
+
+@contextlib.contextmanager
+def interruptible(conditions: StopConditions) -> Iterator[None]:
+    """Handle signals: the first SIGINT lets running trials finish, the second stops them, and so does SIGTERM at once.
+
+    Does nothing outside the main thread, which receives no signals.
+    """
+
+    def count(signum: int, frame: FrameType | None) -> None:
+        conditions.interrupts += 2 if signum == signal.SIGTERM else 1
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

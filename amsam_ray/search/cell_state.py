@@ -1,0 +1,173 @@
+"""The state of one cell: which trial is next, which ones run, and how the others ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from amsam_ray.config.space import SpaceFile
+from amsam_ray.search.asha import Asha
+from amsam_ray.search.cells import Cell
+from amsam_ray.search.finals import best_trials, final_keys, final_trial
+from amsam_ray.search.study import CellStudy
+from amsam_ray.search.trials import TrialOutcome, TrialSpec, derived_seed, trial_id
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """A trial that an earlier run of the sweep recorded.
+
+    Attributes:
+        number: its number within the cell.
+        seed_index: index of the final's seed; None for a search trial.
+        outcome: as recorded.
+        counts: whether it trained what the present space file asks for. A trial that does not (the sweep was
+            extended with a changed file) keeps its number and its record, and the cell runs another one instead.
+    """
+
+    number: int
+    seed_index: int | None
+    outcome: TrialOutcome
+    counts: bool = True
+
+
+def rung_epochs(space: SpaceFile) -> tuple[int, ...]:
+    """Return the epochs at which ASHA decides: grace, grace * reduction, ... below the last epoch."""
+    scheduler, found = space.search.scheduler, []
+    epoch = float(scheduler.grace_epochs)
+    while scheduler.name == "asha" and round(epoch) < space.train.epochs:
+        found.append(round(epoch))
+        epoch *= scheduler.reduction
+    return tuple(dict.fromkeys(found))
+
+
+class CellState:
+    """The trials of one cell: the search's first, then the finals of the best.
+
+    Args:
+        cell: the cell.
+        recorded: trials recorded by earlier runs, in any order.
+
+    Attributes:
+        study: the cell's Optuna study.
+        searched: recorded search trials by number.
+        finals: recorded finals by trial id.
+        running: trials that lanes run now, by trial id.
+        rungs: epochs at which ASHA decides.
+    """
+
+    def __init__(self, cell: Cell, recorded: Iterable[RecordedTrial] = ()):
+        self.cell = cell
+        self.study = CellStudy(cell)
+        self.rungs = rung_epochs(cell.source)
+        self.searched: dict[int, TrialOutcome] = {}
+        self.finals: dict[str, TrialOutcome] = {}
+        self.running: dict[str, TrialSpec] = {}
+        self._asha = Asha(self.rungs, cell.source.search.scheduler.reduction, cell.maximise)
+        self._retries: list[TrialSpec] = []
+        self._taken: set[int] = set()
+        self._next_number = 0
+        for trial in sorted(recorded, key=lambda t: (t.number, t.seed_index or 0)):
+            self._restore(trial)
+
+    def _restore(self, trial: RecordedTrial) -> None:
+        if trial.seed_index is not None:
+            if trial.counts:
+                self.finals[trial.outcome.trial_id] = trial.outcome
+            return
+        self._taken.add(trial.number)
+        if trial.counts:
+            self.searched[trial.number] = trial.outcome
+            self.study.restore(trial.outcome)
+            self._asha.restore(trial.outcome.trial_id, trial.outcome.rung_scores)
+
+    @property
+    def size(self) -> int:
+        """Number of search trials that the cell is to have."""
+        return self.study.size
+
+    @property
+    def search_done(self) -> bool:
+        """Whether no search trial is pending or running."""
+        return len(self.searched) >= self.size and all(trial.is_final for trial in self._unsettled())
+
+    @property
+    def finished(self) -> bool:
+        """Whether no trial is pending or running."""
+        return not self._unsettled() and self.search_done and not self._missing_finals()
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether the cell is finished and every one of its trials failed."""
+        ends = [*self.searched.values(), *self.finals.values()]
+        return self.finished and bool(ends) and all(outcome.status == "failed" for outcome in ends)
+
+    @property
+    def best(self) -> TrialOutcome | None:
+        """The best completed search trial so far."""
+        best = best_trials(self.searched, 1, maximise=self.cell.maximise)
+        return self.searched[best[0]] if best else None
+
+    @property
+    def planned(self) -> int:
+        """Number of all trials, finals included, as far as it is known now."""
+        if self.search_done:
+            return self.size + len(final_keys(self.cell, self.searched))
+        return self.size + self.cell.source.finals.top_k * self.cell.final_seeds
+
+    @property
+    def done(self) -> int:
+        """Number of recorded trials, finals included."""
+        return len(self.searched) + len(self.finals)
+
+    def next_trial(self) -> TrialSpec | None:
+        """Return the next trial to run; None if the cell is finished or waits for running trials."""
+        trial = self._retries.pop(0) if self._retries else self._next_search() or self._next_final()
+        if trial is not None:
+            self.running[trial.trial_id] = trial
+        return trial
+
+    def stops_at(self, trial: TrialSpec, epoch: int, score: float) -> bool:
+        """Whether ASHA stops ``trial`` at the rung ``epoch`` with ``score``, its best so far."""
+        return self._asha.stops(trial.trial_id, epoch, score)
+
+    def settle(self, trial: TrialSpec, outcome: TrialOutcome) -> None:
+        """Take in a recorded outcome: completed, pruned or failed."""
+        del self.running[trial.trial_id]
+        if trial.is_final:
+            self.finals[trial.trial_id] = outcome
+        else:
+            self.searched[trial.number] = outcome
+            self.study.tell(trial.number, outcome)
+
+    def retry(self, trial: TrialSpec, *, attempt: int) -> None:
+        """Queue a trial that left no record, to run before any new one."""
+        del self.running[trial.trial_id]
+        self._retries.append(replace(trial, attempt=attempt))
+
+    def _unsettled(self) -> list[TrialSpec]:
+        return [*self.running.values(), *self._retries]
+
+    def _next_search(self) -> TrialSpec | None:
+        pending = sum(not trial.is_final for trial in self._unsettled())
+        if len(self.searched) + pending >= self.size:
+            return None
+        used = {trial.number for trial in self._unsettled()} | self._taken | set(self.searched)
+        while self._next_number in used:
+            self._next_number += 1
+        number, cell = self._next_number, self.cell
+        params = self.study.ask(number)
+        config = cell.config(params, seed=derived_seed(cell.source.search.seed, cell.id, number, "trial"))
+        return TrialSpec(trial_id(cell.id, number), cell.id, number, config, self.rungs, tuple(cell.space))
+
+    def _next_final(self) -> TrialSpec | None:
+        missing = self._missing_finals() if self.search_done else []
+        if not missing:
+            return None
+        number, seed_index = missing[0]
+        return final_trial(self.cell, self.searched[number], number, seed_index)
+
+    def _missing_finals(self) -> list[tuple[int, int]]:
+        known = {trial.trial_id for trial in self._unsettled()} | set(self.finals)
+        keys = final_keys(self.cell, self.searched)
+        return [(number, seed) for number, seed in keys if trial_id(self.cell.id, number, seed) not in known]

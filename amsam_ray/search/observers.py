@@ -1,0 +1,42 @@
+"""Observers of a sweep: they receive its events and never influence it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
+
+logger = logging.getLogger(__name__)
+
+LaneStage = Literal["running", "start", "room"]
+"""How far a lane came before it was lost: it was up; it did not start; the cluster had no room for it."""
+
+
+class Observer:
+    """Receives the events of a sweep in the driver. Every method does nothing by default."""
+
+    def trial_started(self, trial: TrialSpec) -> None:
+        """A lane received ``trial``."""
+
+    def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
+        """An attempt at ``trial`` ended; ``recorded`` is None if the trial will be retried."""
+
+    def lane_lost(self, reason: str, stage: LaneStage) -> None:
+        """A lane without a trial was lost."""
+
+
+class EventLog(Observer):
+    """Writes the outcome of every trial, and errors in full, to the log."""
+
+    def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
+        """Log how an attempt ended."""
+        if attempt.status == "error":
+            logger.warning("%s, attempt %d: %s\n%s", trial.trial_id, trial.attempt, attempt.reason, attempt.traceback)
+        if recorded is not None:
+            score = "" if recorded.score is None else f" {recorded.score:.4f}"
+            logger.info("%s: %s%s in %.1f s", recorded.trial_id, recorded.status, score, recorded.seconds)
+
+    def lane_lost(self, reason: str, stage: LaneStage) -> None:
+        """Log why a lane was lost."""
+        logger.warning("Lane lost (%s): %s", stage, reason)

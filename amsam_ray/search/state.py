@@ -1,0 +1,106 @@
+"""The state of a sweep: all cells, whose turn it is, and what follows from every outcome. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from amsam_ray.search.cell_state import CellState
+from amsam_ray.search.trials import TrialOutcome, TrialSpec
+
+RecordFailure = Callable[[TrialSpec, TrialOutcome], TrialOutcome]
+
+
+class SweepState:
+    """Answers which trial is next and takes in how trials end. Cells take turns.
+
+    Args:
+        cells: in the order of their turns, shots ascending.
+        retries: how often a trial is retried after its lane died or it raised.
+        record_failure: records a trial as failed and returns what is recorded.
+        abort: ends the sweep, with a reason.
+
+    Attributes:
+        cells: as given.
+        deferred: cell id -> why its images cannot be read. Such a cell is left alone until the next run.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[CellState],
+        retries: int,
+        record_failure: RecordFailure,
+        abort: Callable[[str], None],
+    ):
+        self.cells = list(cells)
+        self.deferred: dict[str, str] = {}
+        self._by_id = {state.cell.id: state for state in self.cells}
+        self._retries = retries
+        self._record_failure = record_failure
+        self._abort = abort
+        self._turn = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell has all the records that it can get in this run."""
+        return all(state.finished for state in self._active())
+
+    @property
+    def remaining(self) -> int:
+        """Number of trials without a record, finals included, as far as it is known now."""
+        return sum(state.planned - state.done for state in self._active())
+
+    def next_trial(self) -> TrialSpec | None:
+        """Return a trial of the next cell in turn that has one; None if no trial can start now."""
+        for step in range(len(self.cells)):
+            index = (self._turn + step) % len(self.cells)
+            state = self.cells[index]
+            if state.cell.id not in self.deferred and (trial := state.next_trial()) is not None:
+                self._turn = index + 1
+                return trial
+        return None
+
+    def stops_at(self, trial: TrialSpec, epoch: int, score: float) -> bool:
+        """Whether ``trial`` stops at the rung ``epoch`` with ``score``, its best so far."""
+        return self._by_id[trial.cell].stops_at(trial, epoch, score)
+
+    def settle(self, trial: TrialSpec, attempt: TrialOutcome) -> TrialOutcome | None:
+        """Take in how an attempt ended.
+
+        Returns:
+            The recorded outcome; None if the trial will be retried, in this run or the next.
+        """
+        state = self._by_id[trial.cell]
+        if attempt.status == "error":
+            recorded = self._after_error(state, trial, attempt)
+            if recorded is None:
+                return None
+            attempt = recorded
+        state.settle(trial, attempt)
+        return attempt
+
+    def _after_error(self, state: CellState, trial: TrialSpec, attempt: TrialOutcome) -> TrialOutcome | None:
+        if attempt.source == "data":
+            # The file can be repaired, so the trial must not fail for good.
+            self.deferred[trial.cell] = attempt.reason or "unknown reason"
+            state.retry(trial, attempt=trial.attempt)
+            return None
+        counts = attempt.source in ("trial", "input", "lane")
+        if attempt.source == "input" and not self._any_success():
+            # An input that no trial accepts, a missing file for instance, is a fault of the sweep: record nothing.
+            self._abort(f"{trial.trial_id} cannot be run: {attempt.reason}")
+            state.retry(trial, attempt=trial.attempt + counts)
+            return None
+        if not counts or (attempt.source != "input" and trial.attempt <= self._retries):
+            state.retry(trial, attempt=trial.attempt + counts)
+            return None
+        attempts = f" ({trial.attempt} attempts)" if trial.attempt > 1 else ""
+        reason = f"{attempt.reason or 'unknown reason'}{attempts}"
+        return self._record_failure(trial, replace(attempt, status="failed", reason=reason))
+
+    def _active(self) -> list[CellState]:
+        return [state for state in self.cells if state.cell.id not in self.deferred]
+
+    def _any_success(self) -> bool:
+        outcomes = (o for state in self.cells for o in (*state.searched.values(), *state.finals.values()))
+        return any(outcome.status != "failed" for outcome in outcomes)

@@ -1,0 +1,105 @@
+"""The messages between the driver and its lanes: a trial to run, and what a lane reports about it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from amsam_ray.config.trial import TrialConfig
+
+ErrorSource = Literal["trial", "input", "data", "lane", "stop"]
+OutcomeStatus = Literal["completed", "pruned", "failed", "error"]
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial, ready to run.
+
+    Attributes:
+        trial_id: ``<cell>.t<NNNN>``, for a final ``<cell>.t<NNNN>.f<S>``.
+        cell: id of its cell.
+        number: NNNN, the trial's number within its cell.
+        config: everything that the trial depends on.
+        rungs: epochs at which ASHA decides whether the trial goes on; empty for a final.
+        searched: names of the hyperparameters that the search varies in this cell.
+        attempt: 1 for the first attempt; grows by one whenever the lane dies or the trial raises.
+    """
+
+    trial_id: str
+    cell: str
+    number: int
+    config: TrialConfig
+    rungs: tuple[int, ...] = ()
+    searched: tuple[str, ...] = ()
+    attempt: int = 1
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this retrains a chosen configuration to score it on the test split."""
+        return self.config.role == "final"
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """How a trial, or one attempt at it, ended.
+
+    Attributes:
+        trial_id: the trial's id.
+        status: ``completed``, ``pruned`` and ``failed`` are recorded in storage; ``error`` is an attempt that left no
+            record.
+        score: the objective's value on the selection images, None if there is none.
+        rung_scores: epoch -> best score so far, for ASHA and the sampler.
+        params: the searched hyperparameters as recorded.
+        seconds: wall time of the attempt.
+        reason: why it failed, one sentence.
+        diverged: whether it failed because its loss became NaN or Inf.
+        source: the cause of an ``error``: the ``trial`` raised, refused its ``input`` (and would again), could not
+            read its cell's ``data``, its ``lane`` died, or the sweep was asked to ``stop``. Errors of the data and
+            of a stop do not count as attempts.
+        traceback: of an ``error``, for the log.
+    """
+
+    trial_id: str
+    status: OutcomeStatus
+    score: float | None = None
+    rung_scores: dict[int, float] = field(default_factory=dict)
+    params: dict[str, object] = field(default_factory=dict)
+    seconds: float = 0.0
+    reason: str | None = None
+    diverged: bool = False
+    source: ErrorSource = "trial"
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class LaneEvent:
+    """An event that a lane reports to the driver.
+
+    Attributes:
+        kind: ``ready``: all workers are up; ``rung``: the trial reached an epoch at which ASHA decides; ``end``: the
+            trial is over.
+        ticket: number of the trial within its lane, 0 for ``ready``.
+        placement_group: of ``ready``: id (hex) of the placement group in which the workers run.
+        epoch, score: of a rung; the score is the best so far.
+        outcome: of an end.
+    """
+
+    kind: Literal["ready", "rung", "end"]
+    ticket: int = 0
+    placement_group: str = ""
+    epoch: int = 0
+    score: float = float("nan")
+    outcome: TrialOutcome | None = None
+
+
+def trial_id(cell: str, number: int, seed_index: int | None = None) -> str:
+    """Return the id of a search trial, or of the final of that trial with the ``seed_index``-th seed."""
+    name = f"{cell}.t{number:04d}"
+    return name if seed_index is None else f"{name}.f{seed_index}"
+
+
+def derived_seed(*parts: object) -> int:
+    """Return a seed in [0, 2^31) that depends on ``parts`` alone, equal on every machine and in every process."""
+    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
