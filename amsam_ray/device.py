@@ -1,4 +1,4 @@
-"""The one place that knows which device this process computes on."""
+"""The device of this process. No other module selects one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def pick_device(want: str | None = None) -> torch.device:
-    """The device to compute on.
+    """Return the device to compute on.
 
     Args:
-        want: a torch device string. None: the environment variable ``AMSAM_DEVICE``, and without it CUDA if
-            there is one, else the CPU.
+        want: a torch device string. None: the environment variable ``AMSAM_DEVICE``; if it is not set, CUDA if
+            available, else the CPU.
 
     Raises:
-        InputError: the device is not one that torch knows, or CUDA was asked for and there is none.
+        InputError: torch does not know the device, or CUDA is requested and not available.
     """
     import torch
 
@@ -34,12 +34,12 @@ def pick_device(want: str | None = None) -> torch.device:
     except RuntimeError:
         raise InputError(Problem(where, f"{name!r} is not a device; use cpu, cuda or cuda:<n>")) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(Problem(where, f"{name!r}: torch sees no CUDA device here; use cpu"))
+        raise InputError(Problem(where, f"{name!r} is not available, torch finds no CUDA device; use cpu"))
     return device
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Activations in bfloat16 for ``precision`` "bf16", nothing for "fp32". Weights stay as they are."""
+    """Return a context that computes activations in bfloat16 for "bf16"; it does nothing for "fp32"."""
     import torch
 
     context: AbstractContextManager[None] = torch.autocast(
@@ -49,7 +49,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement for ``peak_memory``. Only CUDA can; elsewhere the process's peak is reported."""
+    """Restart the measurement of ``peak_memory``. Has an effect on CUDA only."""
     import torch
 
     if device.type == "cuda":
@@ -57,7 +57,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that torch held on a CUDA device since the reset, else this process's peak resident set."""
+    """Return torch's peak memory on a CUDA device since the reset, else this process's peak resident set, in bytes."""
     import torch
 
     if device.type == "cuda":
@@ -71,7 +71,7 @@ def peak_memory(device: torch.device) -> int:
 
 @lru_cache(maxsize=1)
 def hardware() -> dict[str, str]:
-    """What this machine is, for records: ``cpu``, ``cores``, ``memory`` and, with CUDA, ``gpu``, ``gpu_memory``."""
+    """Return the machine's ``cpu``, ``cores``, ``memory`` and, with CUDA, ``gpu`` and ``gpu_memory``, for records."""
     import torch
 
     found = {

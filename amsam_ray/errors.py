@@ -1,57 +1,45 @@
-"""Errors that a user can act on, and how many of them are told at once."""
+"""Errors that a user can act on. Each holds all the problems found, not just the first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import yaml
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with what the user gave, and what to do about it.
+    """One fault in the user's input, and its remedy.
 
     Attributes:
-        where: the file, line or key, e.g. ``demo.yaml:12 (search.space.alpha)``.
-        what: what was wrong and what to do, one sentence each.
+        where: the file, line or key, for example ``demo.yaml:12 (search.space.alpha)``; empty if there is none.
+        what: what is wrong, and the remedy as an imperative.
+        line: line in the file, counted from 1, if known. Only used for sorting.
     """
 
     where: str
     what: str
+    line: int | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
 
 
-def yaml_problem(file: str, error: yaml.YAMLError) -> Problem:
-    """A file that is not YAML: the line, what stands there, where the part that it breaks begins, and what to do."""
-    mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
-    what = " ".join((getattr(error, "problem", None) or str(error)).split())
-    if mark and begun and begun.line != mark.line:
-        what += f" {getattr(error, 'context', '')} that begins in line {begun.line + 1}"
-    remedy = "mend it: close brackets and quotes, put a space after each colon, indent with spaces"
-    return Problem(f"{file}:{mark.line + 1}" if mark else file, f"is not valid YAML: {what}; {remedy}")
-
-
 def counted(number: int, thing: str) -> str:
-    """``1 image``, ``2 images``: a number and a word that takes an s."""
+    """Return ``1 image`` or ``2 images``: a number with a noun whose plural ends in s."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 class AmsamError(Exception):
-    """A fault that the user can mend; the command line prints it in one sentence, without a traceback."""
+    """An error that the user can fix; the command line prints it in one sentence, without a traceback."""
 
     exit_status = 1
 
 
 class InputError(AmsamError):
-    """Input that was refused before anything was started. Holds every problem found, not just the first.
+    """Input refused before any work starts. Holds every problem found.
 
     Args:
-        problems: what is wrong, at least one. A plain string is one problem with no place.
+        problems: at least one problem. A string is one problem without a place.
     """
 
     exit_status = 2

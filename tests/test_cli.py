@@ -1,4 +1,4 @@
-"""The command line starts fast and tells what it can do."""
+"""The command line starts fast and documents its commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def fastest(command: list[str], tries: int = 3) -> float:
-    """Seconds of the fastest of a few runs: the machine's noise only ever adds."""
+    """Return the seconds of the fastest of a few runs, since other processes can only slow a run down."""
     times = []
     for _ in range(tries):
         start = time.perf_counter()
@@ -28,7 +28,7 @@ def fastest(command: list[str], tries: int = 3) -> float:
     return min(times)
 
 
-def test_importing_the_package_is_fast_and_brings_no_torch() -> None:
+def test_importing_the_package_is_fast_and_loads_no_torch() -> None:
     loaded = run("import amsam_ray, sys; print('torch' in sys.modules, 'ray' in sys.modules)").stdout
     assert loaded.split() == ["False", "False"]
     bare = fastest([sys.executable, "-c", "pass"])
@@ -56,7 +56,10 @@ def test_every_command_exists_and_has_help(name: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "amsam_ray",
+        "amsam_ray.api",
         "amsam_ray.config.space_file",
+        "amsam_ray.config.yaml_loader",
         "amsam_ray.config.methods",
         "amsam_ray.config.trial",
         "amsam_ray.data.definition",

@@ -1,4 +1,4 @@
-"""The one place that knows the device."""
+"""Choice of the device, autocast and hardware information."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ import torch
 from amsam_ray.device import autocast, hardware, peak_memory, pick_device
 from amsam_ray.errors import InputError
 
-CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 
 
-def test_the_environment_chooses_and_an_argument_wins(monkeypatch):
+def test_an_argument_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("AMSAM_DEVICE", "cpu")
     assert pick_device() == torch.device("cpu")
     monkeypatch.setenv("AMSAM_DEVICE", "meta")
@@ -17,7 +17,7 @@ def test_the_environment_chooses_and_an_argument_wins(monkeypatch):
     assert pick_device("cpu") == torch.device("cpu")
 
 
-def test_an_unknown_device_is_refused_where_it_was_named(monkeypatch):
+def test_an_unknown_device_is_refused_with_its_source(monkeypatch):
     with pytest.raises(InputError, match="device: 'abacus' is not a device"):
         pick_device("abacus")
     monkeypatch.setenv("AMSAM_DEVICE", "abacus")
@@ -26,12 +26,12 @@ def test_an_unknown_device_is_refused_where_it_was_named(monkeypatch):
 
 
 @CPU_ONLY
-def test_cuda_where_there_is_none_is_refused():
-    with pytest.raises(InputError, match="no CUDA device here"):
+def test_cuda_is_refused_if_not_available():
+    with pytest.raises(InputError, match="finds no CUDA device; use cpu"):
         pick_device("cuda")
 
 
-def test_autocast_acts_in_bf16_alone():
+def test_autocast_changes_only_bf16():
     left, cpu = torch.randn(2, 2), torch.device("cpu")
     with autocast(cpu, "bf16"):
         assert (left @ left).dtype == torch.bfloat16
@@ -39,6 +39,6 @@ def test_autocast_acts_in_bf16_alone():
         assert (left @ left).dtype == torch.float32
 
 
-def test_hardware_and_memory_are_told():
+def test_hardware_and_memory_are_reported():
     assert {"cpu", "cores", "memory"} <= set(hardware()) and all(hardware().values())
     assert peak_memory(torch.device("cpu")) > 10_000_000

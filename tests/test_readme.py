@@ -1,4 +1,4 @@
-"""What the README shows is what there is."""
+"""The README's space files, commands and make targets exist and work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALLS = [line for line in LINES if line[:1] == ["amsam-ray"]]
 SPACES = [parse_space(yaml.safe_load(body)) for kind, body in BLOCKS if kind == "yaml"]
 
 
-def test_the_demos_space_file_is_the_shipped_one() -> None:
+def test_the_demo_block_equals_the_shipped_space_file() -> None:
     assert fill(README, "demo.yaml", space_block()) == README, "run: python -m tools.readme_demo results"
 
 
@@ -39,7 +39,7 @@ def test_commands_shown_exist_with_their_options(call: list[str]) -> None:
     assert all(option in usage.output for option in call if option.startswith("--"))
 
 
-def test_what_reads_results_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_read_results_run_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AMSAM_CACHE_DIR", str(tmp_path / "cache"))
     write_sweep(Folder(tmp_path / "results"), tmp_path, datasets=["lesion"], shots=[8], trials=4)
@@ -53,7 +53,7 @@ def test_what_reads_results_runs_as_shown(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["export", "predict"])
-def test_models_are_used_by_the_names_that_sweeps_shown_give_them(name: str) -> None:
+def test_models_shown_are_cells_of_the_space_files_shown(name: str) -> None:
     cells = {cell.id for space in SPACES for cell in make_cells(space) if cell.space}
     models = [word for call in CALLS if call[1] == name for word in call if re.fullmatch(r"\w+\.k\d+\.\w+", word)]
     assert models and set(models) <= cells

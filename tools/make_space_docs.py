@@ -1,4 +1,4 @@
-"""Writes docs/space-file.md from the schema itself: ``python -m tools.make_space_docs``."""
+"""Generate docs/space-file.md from the schema: ``python -m tools.make_space_docs``."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     (
         "`datasets[]`",
         DatasetConfig,
-        "A bare name stands for `{name: ...}`. [data.md](data.md) lists each one's options.",
+        "A bare name means `{name: ...}`. [data.md](data.md) lists the options of each dataset.",
     ),
     ("`selection`", SelectionConfig, ""),
-    ("`methods[]`", MethodEntry, "A bare name stands for `{name: ...}`; labelled variants make an ablation's rows."),
+    ("`methods[]`", MethodEntry, "A bare name means `{name: ...}`. Labelled variants of a method form an ablation."),
     ("`backbone`", BackboneConfig, ""),
     ("`detector`", DetectorConfig, ""),
     ("`train`", TrainSection, ""),
     ("`train.augment`", AugmentConfig, ""),
     ("`search`", SearchSection, ""),
-    ("`search.scheduler`", SchedulerSection, "A bare name stands for `{name: ...}`."),
+    ("`search.scheduler`", SchedulerSection, "A bare name means `{name: ...}`."),
     ("`finals`", FinalsSection, ""),
     ("`resources`", ResourcesSection, ""),
 )
 HEAD = """# The space file
 
-One YAML file describes one sweep: every dataset with every number of shots and every method is a *cell*, and the
-hyperparameters of `search.space` are searched within every cell. The file is checked whole before anything starts;
-all problems are told at once, each with its line. This page is written from the schema by
-`python -m tools.make_space_docs`, and a test keeps the two equal.
+One YAML file describes one sweep. Every combination of dataset, number of shots and method is a *cell*, and the
+hyperparameters of `search.space` are searched within every cell. The whole file is checked before anything starts, and
+all problems are reported together, each with its line. This page is generated from the schema by
+`python -m tools.make_space_docs`; a test compares the two.
 
-YAML 1.1 reads `1e-4` as text: write `1.0e-4`. A bare `on` or `off` is fine.
+The file holds plain data: null, true/false (also `on`/`off`), decimal numbers, text, lists and mappings. Put dates in
+quotes. YAML 1.1 reads `1e-4` as text: write `1.0e-4`. Anchors, aliases and `<<` work; tags do not. The limits are
+1 MiB, 32 levels, and 50,000 values after aliases are expanded.
 """
 SPACE = """
 ## `search.space`
@@ -58,11 +60,12 @@ SPACE = """
 | `rank: {int: [2, 16]}`, `rank: {logint: [2, 64]}` | a whole number, both ends included |
 | `head: {choice: [cold, warm]}` | one of the values |
 | `w_token: 0.1` | a constant |
-| `tau_token: {loguniform: [0.03, 1.0], when: {adaptors: [tc, mc]}}` | searched only where an earlier key says so |
+| `tau_token: {loguniform: [0.03, 1.0], when: {adaptors: [tc, mc]}}` | searched only where `adaptors` is tc or mc |
 
-A key is searched in the cells whose method has it *and* where it acts: `alpha` is left out where the calibration is
-off. A key that acts in no cell is an error. The first trial of every cell is the method's published setting; the
-points of `search.first` follow it.
+A key is searched in the cells whose method uses it *and* where it has an effect: `alpha` is omitted if calibration is
+off. A key without effect in any cell is an error. The first trial of every cell is the method's published setting; the
+points of `search.first` follow. A range holds numbers up to 1e9 (whole numbers up to 1,000,000), a choice up to 1,000
+values.
 
 ## Parameters
 
@@ -86,7 +89,7 @@ def _yaml(value: object) -> str:
 
 
 def render() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEAD]
     for title, model, note in SECTIONS:
         parts.append(f"\n## {title}\n\n" + (f"{note}\n\n" if note else "") + "\n".join(_table(model)) + "\n")
@@ -96,7 +99,7 @@ def render() -> str:
         users = ", ".join(name for name, spec in METHODS.items() if info.name in spec.keys)
         allowed = info.allowed.replace("|", "\\|")
         rows.append(f"| `{info.name}` | {allowed} | `{info.default}` | {info.doc} | {users} |")
-    parts.append("\n".join(rows) + "\n\nA method's own defaults (`amsam-ray methods list`) come before these.\n")
+    parts.append("\n".join(rows) + "\n\nA method's own defaults (`amsam-ray methods list`) override these.\n")
     return "".join(parts)
 
 

@@ -1,7 +1,7 @@
-"""Puts a finished demo into the README: ``python -m tools.readme_demo results``.
+"""Insert the results of a finished demo into the README: ``python -m tools.readme_demo results``.
 
 Fills the blocks between ``<!-- name -->`` and ``<!-- /name -->`` with the demo's space file and its leaderboard, and
-draws ``docs/images/demo.png`` from the finals' overlays. A test checks that the space file shown is the one shipped.
+draws ``docs/images/demo.png`` from the finals' overlays. A test compares the space file shown with the shipped one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TILE, _GAP, _TITLE = 192, 6, 18
 
 
 def fill(text: str, name: str, body: str) -> str:
-    """``text`` with the block ``name`` replaced. Raises ValueError if there is no such block."""
+    """Return ``text`` with the block ``name`` replaced. Raises ValueError if there is no such block."""
     pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"the README has no block {name}")
@@ -27,18 +27,18 @@ def fill(text: str, name: str, body: str) -> str:
 
 
 def space_block() -> str:
-    """The demo's space file as the README shows it."""
+    """Return the demo's space file as the README shows it."""
     return f"```yaml\n{SPACE.read_text().strip()}\n```"
 
 
 def leaderboard(storage: str) -> str:
-    """What ``amsam-ray leaderboard --format md`` prints."""
+    """Return the output of ``amsam-ray leaderboard --format md``."""
     command = [sys.executable, "-m", "amsam_ray.cli.main", "leaderboard", "--storage", storage, "--format", "md"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def picture(storage: Path, shots: int = 8) -> Image.Image:
-    """Rows: methods; columns: the median test image of each dataset and the worst."""
+    """Draw one row per method, with each dataset's median and worst test images as columns."""
     overlays = sorted(storage.glob(f"sweeps/*/overlays/*.k{shots}.*.png"))
     cells: dict[tuple[str, str], Path] = {}
     for path in overlays:
@@ -59,7 +59,7 @@ def picture(storage: Path, shots: int = 8) -> Image.Image:
 
 
 def main(storage: str) -> None:
-    """Write the README's blocks and its picture from the results in ``storage``."""
+    """Write the README's blocks and its image from the results in ``storage``."""
     readme = ROOT / "README.md"
     text = fill(readme.read_text(), "demo.yaml", space_block())
     text = fill(text, "demo leaderboard", leaderboard(storage))

@@ -1,4 +1,4 @@
-"""``amsam-ray compare``: what two trials do differently, and whether one really is better."""
+"""``amsam-ray compare``: differences between two trials in configuration and scores, with a significance test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amsam_ray.cli.lookup import STORAGE, find_record, open_index
 if TYPE_CHECKING:
     from amsam_ray.records.schema import Record
 
-_SELECTION = "selection "  # before the metrics of the selection images
+_SELECTION = "selection "  # prefix of the metrics on selection images
 
 
 @click.command()
@@ -24,9 +24,9 @@ _SELECTION = "selection "  # before the metrics of the selection images
 def compare(first: str, second: str, storage: str, form: str) -> None:
     """Compare two trials over the same test images.
 
-    A and B are trials or cells as for `amsam-ray show`. Differences are A minus B, in points where scores are per
-    cent; p is the two-sided Wilcoxon signed-rank test over the test images that both were scored on. In JSON scores
-    are fractions.
+    A and B are trials or cells as for `amsam-ray show`. Differences are A minus B, in percentage points for scores in
+    per cent. p is from the two-sided Wilcoxon signed-rank test over the test images scored in both trials. In JSON,
+    scores are fractions.
     """
     with open_index(storage) as (opened, index):
         a, b = (find_record(opened, index, name) for name in (first, second))
@@ -35,7 +35,7 @@ def compare(first: str, second: str, storage: str, form: str) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(f"A  {found['a']}\nB  {found['b']}\n")
-    click.secho("configuration, where it differs", bold=True)
+    click.secho("configuration (differences)", bold=True)
     configuration = found["configuration"].items()
     _columns([("", "A", "B"), *((name, *("-" if v is None else str(v) for v in pair)) for name, pair in configuration)])
     click.secho("scores", bold=True)
@@ -45,7 +45,10 @@ def compare(first: str, second: str, storage: str, form: str) -> None:
 
 
 def comparison(a: Record, b: Record) -> dict[str, Any]:
-    """Everything in which ``a`` and ``b`` differ, and their scores side by side."""
+    """Return the differences in configuration of ``a`` and ``b``, and the scores of both.
+
+    Scores are fractions or pixels, as in records.
+    """
     left, right = _flat(_acting(a)), _flat(_acting(b))
     names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
     scores = {f"{_SELECTION}{m}": _means(a.val.get(m), b.val.get(m)) for m in a.val if m in b.val}
@@ -82,7 +85,7 @@ def _means(left: float | None, right: float | None) -> dict[str, Any]:
 
 
 def _acting(record: Record) -> dict[str, Any]:
-    """The configuration without the hyperparameters that act on nothing in it."""
+    """Return the configuration without the hyperparameters that have no effect in it."""
     from amsam_ray.records.leaderboard import acting_params
 
     return {**record.config, "params": acting_params(record.method, record.params)}
@@ -96,7 +99,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _score_line(name: str, score: dict[str, Any]) -> tuple[str, ...]:
-    """One score of ``comparison`` as leaderboards show it: per cent where the metric is one, and its name says so."""
+    """Format one score of ``comparison`` as in leaderboards: in per cent where the metric is a share."""
     from amsam_ray.records.tables import plain, score_title, show_score
 
     metric = name.removeprefix(_SELECTION)

@@ -1,4 +1,4 @@
-"""``amsam-ray data``: what datasets are known, whether one is sound, what it looks like, and getting it."""
+"""``amsam-ray data``: list, check, show and fetch datasets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig, path_fault
+from amsam_ray.config.yaml_loader import parse_yaml
 from amsam_ray.data.definition import (
     DATA_ROOT_VARIABLE,
     check_options,
@@ -36,9 +37,11 @@ _COLOURS = {"fault": "red", "converted": "yellow", "note": "dim"}
 
 FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 ROOT = click.option("--root", help=f"The dataset's folder or s3://bucket/prefix; default ${DATA_ROOT_VARIABLE}/NAME.")
-OPTION = click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help="An option of the dataset.")
+OPTION = click.option(
+    "--option", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of the dataset; may be repeated."
+)
 MIRROR = click.option(
-    "--mirror", type=click.Path(path_type=Path), help="Where this node keeps copies of datasets in buckets."
+    "--mirror", type=click.Path(path_type=Path), help="Folder for local copies of datasets in buckets."
 )
 
 
@@ -48,30 +51,38 @@ def data() -> None:
 
 
 def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> DatasetConfig:
-    """A dataset's configuration from command-line words; the values of options are read as YAML.
+    """Build a dataset's configuration from command-line arguments; values of options are YAML.
 
     Raises:
-        InputError: a pair is not KEY=VALUE, or the name gives no usable label.
+        InputError: a pair is not KEY=VALUE, a path is not usable, or no label can be derived from the name.
     """
     problems, options = [], {}
     for pair in pairs:
         key, sign, text = pair.partition("=")
-        try:
-            options[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            sign = ""
         if not sign:
-            problems.append(Problem(f"--option {pair}", "is not of the form KEY=VALUE"))
+            problems.append(Problem(f"--option {pair}", "is not of the form KEY=VALUE; write for example test=30"))
+            continue
+        try:
+            options[key] = parse_yaml(text, f"--option {key}").data
+        except InputError as error:
+            problems += error.problems
+    for option, path in (("--root", root), ("NAME", name)):
+        if path is not None and (fault := path_fault(path)):
+            problems.append(Problem(option, fault))
     if problems:
         raise InputError(problems)
-    return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
+    try:
+        return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
+    except ValidationError as error:
+        found = [Problem(".".join(map(str, fault["loc"])) or "NAME", fault["msg"]) for fault in error.errors()]
+        raise InputError(found) from None
 
 
 @data.command("list")
 @FORMAT
-@click.option("--data-root", help=f"Where datasets lie under their names; default ${DATA_ROOT_VARIABLE}.")
+@click.option("--data-root", help=f"Folder with one folder per dataset; default ${DATA_ROOT_VARIABLE}.")
 def list_data(form: str, data_root: str | None) -> None:
-    """Print every known dataset: where to get it, and what of it is found under the data root."""
+    """Print every known dataset, how to get it, and the images found below the data root."""
     base = data_root or os.environ.get(DATA_ROOT_VARIABLE)
     entries = [_entry(definition, base) for definition in definitions().values()]
     if form == "json":
@@ -88,7 +99,7 @@ def list_data(form: str, data_root: str | None) -> None:
 
 
 def _width() -> int | None:
-    """Columns of the terminal; wide enough for whole lines where the output goes to a file or a pipe."""
+    """Return None for the terminal's width, or enough columns for whole lines in a file or a pipe."""
     return None if Console().is_terminal else 160
 
 
@@ -124,7 +135,7 @@ def _found(definition: DatasetDefinition, base: str | None) -> str:
 @OPTION
 @MIRROR
 @FORMAT
-@click.option("--all", "everything", is_flag=True, help="List every finding, not the first of each kind.")
+@click.option("--all", "everything", is_flag=True, help="List every finding, not only the first of each kind.")
 @click.pass_context
 def check_data(
     context: click.Context,
@@ -135,9 +146,9 @@ def check_data(
     form: str,
     everything: bool,
 ) -> None:
-    """Read all of dataset NAME and list everything that is amiss.
+    """Read every image and mask of dataset NAME and list all problems.
 
-    Exit status 0: sound; 1: faults; 2: the dataset cannot be looked at.
+    Exit status 0: no faults; 1: faults; 2: the dataset cannot be read.
     """
     from rich.progress import Progress
 
@@ -145,7 +156,7 @@ def check_data(
 
     config = _rooted(dataset_config(name, root, pairs))
     terminal = Console(stderr=True)
-    # Where it cannot be drawn, a bar leaves nothing but an empty line.
+    # Without a terminal, a progress bar would print an empty line.
     with Progress(console=terminal, transient=True, disable=form == "json" or not terminal.is_interactive) as bar:
         task = bar.add_task("reading images", total=None)
         report = check_dataset(
@@ -161,13 +172,17 @@ def check_data(
 
 
 def _rooted(config: DatasetConfig) -> DatasetConfig:
-    """The configuration with its root filled in from the environment. Raises InputError if there is none."""
+    """Return the configuration with its root taken from the environment if not given.
+
+    Raises:
+        InputError: there is no root.
+    """
     definition = get_definition(config.name)
     if definition.source == "procedural":
         return config
     root = resolve_root(config)
     if root is None:
-        what = f"has no root; give --root, or set {DATA_ROOT_VARIABLE}. To get the files: {definition.obtain}"
+        what = f"has no root; give --root or set {DATA_ROOT_VARIABLE}. To get the files: {definition.obtain}"
         raise InputError(Problem(config.name, what))
     return config.model_copy(update={"root": root})
 
@@ -216,11 +231,11 @@ def _print_report(report: DatasetReport, limit: int | None) -> None:
 
 
 def _tally(report: DatasetReport) -> str:
-    """How many findings there are of each severity, those that there are none of left out."""
+    """Return the number of findings per severity, without zeros."""
     count = Counter(finding.severity for finding in report.findings)
     texts = [
         (count["fault"], counted(count["fault"], "fault")),
-        (count["converted"], f"{count['converted']} read by a rule"),
+        (count["converted"], f"{count['converted']} converted"),
         (count["note"], counted(count["note"], "note")),
     ]
     return ", ".join(text for number, text in texts if number) or "none"
@@ -234,7 +249,7 @@ def _tally(report: DatasetReport) -> str:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write; default NAME.png.")
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @click.option("--images", "count", type=click.IntRange(1, 400), default=24, show_default=True)
-@click.option("--detector", default="nano", show_default=True, help="Weights whose boxes are drawn, or none.")
+@click.option("--detector", default="nano", show_default=True, help="Detector whose boxes are drawn, or none.")
 @click.option("--confidence", type=click.FloatRange(0, 1), default=0.25, show_default=True)
 @click.option("--trust", is_flag=True, help="Load a .pt detector of unknown origin, which can run code.")
 def show_data(
@@ -267,13 +282,13 @@ def show_data(
         try:
             image, mask = dataset.image(one), dataset.mask(one)
         except ImageError as error:
-            click.echo(f"left out: {error}", err=True)
+            click.echo(f"skipped: {error}", err=True)
             continue
         hit = eyes.detect([image])[0] if eyes else None
         found += hit is not None
         cells.append(SheetImage(one, image, mask, hit.box if hit else None, hit.confidence if hit else None))
     if not cells:
-        raise AmsamError(f"none of the {split} images can be read; see `amsam-ray data check {name}`")
+        raise AmsamError(f"none of the {split} images can be read; run `amsam-ray data check {name}`")
     legend = f"{config.label}, {split}: {len(cells)} of {counted(len(names), 'image')}"
     if eyes:
         legend += f"; boxes by {Path(detector).name} on {found} of {len(cells)}"
@@ -286,13 +301,13 @@ def show_data(
 @click.argument("name")
 @click.option("--root", help=f"Folder to fill; default ${DATA_ROOT_VARIABLE}/NAME.")
 def fetch_data(name: str, root: str | None) -> None:
-    """Download dataset NAME where its publisher offers a plain URL."""
+    """Download dataset NAME if its publisher offers a plain URL."""
     from amsam_ray.data.fetch import fetch_dataset
 
     definition = get_definition(name)
     target = root or resolve_root(DatasetConfig.model_validate({"name": name}))
     if target is None or target.startswith("s3://"):
-        raise InputError(Problem(name, f"needs a local folder; give --root, or set {DATA_ROOT_VARIABLE}"))
+        raise InputError(Problem(name, f"needs a local folder; give --root or set {DATA_ROOT_VARIABLE}"))
     found = fetch_dataset(definition, Path(target).expanduser(), say=click.echo)
     click.echo(f"{target}: {len(found.train)} train and {len(found.test)} test images")
     if definition.expected and (len(found.train), len(found.test)) != (
@@ -300,6 +315,6 @@ def fetch_data(name: str, root: str | None) -> None:
         definition.expected.test,
     ):
         raise AmsamError(
-            f"{definition.expected.train} and {definition.expected.test} are published; "
-            f"see `amsam-ray data check {name} --root {target}`"
+            f"the publisher states {definition.expected.train} and {definition.expected.test} images; "
+            f"run `amsam-ray data check {name} --root {target}`"
         )

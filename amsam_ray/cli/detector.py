@@ -1,4 +1,4 @@
-"""``amsam-ray detector``: a detector for a domain that the shipped one does not know."""
+"""``amsam-ray detector``: tune a detector to a domain unknown to the shipped one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def detector() -> None:
 @ROOT
 @OPTION
 @MIRROR
-@click.option("--shots", type=click.IntRange(2), required=True, help="K, the labelled images to tune on; even.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shots and the training.")
+@click.option("--shots", type=click.IntRange(2), required=True, help="K, number of labelled images to tune on; even.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the shots and the training."
+)
 @click.option("--epochs", type=click.IntRange(1), default=60, show_default=True)
-@click.option("--weights", default="nano", show_default=True, help="The detector to start from.")
+@click.option("--weights", default="nano", show_default=True, help="Initial detector.")
 @click.option("--trust", is_flag=True, help="Start from a .pt of unknown origin, which can run code.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write; .safetensors.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write (.safetensors).")
 def train(
     name: str,
     root: str | None,
@@ -39,10 +41,10 @@ def train(
     trust: bool,
     out: Path | None,
 ) -> None:
-    """Tune a detector on the boxes of the shots that (NAME, K, seed) draws, the same that trials train on.
+    """Tune a detector on the boxes of the shots of (NAME, K, seed), the images that trials train on.
 
-    The file is for `detector.weights` of a space file. With `detector.finetune_epochs` there, a sweep does the same
-    by itself for each of its cells.
+    Use the file as `detector.weights` in a space file. With `detector.finetune_epochs`, a sweep tunes a detector for
+    each cell itself.
     """
     from amsam_ray.config.datasets import SelectionConfig
     from amsam_ray.config.networks import DetectorConfig
@@ -55,7 +57,7 @@ def train(
     config = dataset_config(name, root, pairs)
     out = out or Path(f"detector-{config.label}-k{shots}-s{seed}.safetensors")
     if out.suffix != ".safetensors":
-        raise InputError(Problem(f"--out {out}", "must end in .safetensors"))
+        raise InputError(Problem(f"--out {out}", "has another suffix; use a name that ends in .safetensors"))
     dataset = open_dataset(config, split="search", mirror_dir=mirror or mirrors_dir())
     manifest = draw_shots(dataset, shots, seed, SelectionConfig())
     examples = [

@@ -1,4 +1,4 @@
-"""``amsam-ray export``: the best model as plain SAM weights and ONNX."""
+"""``amsam-ray export``: a trained model as plain SAM weights and ONNX."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from amsam_ray.cli.lookup import STORAGE, naming, read_adapter
 @click.command()
 @click.argument("adapter")
 @STORAGE
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the output files."
+)
 @click.option("--decoder", type=click.Choice(["onnx", "torchscript", "none"]), default="onnx", show_default=True)
 def export(adapter: str, storage: str, out: Path, decoder: str) -> None:
-    """Write ADAPTER as files that need nothing of this package.
+    """Write ADAPTER as files that do not need this package.
 
-    ADAPTER is a file, s3://bucket/key, or a trial or cell as for `amsam-ray show`: lesion.k4.am_sam is the model in
-    that leaderboard row. sam.pth loads in segment_anything; the decoder maps image embeddings to masks.
+    ADAPTER is an adapter file, s3://bucket/key, or a trial or cell as for `amsam-ray show`: lesion.k4.am_sam is the
+    model of that leaderboard row. segment_anything loads sam.pth; the decoder maps image embeddings to masks.
     """
     from amsam_ray.inference.export import export_adapter
 

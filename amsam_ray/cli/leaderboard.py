@@ -1,4 +1,4 @@
-"""``amsam-ray leaderboard``: which method won, from storage alone."""
+"""``amsam-ray leaderboard``: the ranking of methods, computed from the records in a storage."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from amsam_ray.errors import InputError, Problem
 @STORAGE
 @click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only this dataset; may be repeated.")
 @click.option("--shots", multiple=True, type=click.IntRange(min=1), help="Only this many shots; may be repeated.")
-@click.option("--paper/--no-paper", "published", default=True, help="With the papers' rows, or without.")
+@click.option("--paper/--no-paper", "published", default=True, help="Include the papers' rows.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "md", "json"]), default="table", show_default=True)
 def leaderboard(storage: str, datasets: tuple[str, ...], shots: tuple[int, ...], published: bool, form: str) -> None:
-    """Print leaderboards, made from the records now.
+    """Print leaderboards, computed from the current records.
 
-    Rows are sorted by each dataset's primary metric, best first. p(next) is the probability of such a lead over the
-    next row if there were none (Wilcoxon signed-rank test over test images).
+    Rows are sorted by each dataset's primary metric, best first. p(next) is the p-value of the lead over the next row
+    (one Wilcoxon signed-rank test over the test images).
     """
     from amsam_ray.records.leaderboard import build_leaderboard
 
@@ -32,7 +32,7 @@ def leaderboard(storage: str, datasets: tuple[str, ...], shots: tuple[int, ...],
         )
     if not rows:
         wish = "".join([f" of {', '.join(datasets)}" if datasets else "", f" with {shots} shots" if shots else ""])
-        raise InputError(Problem(storage, f"holds no records{wish}; give --storage where a sweep was run"))
+        raise InputError(Problem(storage, f"holds no records{wish}; give the --storage of a sweep"))
     print_rows(rows, form)
 
 
@@ -49,7 +49,7 @@ def print_rows(rows: list[dict[str, object]], form: str) -> None:
     else:
         from rich.console import Console
 
-        # A pipe has no width of its own, and a table folded for 80 columns would be of no use in it.
+        # Without a terminal, rich would fold the table to 80 columns.
         console = Console()
         console = console if console.is_terminal else Console(width=200)
         console.print(tables.to_terminal(rows))

@@ -1,4 +1,4 @@
-"""What the commands that read results share: the storage option, and finding records and adapters by name."""
+"""Shared by the commands that read results: the storage option, and the lookup of records and adapter files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STORAGE = click.option(
     default="./results",
     show_default=True,
     metavar="URI",
-    help="Where the results are: a folder or s3://bucket/prefix.",
+    help="Folder or s3://bucket/prefix with the results.",
 )
 
 
 @contextlib.contextmanager
 def open_index(uri: str, *, sweep: str | None = None) -> Iterator[tuple[Storage, Index]]:
-    """The storage and its up-to-date index; files under ``records/`` that are no records are named on stderr."""
+    """Open a storage and update its index; files below ``records/`` that are not records are listed on stderr."""
     storage = open_storage(uri)
     with contextlib.closing(Index(storage)) as index:
         for problem in index.update(sweep):
@@ -35,19 +35,21 @@ def open_index(uri: str, *, sweep: str | None = None) -> Iterator[tuple[Storage,
 
 
 def find_record(storage: Storage, index: Index, name: str) -> Record:
-    """The record of the trial ``name``, written as ``TRIAL`` or ``SWEEP/TRIAL``.
+    """Return the record of the trial ``name``, given as ``TRIAL`` or ``SWEEP/TRIAL``.
 
-    A cell's name, ``<dataset>.k<shots>.<method>``, stands for the trial in its leaderboard row.
+    A cell's name, ``<dataset>.k<shots>.<method>``, selects the trial of its leaderboard row.
 
     Raises:
-        InputError: no such trial, or several sweeps have one.
+        InputError: there is no such trial, or several sweeps have one.
     """
     keys = index.find(name) or _of_cell(index, name)
     if not keys:
-        raise InputError(Problem(name, f"is no trial in {storage.uri}; `amsam-ray leaderboard` names them"))
+        raise InputError(
+            Problem(name, f"is not a trial or cell in {storage.uri}; run `amsam-ray leaderboard` for a list")
+        )
     if len(keys) > 1:
         names = ", ".join(f"{key.split('/')[1]}/{name.rpartition('/')[2]}" for key in keys)
-        raise InputError(Problem(name, f"is in several sweeps; choose one of {names}"))
+        raise InputError(Problem(name, f"is in several sweeps; use one of {names}"))
     found = parse_record(keys[0], storage.get(keys[0]))
     if isinstance(found, Problem):
         raise InputError(found)
@@ -65,7 +67,7 @@ def _of_cell(index: Index, name: str) -> list[str]:
 
 @contextlib.contextmanager
 def naming(adapter: str) -> Iterator[None]:
-    """Report problems of an adapter file's content, which has no name, under the name that the user gave."""
+    """Report problems of an adapter file's content under the name that the user gave."""
     from amsam_ray.inference.adapter_file import AdapterFileError  # imports torch
 
     try:
@@ -75,14 +77,14 @@ def naming(adapter: str) -> Iterator[None]:
 
 
 def read_adapter(name: str, storage: str) -> bytes:
-    """The content of an adapter.
+    """Return the content of an adapter file.
 
     Args:
         name: a local file, ``s3://bucket/key``, or a trial or cell in ``storage``.
-        storage: URI, looked at for trials and cells only.
+        storage: URI, used for trials and cells only.
 
     Raises:
-        InputError: there is no such adapter.
+        InputError: there is no such adapter file.
     """
     if name.startswith("s3://"):
         folder, _, file = name.rpartition("/")
@@ -90,12 +92,12 @@ def read_adapter(name: str, storage: str) -> bytes:
     elif Path(name).is_file():
         return Path(name).read_bytes()
     elif name.endswith(".safetensors"):
-        raise InputError(Problem(name, "does not exist; give an adapter's file, a trial or a cell"))
+        raise InputError(Problem(name, "does not exist; give an adapter file, a trial or a cell"))
     else:
         with open_index(storage) as (source, index):
             record = find_record(source, index, name)
         if record.adapter is None:
-            what = f"left no adapter ({record.role}, {record.status}); finals of trained methods do"
+            what = f"has no adapter file ({record.role}, {record.status}); use a completed final of a trained method"
             raise InputError(Problem(record.trial, what))
         key = record.adapter
     try:

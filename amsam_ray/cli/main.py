@@ -1,4 +1,4 @@
-"""The ``amsam-ray`` command. Subcommands are imported only when called, so that ``--help`` answers at once."""
+"""The ``amsam-ray`` command. Subcommands are imported on use, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from amsam_ray.errors import AmsamError, InputError
 # name: (module:attribute, one line of help)
 COMMANDS = {
     "tune": ("amsam_ray.cli.tune:tune", "Run or continue the sweep of a space file."),
-    "status": ("amsam_ray.cli.status:status", "Show how far a sweep is, from its storage alone."),
+    "status": ("amsam_ray.cli.status:status", "Show the progress of sweeps."),
     "leaderboard": ("amsam_ray.cli.leaderboard:leaderboard", "Print leaderboards."),
     "show": ("amsam_ray.cli.show:show", "Print one trial's record."),
     "compare": ("amsam_ray.cli.compare:compare", "Compare two trials over the same test images."),
     "report": ("amsam_ray.cli.report:report", "Write a sweep's HTML report."),
-    "export": ("amsam_ray.cli.export:export", "Write the best model as SAM weights and ONNX."),
-    "predict": ("amsam_ray.cli.predict:predict", "Segment images with a trained adapter."),
+    "export": ("amsam_ray.cli.export:export", "Write a trained model as SAM weights and ONNX."),
+    "predict": ("amsam_ray.cli.predict:predict", "Segment images with a trained model."),
     "methods": ("amsam_ray.cli.methods:methods", "List the methods and their parameters."),
     "data": ("amsam_ray.cli.data:data", "List, check, show and fetch datasets."),
     "weights": ("amsam_ray.cli.weights:weights", "List and fetch official weights."),
@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and help without importing them."""
+    """A group that lists its commands and their help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -54,7 +54,7 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Entry point: faults that a user can mend are told in one sentence each, with exit status 2 for bad input."""
+    """Run the command line. Errors that a user can fix are printed without a traceback; bad input exits with 2."""
     try:
         sys.exit(cli.main(args=args, prog_name="amsam-ray", standalone_mode=False))
     except click.ClickException as error:

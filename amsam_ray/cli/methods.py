@@ -1,4 +1,4 @@
-"""``amsam-ray methods``: what can be tuned, and with which parameters."""
+"""``amsam-ray methods``: the registered methods and their parameters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
 @methods.command("list")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def list_methods(form: str) -> None:
-    """Print every method: what it trains, its prompt, and its parameters with published defaults."""
+    """Print every method with its trained parts, prompt, and parameters with published defaults."""
     entries = [_entry(spec) for spec in METHODS.values()]
     if form == "json":
         click.echo(json.dumps(entries, indent=2))

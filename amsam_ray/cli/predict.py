@@ -1,4 +1,4 @@
-"""``amsam-ray predict``: masks for photographs, by a trained adapter."""
+"""``amsam-ray predict``: masks for images from a trained model."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _OVERLAY_SIDE = 1024
 @click.option("--adapter", required=True, metavar="URI", help="A file, s3://bucket/key, or a trial or cell.")
 @STORAGE
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
-@click.option("--overlays/--no-overlays", default=True, help="Also draw each mask's outline on its image.")
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images held at a time.")
+@click.option("--overlays/--no-overlays", default=True, help="Also write images with the masks' outlines.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images in memory at a time.")
 @click.option("--device", help="A torch device [default: a GPU if there is one].")
 def predict(
     images: tuple[Path, ...], adapter: str, storage: str, out: Path, overlays: bool, batch: int, device: str | None
 ) -> None:
-    """Segment IMAGES, files or folders of them.
+    """Segment IMAGES, which are files or folders.
 
-    Writes OUT/masks/NAME.png (255 on the object, at the image's size) and OUT/overlays/NAME.png. Files that are no
-    images are named and left out, and the exit status is then 1.
+    Writes OUT/masks/NAME.png (255 on the object, at the image's size) and OUT/overlays/NAME.png. Unreadable files are
+    listed and skipped; the exit status is then 1.
     """
     paths = find_images(images)
     content = read_adapter(adapter, storage)
@@ -56,14 +56,14 @@ def predict(
             progress.update(len(chunk))
     click.echo(f"{counted(len(paths) - failed, 'mask')} in {out / 'masks'}")
     if failed:
-        raise AmsamError(f"{failed} of {counted(len(paths), 'file')} could not be read; they are named above.")
+        raise AmsamError(f"{failed} of {counted(len(paths), 'file')} could not be read; see the warnings above.")
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
-    """The files that ``given`` files and folders hold, in order, each once.
+    """Return the images among the files and in the folders ``given``, in order and without repetition.
 
     Raises:
-        InputError: something does not exist, a folder holds no image, or two images would share a mask's name.
+        InputError: a path does not exist, a folder holds no image, or two images have the same stem.
     """
     problems: list[Problem] = []
     found: dict[Path, None] = {}
@@ -71,7 +71,7 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
-                problems.append(Problem(str(path), f"holds no image ({', '.join(sorted(SUFFIXES))})"))
+                problems.append(Problem(str(path), f"holds no image; supported are {', '.join(sorted(SUFFIXES))}"))
             found |= dict.fromkeys(inside)
         elif path.is_file():
             found[path] = None
@@ -81,7 +81,9 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     for path in found:
         other = names.setdefault(path.stem, path)
         if other is not path:
-            problems.append(Problem(str(path), f"and {other} would write the same mask; rename one"))
+            problems.append(
+                Problem(str(path), f"has the same stem as {other} and would write the same mask; rename one")
+            )
     if problems:
         raise InputError(problems)
     return list(found)

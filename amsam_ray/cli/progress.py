@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table in a terminal, plain lines elsewhere, the rest in a log file."""
+"""Progress of a running sweep: a live table in a terminal, plain lines elsewhere; other output goes to a log file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from amsam_ray.search.status import CellRow, Snapshot
 
 _LIVE_EVERY_S = 0.5
 _LINE_EVERY_S = 30.0
-_LINES_AROUND = 9  # the live view's lines that are not cells
+_LINES_AROUND = 9  # lines of the live view besides the cells
 
 
 @contextlib.contextmanager
 def quiet(log: Path) -> Iterator[tuple[IO[str], IO[str]]]:
-    """Send everything that this process and its children print to ``log``; yields the terminal's output and error.
+    """Redirect the output of this process and its children to ``log``; yield the terminal's stdout and stderr.
 
-    Ray, its C++ core and ultralytics print from threads and processes of their own, past Python's ``sys.stdout``. So
-    it is the file descriptors that are exchanged.
+    Ray, its C++ core and ultralytics print from other threads and processes, bypassing ``sys.stdout``. Therefore the
+    file descriptors themselves are replaced.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -60,12 +60,12 @@ def quiet(log: Path) -> Iterator[tuple[IO[str], IO[str]]]:
 
 
 class SweepView:
-    """Shows a sweep's state from a thread of its own.
+    """Displays a sweep's state from a separate thread.
 
     Args:
-        console: where; a live table if it is a terminal, else a line every half a minute and when something changes.
-        sweep: the sweep's name.
-        log: shown, so that people know where the rest of the output is.
+        console: the output; a live table if it is a terminal, else a line every 30 s and on changes.
+        sweep: name of the sweep.
+        log: path of the log file, which is displayed.
     """
 
     def __init__(self, console: Console, sweep: str, log: Path):
@@ -93,7 +93,7 @@ class SweepView:
                     return
 
     def _picture(self, state: Snapshot, room: int | None) -> Group:
-        """Everything; ``room``: how many cells there is space for, the running and unfinished ones first."""
+        """Render the state. ``room`` limits the number of cells; running and unfinished ones come first."""
         title = Text.assemble(("amsam-ray ", "bold"), (self._sweep, "bold cyan"), f"   {totals(state)}")
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("cell", "done", "running", "pruned", "failed", "finals", "best"):
@@ -109,7 +109,7 @@ class SweepView:
         if len(shown) < len(state.rows):
             lines.append(Text(f"... and {len(state.rows) - len(shown)} more cells", style="dim"))
         if state.closing:
-            hint = "" if state.stopping else " (Ctrl-C again stops it)"
+            hint = "" if state.stopping else " (press Ctrl-C again to stop)"
             lines.append(Text(f"{closing(state)}{hint}", style="yellow"))
         if state.message:
             lines.append(Text(state.message, style="yellow", overflow="ellipsis", no_wrap=True))
@@ -141,27 +141,27 @@ class SweepView:
 
 
 def totals(state: Snapshot) -> str:
-    """Trials done of all, and how they ended."""
+    """Return the numbers of trials: done, planned, running, pruned, failed and retried."""
     pruned, failed = sum(r.pruned for r in state.rows), sum(r.failed for r in state.rows)
     parts = [f"{state.done}/{state.planned} trials", f"{state.busy} running", f"{pruned} pruned", f"{failed} failed"]
     if state.retried:
-        parts.append(f"{state.retried} tried again")
+        parts.append(f"{state.retried} retried")
     return ", ".join(parts)
 
 
 def closing(state: Snapshot) -> str:
-    """Why the sweep is coming to an end before it is finished, and how; empty if it is not."""
-    return f"{state.closing}: {'stopping' if state.stopping else 'finishing'} what runs" if state.closing else ""
+    """Return why the sweep is ending before it is finished, and how; empty if it is not."""
+    return f"{state.closing}: {'stopping' if state.stopping else 'finishing'} running trials" if state.closing else ""
 
 
 def speed(state: Snapshot) -> str:
-    """Lanes, trials per hour, GPU hours and the time left."""
+    """Return the state of the lanes, trials per hour, GPU hours and the remaining time."""
     if not state.wanted_lanes:
         return f"starting Ray, elapsed {duration(state.elapsed_s)}"
     if state.trials_per_hour is not None:
         begun = f"{state.trials_per_hour:,.0f} trials/h"
     elif state.busy:
-        begun = "first trials of this run under way"
+        begun = "running the first trials"
     else:
         begun = "starting lanes" if state.lanes else "waiting for nodes"
     parts = [f"lanes {min(state.busy, state.lanes)}/{state.wanted_lanes} busy", begun]
@@ -174,7 +174,7 @@ def speed(state: Snapshot) -> str:
 
 
 def cell_line(row: CellRow) -> list[str]:
-    """One cell as the columns of a table."""
+    """Return one cell as columns of the table."""
     best = f"{score_title(row.metric)} {show_score(row.metric, row.best)}" if row.best is not None else ""
     counts = [str(n) if n else "" for n in (row.running, row.pruned, row.failed, row.finals)]
     return [row.cell, f"{row.done}/{row.planned}", *counts, best]

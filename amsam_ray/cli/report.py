@@ -1,4 +1,4 @@
-"""``amsam-ray report``: a sweep's report as one HTML file."""
+"""``amsam-ray report``: the report of a sweep as one HTML file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from amsam_ray.errors import InputError, Problem
 @click.command()
 @click.argument("sweep", required=False)
 @STORAGE
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write it here as well.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report to this file.")
 def report(sweep: str | None, storage: str, out: Path | None) -> None:
-    """Write the report of SWEEP, by default of the sweep that there is.
+    """Write the report of SWEEP; SWEEP may be omitted if the storage has only one.
 
-    It is stored as reports/SWEEP.html: one file without links to elsewhere, to open from disk, print or send.
+    The report is stored as reports/SWEEP.html, a single file without external links.
     """
     from amsam_ray.records.io import list_sweeps
     from amsam_ray.reports.html import write_report
@@ -27,10 +27,14 @@ def report(sweep: str | None, storage: str, out: Path | None) -> None:
     if sweep is None:
         sweeps = list_sweeps(opened)
         if len(sweeps) != 1:
-            what = f"has several sweeps; name one of {', '.join(sweeps)}" if sweeps else "holds no sweep"
+            what = (
+                f"has several sweeps; give one of {', '.join(sweeps)}"
+                if sweeps
+                else "holds no sweep; give another --storage"
+            )
             raise InputError(Problem(storage, what))
         sweep = sweeps[0]
-    with open_index(storage, sweep=sweep):  # names the files that are no records
+    with open_index(storage, sweep=sweep):  # lists the files that are not records
         key = write_report(opened, sweep)
     if out is not None:
         opened.download(key, out)

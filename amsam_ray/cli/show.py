@@ -1,4 +1,4 @@
-"""``amsam-ray show``: one trial's record."""
+"""``amsam-ray show``: the record of one trial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def show(trial: str, storage: str, form: str) -> None:
     """Print the record of TRIAL, or of SWEEP/TRIAL.
 
-    A cell, such as lesion.k4.am_sam, stands for the trial in its leaderboard row.
+    A cell, such as lesion.k4.am_sam, selects the trial of its leaderboard row.
     """
     with open_index(storage) as (opened, index):
         record = find_record(opened, index, trial)
@@ -34,12 +34,12 @@ def show(trial: str, storage: str, form: str) -> None:
 
 
 def describe(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(heading, lines of name and value) of what people ask about a trial."""
+    """Return the sections of a trial's description, each a heading with lines of name and value."""
     from amsam_ray.records.leaderboard import acting_params
     from amsam_ray.records.tables import plain, score_title, show_score
 
     environment = record.environment
-    commit = f"{environment.commit[:12]}{' with changes' if environment.dirty else ''}" if environment.commit else "-"
+    commit = f"{environment.commit[:12]}{' (modified)' if environment.dirty else ''}" if environment.commit else "-"
     scores = [(f"{score_title(m)} on selection images", show_score(m, s)) for m, s in record.val.items()]
     scores += [(f"{score_title(m)} on test images", show_score(m, s)) for m, s in (record.test or {}).items()]
     status = record.status + (f" ({record.reason})" if record.reason else "")

@@ -1,4 +1,4 @@
-"""``amsam-ray status``: how far a sweep is, from its storage alone."""
+"""``amsam-ray status``: progress of sweeps, read from their storage."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--storage", default="./results", show_default=True, metavar="URI", help="Where the results are.")
-@click.option("--sweep", metavar="ID", help="Which sweep [default: all of them].")
+@click.option(
+    "--storage",
+    default="./results",
+    show_default=True,
+    metavar="URI",
+    help="Folder or s3://bucket/prefix with the results.",
+)
+@click.option("--sweep", metavar="ID", help="Id of the sweep [default: all].")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(storage: str, sweep: str | None, form: str) -> None:
-    """Show how far a sweep is, from its storage alone: from any machine, whether or not it is running."""
+    """Show the progress of sweeps from their storage, on any machine and whether or not they are running."""
     from amsam_ray.storage.open import open_storage
 
     opened = open_storage(storage)
     names = [sweep] if sweep else opened.folders("sweeps/")
     states = [state for name in names if (state := _state(opened, name)) is not None]
     if not states:
-        what = f"holds no sweep{f' {sweep}' if sweep else ''}; give --storage where one was run"
+        what = f"holds no sweep{f' {sweep}' if sweep else ''}; give the --storage of a sweep"
         raise InputError(Problem(storage, what))
     if form == "json":
         click.echo(json.dumps(states, indent=2))
@@ -80,7 +86,7 @@ def _print(state: dict[str, Any]) -> None:
         driver, last = state["driver"], state["last"]
         age = time.time() - driver["renewed"]
         console.print(
-            f"  driven by {driver['user']}@{driver['host']}, process {driver['pid']}, sign of life {age:.0f} s ago",
+            f"  driver {driver['user']}@{driver['host']}, process {driver['pid']}, last heartbeat {age:.0f} s ago",
             highlight=False,
         )
         busy = {row["cell"]: row["running"] for row in last["rows"]}

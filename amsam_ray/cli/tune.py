@@ -19,39 +19,45 @@ if TYPE_CHECKING:
     from amsam_ray.search.options import RunOptions
     from amsam_ray.search.sweep import SweepResult
 
-_WIDE = 200  # columns where nobody looks through a window
+_WIDE = 200  # columns without a terminal
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 class Duration(click.ParamType):
-    """``90s``, ``30m``, ``2h``, ``1.5d`` or a plain number of seconds, as seconds."""
+    """A duration in seconds, given as ``90s``, ``30m``, ``2h``, ``1.5d`` or a number of seconds."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds, above 0."""
+        """Return seconds, above 0."""
         if isinstance(value, int | float):
             return float(value)
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?\s*", str(value))
         seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
         if seconds <= 0:
-            self.fail(f"{value!r} is not a duration; write for example 90s, 30m, 2h or 1d", param, ctx)
+            self.fail(f"{value!r} is not a duration; write, for example, 90s, 30m, 2h or 1d", param, ctx)
         return seconds
 
 
 @click.command()
 @click.option("--space", "space_path", required=True, metavar="FILE", help="The space file.")
-@click.option("--storage", metavar="URI", help="Folder or s3://bucket/prefix for results [default: as the file says].")
+@click.option("--storage", metavar="URI", help="Folder or s3://bucket/prefix for results [default: from the file].")
 @click.option(
     "--address", metavar="ADDRESS", help="A running Ray cluster (host:port, or auto) [default: this machine]."
 )
-@click.option("--extend", is_flag=True, help="Go on with the newest sweep of this name although the file has changed.")
-@click.option("--fresh", is_flag=True, help="Start over in a new folder; deletes nothing.")
-@click.option("--time-budget", type=Duration(), help="Begin no trial later than this after the start, e.g. 2h.")
-@click.option("--max-trials", type=click.IntRange(min=1), help="Run at most so many trials now, finals included.")
-@click.option("--max-gpu-hours", type=click.FloatRange(min=0, min_open=True), help="Begin no trial after so many.")
-@click.option("--dry-run", is_flag=True, help="Say what would run and for how long, after a short probe; then stop.")
-@click.option("--trial-function", metavar="MODULE:NAME", help="Runs one trial, in place of this package's training.")
+@click.option("--extend", is_flag=True, help="Continue the newest sweep of this name although the file has changed.")
+@click.option("--fresh", is_flag=True, help="Start a new sweep in a new folder; deletes nothing.")
+@click.option("--time-budget", type=Duration(), help="Start no trial after this time, for example 2h.")
+@click.option("--max-trials", type=click.IntRange(min=1), help="Run at most this many trials, finals included.")
+@click.option(
+    "--max-gpu-hours", type=click.FloatRange(min=0, min_open=True), help="Start no trial after this many GPU hours."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and an estimate of its duration from a short probe; run no trial."
+)
+@click.option(
+    "--trial-function", metavar="MODULE:NAME", help="Function that runs one trial instead of this package's training."
+)
 def tune(
     space_path: str,
     storage: str | None,
@@ -66,8 +72,8 @@ def tune(
 ) -> None:
     """Run or continue the sweep of a space file.
 
-    What is recorded in the storage is not run again. Ctrl-C once finishes the running trials, twice stops at once; the
-    same command continues.
+    Trials recorded in the storage are not run again. Ctrl-C once finishes the running trials, twice stops immediately;
+    the same command continues.
     """
     from amsam_ray.config.space_file import load_space, problems_at
     from amsam_ray.search.budget import Budget
@@ -75,7 +81,7 @@ def tune(
     from amsam_ray.search.options import TRIAL_FUNCTION, RunOptions
 
     if extend and fresh:
-        raise click.UsageError("--extend goes on with a sweep and --fresh starts over; give one of them.")
+        raise click.UsageError("--extend continues a sweep and --fresh starts a new one; give only one of them.")
     try:
         space = load_space(space_path)
     except InputError as error:
@@ -108,22 +114,22 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
     with quiet(log) as (out, err):
         console = Console(file=out, width=None if out.isatty() else _WIDE)
         try:
-            with console.status("Checking the data, the models and the storage"):  # which imports them
+            with console.status("Checking the data, the models and the storage"):  # imports torch and Ray
                 problems = check_sweep(space, storage, options)
             if problems:
                 raise InputError(problems)
             console.print(f"Sweep {space.name}: results in {storage}, log in {log}", highlight=False, soft_wrap=True)
             outcome = run_sweep(space, storage, options, SweepView(console, space.name, log), checked=True)
-            _tell(console, err, space, storage, outcome)
+            _print_outcome(console, err, space, storage, outcome)
         except AmsamError:
             raise
         except KeyboardInterrupt:
-            print("Interrupted before a trial began; what is recorded stays, and the same command continues.", file=err)
+            print("Interrupted before a trial started. Records are kept; the same command continues.", file=err)
             sys.exit(130)
         except Exception as error:
             import traceback
 
-            traceback.print_exc()  # into the log
+            traceback.print_exc()  # to the log
             raise AmsamError(f"{type(error).__name__}: {error} (details in {log})") from error
     if not outcome.finished and outcome.stop_reason == "interrupted":
         sys.exit(130)
@@ -131,8 +137,8 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
         sys.exit(1)
 
 
-def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepResult) -> None:
-    """Print what the sweep came to."""
+def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepResult) -> None:
+    """Print warnings, the leaderboard and the sweep's state."""
     from amsam_ray.records.index import Index
     from amsam_ray.records.leaderboard import build_leaderboard, leaderboard_key
     from amsam_ray.records.tables import to_terminal
@@ -141,8 +147,8 @@ def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcom
     for problem in outcome.problems:
         print(f"warning: {problem}", file=err)
     if outcome.waiting:
-        where = "on the disks of the nodes that made them; the next run there brings them"
-        print(f"warning: {len(outcome.waiting)} results wait for the storage, {where}", file=err)
+        where = "on the disks of the nodes that produced them; run the same command there to upload them"
+        print(f"warning: {len(outcome.waiting)} results are not in the storage yet but {where}", file=err)
     labels = [str(dataset.label) for dataset in space.datasets]
     with contextlib.closing(Index(open_storage(storage))) as index:
         index.update()
@@ -153,13 +159,13 @@ def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcom
         console.print(f"Leaderboards: {boards} in {storage}", highlight=False, soft_wrap=True)
     others = sorted({str(row["sweep"]) for row in rows if row["source"] == "run"} - {outcome.sweep})
     if others:
-        console.print(f"Rows of other sweeps are among them: {', '.join(others)}", highlight=False, soft_wrap=True)
+        console.print(f"They include rows of other sweeps: {', '.join(others)}", highlight=False, soft_wrap=True)
     failed = sum(row.failed for row in outcome.snapshot.rows)
     done = f"Sweep {outcome.sweep}: {outcome.snapshot.done} of {outcome.snapshot.planned} trials are recorded"
     done += f", {failed} of them as failed" if failed else ""
     if outcome.failed_cells:
         cells = ", ".join(outcome.failed_cells)
-        what = f"Every trial has failed in {cells}; `amsam-ray show TRIAL` tells why, and --fresh starts over"
+        what = f"Every trial failed in {cells}; see `amsam-ray show TRIAL` for the reason, or start over with --fresh"
         console.print(what, style="yellow", highlight=False, soft_wrap=True)
     if not outcome.finished:
         console.print(
@@ -167,10 +173,10 @@ def _tell(console: Console, err: IO[str], space: SpaceFile, storage: str, outcom
         )
     elif outcome.ran:
         place = "" if storage == "./results" else f" --storage {storage}"
-        hint = f"`amsam-ray report {outcome.sweep}{place}` shows them in pictures"
+        hint = f"`amsam-ray report {outcome.sweep}{place}` writes a report"
         console.print(f"{done}; {hint}.", highlight=False, soft_wrap=True)
     else:
-        console.print(f"{done}: there was nothing left to run.", highlight=False, soft_wrap=True)
+        console.print(f"{done}; nothing was left to run.", highlight=False, soft_wrap=True)
 
 
 def _plan(space: SpaceFile, storage: str, options: RunOptions) -> None:

@@ -1,4 +1,4 @@
-"""``amsam-ray weights``: the published checkpoints, listed and fetched."""
+"""``amsam-ray weights``: list and fetch official SAM weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def weights() -> None:
 @weights.command("list")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def list_weights(form: str) -> None:
-    """Print the known files, their size and SHA-256, and which are here."""
+    """Print the known files with size, licence and SHA-256, and whether each is on this machine."""
     folder = weights_dir()
     entries = [
         {
@@ -46,10 +46,13 @@ def list_weights(form: str) -> None:
 @weights.command("fetch")
 @click.argument("name")
 @click.option(
-    "--dir", "directory", type=click.Path(file_okay=False, path_type=Path), help="Instead of the cache folder."
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Target folder [default: the cache folder].",
 )
 def fetch_weights(name: str, directory: Path | None) -> None:
-    """Download NAME from its publisher; go on where a broken download ended; check its SHA-256."""
+    """Download NAME from its publisher, resume a partial download, and check the SHA-256."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 

@@ -1,19 +1,36 @@
-"""Which labelled images a sweep uses and how few of them. Imports nothing slow."""
+"""Datasets, selection and augmentation as a user configures them. Imports nothing slow."""
 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_LABEL = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+from amsam_ray.config.added_fields import WithAddedFields
+
+_LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_MAX_PATH = 4096
 
 
 def slug(text: str) -> str:
-    """``text`` as a name that is safe in keys and file names: lower case, digits, ``_`` and ``-``."""
+    """Return ``text`` as a name that is safe in keys and file names: lower case, digits, ``_`` and ``-``."""
     return re.sub(r"[^a-z0-9_-]+", "_", text.lower()).strip("_-")[:64] or "dataset"
+
+
+def path_fault(text: str) -> str | None:
+    """Return why ``text`` cannot be a path on this machine, with the remedy; None if it can be one."""
+    if "\0" in text:
+        return "contains a NUL character; remove it"
+    if len(text) > _MAX_PATH:
+        return f"is longer than {_MAX_PATH:,} characters; shorten the path"
+    if text.startswith("~"):
+        try:
+            Path(text).expanduser()
+        except RuntimeError:
+            return f"{text.partition('/')[0]} is not a user of this machine; write the path out"
+    return None
 
 
 class DatasetConfig(BaseModel):
@@ -21,11 +38,13 @@ class DatasetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="a known dataset (`amsam-ray data list`) or the path of a definition of your own")
+    name: str = Field(
+        min_length=1, description="a known dataset (`amsam-ray data list`) or the path of your own definition"
+    )
     label: str = Field("", description="its name in leaderboards; empty: derived from name, family or folder")
     root: str | None = Field(None, description="its folder, or s3://bucket/prefix; empty: below $AMSAM_DATA")
-    options: dict[str, Any] = Field(default_factory=dict, description="what the definition lets one choose")
-    limit_test: int | None = Field(None, ge=1, description="score only the first N images of the test split")
+    options: dict[str, Any] = Field(default_factory=dict, description="the dataset's options")
+    limit_test: int | None = Field(None, ge=1, le=10**9, description="score only the first N images of the test split")
 
     @model_validator(mode="before")
     @classmethod
@@ -44,32 +63,47 @@ class DatasetConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_label(self) -> DatasetConfig:
-        if not _LABEL.match(self.label):
-            raise ValueError(f"label {self.label!r} must be lower-case letters, digits, _ or -, at most 64")
+        if not _LABEL.fullmatch(self.label):
+            raise ValueError(
+                f"label {self.label[:70]!r} is not valid; use at most 64 lower-case letters, digits, _ or -"
+            )
         return self
 
 
-class SelectionConfig(BaseModel):
-    """On which images configurations are compared."""
+class SelectionConfig(WithAddedFields):
+    """The images on which configurations are compared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    ADDED: ClassVar[frozenset[str]] = frozenset({"folds"})
 
-    mode: Literal["d2", "holdout"] = Field(
-        "d2", description="d2: the papers' protocol; holdout: further labelled images that no level trains on"
+    mode: Literal["d2", "holdout", "crossfit"] = Field(
+        "d2",
+        description="d2: the papers' protocol; holdout: additional labelled images used by neither level; "
+        "crossfit: every shot is judged by a model that was not trained on it",
     )
-    images: int = Field(0, ge=0, description="how many further images, for holdout")
+    images: int = Field(0, ge=0, le=10**6, description="number of additional images, for holdout")
+    folds: int = Field(0, ge=0, le=1000, description="number of folds, for crossfit; 0: 4")
 
     @model_validator(mode="after")
     def _consistent(self) -> SelectionConfig:
         if self.mode == "holdout" and self.images < 1:
-            raise ValueError("holdout needs images >= 1")
-        if self.mode == "d2" and self.images:
-            raise ValueError("images belongs to mode holdout; remove it or set mode: holdout")
+            raise ValueError("mode holdout needs images; set images to at least 1")
+        if self.mode != "holdout" and self.images:
+            raise ValueError("images requires mode holdout; remove it or set mode: holdout")
+        if self.mode != "crossfit" and self.folds:
+            raise ValueError("folds requires mode crossfit; remove it or set mode: crossfit")
+        if self.folds == 1:
+            raise ValueError("folds must be at least 2: each fold holds shots out of its training")
         return self
+
+    @property
+    def fold_count(self) -> int:
+        """Number of folds; 1 without cross-fitting."""
+        return (self.folds or 4) if self.mode == "crossfit" else 1
 
 
 class AugmentConfig(BaseModel):
-    """Fixed views of every shot, computed once so that prepared inputs stay valid. ``views: 0`` is none."""
+    """Fixed views of every shot, computed once so that prepared inputs stay valid; ``views: 0`` for none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -34,7 +34,13 @@ def _when(switch: str, *values: Any) -> ActsWhen:
     return ActsWhen(switch, frozenset(values))
 
 
-OPTIMISER: Keys = {"lr": ALWAYS, "weight_decay": ALWAYS, "warmup": ALWAYS}
+OPTIMISER: Keys = {"lr": ALWAYS, "weight_decay": ALWAYS, "warmup": ALWAYS, "steps": ALWAYS, "views": ALWAYS}
+
+BOX_PROMPT: Keys = {
+    "detector": ALWAYS,
+    "prompt": _when("detector", "on"),
+    "box_training": _when("detector", "on"),
+}
 
 MASK_LOSS: Keys = {"loss": ALWAYS, "lambda": _when("loss", "ce_dice"), "head": ALWAYS}
 

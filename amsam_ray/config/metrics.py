@@ -1,7 +1,6 @@
-"""The scores that can be reported or searched for, by name. Imports nothing slow.
+"""Names and properties of the metrics that can be reported or optimised. Imports nothing slow.
 
-How each is computed, and what an empty mask scores, is in `docs/data.md`; the code is
-`amsam_ray.training.metrics`.
+`docs/data.md` defines each metric and its value for empty masks; `amsam_ray.training.metrics` computes them.
 """
 
 from __future__ import annotations
@@ -9,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 THRESHOLD = 0.5
-"""A pixel belongs to the object where its foreground probability is above this."""
+"""Foreground probability above which a pixel belongs to the object."""
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a score is named, compared and shown.
+    """Name, direction and units of one metric.
 
     Attributes:
         name: its key in records, CSV columns and YAML.
-        label: its name for people.
+        label: its name in tables.
         maximise: whether larger is better.
         percent: whether tables show it times 100; records hold the plain fraction either way.
     """
@@ -46,4 +45,4 @@ _ALL = (
 )
 
 METRICS: dict[str, MetricInfo] = {info.name: info for info in _ALL}
-"""Every score by name, in the order in which tables show them."""
+"""All metrics by name, in the order of the tables' columns."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from amsam_ray.config.added_fields import WithAddedFields
 
 LAST_K = re.compile(r"^last_([1-9][0-9]*)$")
 
@@ -35,13 +37,14 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class MethodParams(BaseModel):
+class MethodParams(WithAddedFields):
     """The hyperparameters and switches of one trial. The ``MethodSpec`` of a method names those that it uses.
 
     The defaults are AM-SAM's published settings (arXiv 2410.09714, "Hyper-parameters") where the papers give one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    ADDED: ClassVar[frozenset[str]] = frozenset({"steps", "views", "prompt", "box_training"})
 
     alpha: Share = Field(0.7, description="weight of the original mask in the calibration, eq. 12")
     lambda_: Share = Field(0.8, alias="lambda", description="weight of Dice against cross-entropy, eq. 5")
@@ -66,15 +69,27 @@ class MethodParams(BaseModel):
     hypergradient: Literal["first_order", "unrolled", "exact"] = Field(
         "unrolled", description="how the upper level differentiates through W*(A)"
     )
+    steps: int = Field(
+        0, ge=0, le=10**7, description="optimiser steps of the whole training; 0: train.epochs passes over the pictures"
+    )
+    views: int = Field(0, ge=0, le=64, description="fixed views of every shot besides it; 0: as train.augment says")
+    prompt: Literal["box", "fused"] = Field(
+        "box", description="the detector's best box, or the masks of all its candidate boxes, fused by confidence"
+    )
+    box_training: Literal["detector", "mix"] = Field(
+        "detector", description="boxes in training: the detector's, or drawn from true, jittered true and none"
+    )
     levels: Literal[1, 2] = Field(2, description="1: everything on D1 and D2 together; 2: bi-level, eq. 6-8")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the values under their public names (``lambda``, not ``lambda_``)."""
-        return self.model_dump(by_alias=True)
+        """Return all values under their public names (``lambda``, not ``lambda_``)."""
+        fields = type(self).model_fields
+        return {info.alias or name: getattr(self, name) for name, info in fields.items()}
 
 
 SWITCHES = frozenset(
     {"loss", "detector", "calibration", "head", "adaptors", "adaptor_blocks", "hypergradient", "levels"}
+    | {"prompt", "box_training"}
 )
 """The keys that choose among variants of a method; the other keys are hyperparameters."""
 

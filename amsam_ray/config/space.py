@@ -5,25 +5,56 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 
-_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,47}$")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _KINDS = ("uniform", "loguniform", "int", "logint", "choice")
+_MAX_NUMBER = 1e9
+_MAX_INT = 1_000_000
+_MAX_CHOICES = 1_000
+_MAX_WORD = 200
+_MAX_LANES = 100_000
+_MONTH_S = 30 * 24 * 3600
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Distribution(_Section):
-    """What one hyperparameter may be: a range, a choice or a constant, perhaps only under a condition.
+def _scalar(value: Any) -> Any:
+    """Accept what a hyperparameter can be: null, a boolean, a number of moderate size or a short text."""
+    if isinstance(value, str):
+        if len(value) > _MAX_WORD:
+            raise ValueError(f"text is longer than {_MAX_WORD} characters; shorten it")
+    elif isinstance(value, int | float):
+        if not abs(value) <= _MAX_NUMBER:  # also refuses NaN
+            raise ValueError(f"must be a number between -{_MAX_NUMBER:g} and {_MAX_NUMBER:g}; use a smaller one")
+    elif value is not None:
+        raise ValueError("must be a single value, not a list or a mapping; write one value")
+    return value
 
-    In YAML: ``alpha: {uniform: [0.5, 1]}``, ``lr: {loguniform: [1e-4, 1e-2]}``, ``rank: {int: [2, 16]}``,
+
+def _scalars(values: Any, what: str) -> tuple[Any, ...]:
+    if len(values) > _MAX_CHOICES:
+        raise ValueError(f"{what} has {len(values):,} values; use at most {_MAX_CHOICES:,}")
+    return tuple(_scalar(value) for value in values)
+
+
+Scalar = Annotated[Any, BeforeValidator(_scalar)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class Distribution(_Section):
+    """The values that one hyperparameter may take: a range, a choice or a constant, possibly under a condition.
+
+    In YAML: ``alpha: {uniform: [0.5, 1]}``, ``lr: {loguniform: [1.0e-4, 1.0e-2]}``, ``rank: {int: [2, 16]}``,
     ``rank: {logint: [2, 64]}``, ``head: {choice: [cold, warm]}``, ``w_token: 0.1``,
     ``tau_token: {loguniform: [0.03, 1], when: {adaptors: [tc, mc]}}``.
+
+    A sweep stores a distribution with all fields of this class; that form is read as well, with the same checks.
     """
 
     kind: Literal["uniform", "loguniform", "int", "logint", "choice", "constant"]
@@ -35,45 +66,54 @@ class Distribution(_Section):
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, data: Any) -> Any:
-        if isinstance(data, Distribution) or (isinstance(data, dict) and "kind" in data):
+        if isinstance(data, Distribution):
             return data
+        if isinstance(data, list | tuple):
+            raise ValueError("a list is ambiguous; write {choice: [...]}")
         if not isinstance(data, dict):
-            if isinstance(data, list | tuple):
-                raise ValueError("a list says not how to search it; write {choice: [...]}")
-            return {"kind": "constant", "choices": (data,)}
-        body = dict(data)
-        when = body.pop("when", {})
-        if not isinstance(when, dict):
-            raise ValueError("`when` must map a key to the values under which this one is searched")
-        when = {key: tuple(v) if isinstance(v, list | tuple) else (v,) for key, v in when.items()}
+            return {"kind": "constant", "choices": (_scalar(data),)}
+        body = _unstored(data) if "kind" in data else dict(data)
+        when = cls._when(body.pop("when", {}))
+        if "constant" in body and "kind" in data:
+            return {"kind": "constant", "choices": _scalars(body["constant"], "constant"), "when": when}
         if len(body) != 1 or next(iter(body)) not in _KINDS:
-            raise ValueError(f"must be a constant or one of {{{', '.join(_KINDS)}}}: [...], perhaps with `when`")
+            raise ValueError(f"must be a constant or one of {{{', '.join(_KINDS)}}}: [...], optionally with `when`")
         kind, value = next(iter(body.items()))
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{kind} needs a list")
+            raise ValueError(f"{kind} needs a list; write {{{kind}: [...]}}")
         if kind == "choice":
             if not value:
-                raise ValueError("choice is empty; name at least one value")
-            return {"kind": kind, "choices": tuple(value), "when": when}
+                raise ValueError("choice is empty; give at least one value")
+            return {"kind": kind, "choices": _scalars(value, kind), "when": when}
         return {"kind": kind, "when": when, **cls._range(kind, value)}
+
+    @staticmethod
+    def _when(given: Any) -> dict[str, tuple[Any, ...]]:
+        if not isinstance(given, dict):
+            raise ValueError("`when` must map a key to the values under which this key is searched; write {key: [...]}")
+        values = {key: v if isinstance(v, list | tuple) else [v] for key, v in given.items()}
+        return {key: _scalars(v, f"when.{key}") for key, v in values.items()}
 
     @staticmethod
     def _range(kind: str, value: Any) -> dict[str, float]:
         if len(value) != 2 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in value):
             hint = " (YAML reads 1e-4 as text; write 1.0e-4)" if any(isinstance(v, str) for v in value) else ""
-            raise ValueError(f"{kind} needs two numbers, [low, high]{hint}")
-        low, high = value
+            raise ValueError(f"{kind} needs two numbers; write [low, high]{hint}")
+        low, high = (_scalar(v) for v in value)
         if low > high:
             raise ValueError(f"low {low:g} is above high {high:g}; swap them")
         if kind.startswith("log") and low <= 0:
-            raise ValueError(f"a log scale needs low > 0, not {low:g}")
-        if kind.endswith("int") and any(v != int(v) for v in value):
-            raise ValueError(f"{kind} needs whole numbers")
+            raise ValueError(f"a log scale needs low > 0, not {low:g}; use a positive low")
+        if kind.endswith("int"):
+            if any(v != int(v) for v in (low, high)):
+                raise ValueError(f"{kind} needs whole numbers; round them")
+            if max(abs(low), abs(high)) > _MAX_INT:
+                raise ValueError(f"{kind} needs numbers of at most {_MAX_INT:,}; narrow the range")
         return {"low": low, "high": high}
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """All values of a choice or constant; the two ends of a range."""
+        """All values of a choice or constant, or the two ends of a range."""
         return self.choices if self.kind in ("choice", "constant") else (self._cast(self.low), self._cast(self.high))
 
     @property
@@ -85,12 +125,23 @@ class Distribution(_Section):
         return int(value) if self.kind.endswith("int") else float(value)
 
 
-class MethodEntry(_Section):
-    """A method, or a named variant of one with some of its keys fixed (an ablation's row)."""
+def _unstored(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored distribution as a space file writes it. Raises ValueError unless all stored fields are there."""
+    if set(data) != set(Distribution.model_fields):
+        raise ValueError("`kind` is not a distribution; write {uniform: [low, high]}, {choice: [...]} or a constant")
+    kind = str(data["kind"])
+    if kind == "constant" and (not isinstance(data["choices"], list | tuple) or len(data["choices"]) != 1):
+        raise ValueError("a constant has one value; write the value itself")
+    inside = data["choices"] if kind in ("choice", "constant") else [data["low"], data["high"]]
+    return {kind: inside, "when": data["when"]}
 
-    name: str = Field(description="a registered method (`amsam-ray methods list`)")
-    label: str = Field("", description="its name in the leaderboard; empty: the method's name")
-    params: dict[str, Any] = Field(default_factory=dict, description="keys fixed for this entry")
+
+class MethodEntry(_Section):
+    """A method, or a labelled variant of it with some keys fixed (a row of an ablation)."""
+
+    name: str = Field(max_length=_MAX_WORD, description="a registered method (`amsam-ray methods list`)")
+    label: str = Field("", description="its name in leaderboards; empty: the method's name")
+    params: dict[str, Scalar] = Field(default_factory=dict, description="keys fixed for this entry")
 
     @model_validator(mode="before")
     @classmethod
@@ -103,18 +154,18 @@ class MethodEntry(_Section):
     @field_validator("label")
     @classmethod
     def _safe(cls, value: str) -> str:
-        if not _NAME.match(value):
-            raise ValueError("label must be lower-case letters, digits, _ or -, at most 48")
+        if not _NAME.fullmatch(value):
+            raise ValueError("label is not valid; use at most 48 lower-case letters, digits, _ or -")
         return value
 
 
 class TrainSection(_Section):
-    """How every trial trains. ``levels`` and ``hypergradient`` replace a method's own where it has them."""
+    """Training of every trial. ``levels`` and ``hypergradient`` override a method's own values where it has them."""
 
     epochs: int = Field(100, ge=1, le=100_000, description="passes over D1 (lower) and D2 (upper level)")
-    batch_size: int = Field(1, ge=1, description="images per step; 1 as in AM-SAM")
+    batch_size: int = Field(1, ge=1, le=65_536, description="images per step; 1 as in AM-SAM")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of activations")
-    eval_every: int = Field(1, ge=1, description="epochs between scores on the selection images")
+    eval_every: int = Field(1, ge=1, le=100_000, description="epochs between evaluations on the selection images")
     levels: Literal[1, 2] | None = Field(None, description="1 or 2; empty: the method's own")
     hypergradient: Literal["first_order", "unrolled", "exact"] | None = Field(
         None, description="empty: the method's own"
@@ -125,9 +176,9 @@ class TrainSection(_Section):
 class SchedulerSection(_Section):
     """Early stopping inside a cell: asynchronous successive halving (Li et al. 2018, arXiv 1810.05934)."""
 
-    name: Literal["asha", "none"] = Field("asha", description="none: every trial runs to its end")
-    grace_epochs: int = Field(5, ge=1, description="no trial is stopped before this epoch; the first rung")
-    reduction: float = Field(3, gt=1, description="of the trials at a rung, one in this many goes on")
+    name: Literal["asha", "none"] = Field("asha", description="none: every trial runs all epochs")
+    grace_epochs: int = Field(5, ge=1, le=100_000, description="epoch of the first rung; no trial is stopped before it")
+    reduction: float = Field(3, gt=1, le=1_000, description="one in this many trials continues past each rung")
 
     @model_validator(mode="before")
     @classmethod
@@ -136,79 +187,91 @@ class SchedulerSection(_Section):
 
 
 class SearchSection(_Section):
-    """What is searched within every cell, and how."""
+    """The search within every cell."""
 
     trials: int = Field(20, ge=1, le=1_000_000, description="trials per cell")
     sampler: Literal["tpe", "random", "grid", "cmaes", "gp"] = Field("tpe", description="Optuna's sampler")
-    seed: int = Field(0, ge=0, description="of the sampler and of the trials")
-    startup_trials: int = Field(8, ge=1, description="random trials of a cell before the sampler models it")
-    retries: int = Field(2, ge=0, description="how often a trial is tried again after its lane died")
-    timeout_s: float = Field(1800, gt=0, description="a trial that gives no sign of life for so long is ended")
+    seed: Seed = Field(0, description="seed of the sampler and of the trials")
+    startup_trials: int = Field(
+        8, ge=1, le=1_000_000, description="random trials of a cell before the sampler uses its model"
+    )
+    retries: int = Field(2, ge=0, le=1_000, description="how often a trial is retried after its lane died")
+    timeout_s: float = Field(
+        1800, gt=0, le=_MONTH_S, description="a trial without a heartbeat for this many seconds is stopped"
+    )
     scheduler: SchedulerSection = Field(default_factory=SchedulerSection, description="early stopping")
-    space: dict[str, Distribution] = Field(default_factory=dict, description="key: distribution, see below")
-    first: tuple[dict[str, Any], ...] = Field(
-        (), description="points tried first; each method's published setting always comes before them"
+    space: dict[str, Distribution] = Field(
+        default_factory=dict, max_length=100, description="key: distribution, see below"
+    )
+    first: tuple[dict[str, Scalar], ...] = Field(
+        (), max_length=10_000, description="points tried first, after each method's published setting"
     )
 
 
 class FinalsSection(_Section):
-    """The best configurations of a cell, trained anew and scored on the test split."""
+    """The best configurations of a cell, retrained and scored on the test split."""
 
-    top_k: int = Field(1, ge=1, description="how many configurations of each cell")
-    seeds: int = Field(5, ge=1, description="how many fresh seeds each")
+    top_k: int = Field(1, ge=1, le=1_000, description="number of configurations per cell")
+    seeds: int = Field(5, ge=1, le=1_000, description="number of seeds per configuration")
 
 
 class ResourcesSection(_Section):
-    """How many trials run at once and what each may use."""
+    """How many trials run at once, and the resources of each."""
 
     lanes: int | Literal["auto"] = Field("auto", description="trials at a time; auto: as many as the cluster fits")
-    gpus_per_lane: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="a fraction shares a GPU, 2 or more trains data-parallel; auto: 1 where there are GPUs"
+    gpus_per_lane: Annotated[float, Field(ge=0, le=1_024)] | Literal["auto"] = Field(
+        "auto", description="a fraction shares a GPU, 2 or more train data-parallel; auto: 1 if there are GPUs"
     )
-    cpus_per_lane: float = Field(1, gt=0, description="CPU cores of one lane")
-    workers_per_lane: int = Field(1, ge=1, description="data-parallel workers of one lane, on CPUs or GPUs")
+    cpus_per_lane: float = Field(1, gt=0, le=4_096, description="CPU cores of one lane")
+    workers_per_lane: int = Field(1, ge=1, le=1_024, description="data-parallel workers per lane, on CPUs or GPUs")
 
     @field_validator("lanes")
     @classmethod
     def _some(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
+        if isinstance(value, int) and not 1 <= value <= _MAX_LANES:
+            raise ValueError(f"must be 1 to {_MAX_LANES:,}, or auto; use auto to fill the cluster")
         return value
 
 
 class SpaceFile(_Section):
-    """One sweep: every dataset with every number of shots and every method is a cell."""
+    """One sweep. Every combination of dataset, number of shots and method is a cell."""
 
     name: str = Field(description="name of the sweep: lower-case letters, digits, _ or -")
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1, description="which labelled images")
-    shots: tuple[Annotated[int, Field(ge=2)], ...] = Field(min_length=1, description="K, even; halves are D1 and D2")
-    shot_seed: int = Field(0, ge=0, description="which K images are drawn")
-    selection: SelectionConfig = Field(default_factory=SelectionConfig, description="where configurations are compared")
-    methods: tuple[MethodEntry, ...] = Field(min_length=1, description="what to compare")
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1, max_length=1_000, description="labelled images")
+    shots: tuple[Annotated[int, Field(ge=2, le=1_000_000)], ...] = Field(
+        min_length=1, max_length=100, description="K, even; halves are D1 and D2"
+    )
+    shot_seed: Seed = Field(0, description="seed of the draw of the K images")
+    selection: SelectionConfig = Field(
+        default_factory=SelectionConfig, description="images that compare configurations"
+    )
+    methods: tuple[MethodEntry, ...] = Field(min_length=1, max_length=1_000, description="methods to compare")
     backbone: BackboneConfig = Field(default_factory=BackboneConfig, description="the frozen SAM")
     detector: DetectorConfig = Field(default_factory=DetectorConfig, description="the frozen detector")
-    train: TrainSection = Field(default_factory=TrainSection, description="how every trial trains")
-    search: SearchSection = Field(default_factory=SearchSection, description="what is searched, and how")
-    finals: FinalsSection = Field(default_factory=FinalsSection, description="the best, retrained and tested")
-    resources: ResourcesSection = Field(default_factory=ResourcesSection, description="trials at a time")
-    storage: str = Field("./results", description="a folder, or s3://bucket/prefix")
-    objective: str = Field("auto", description="the metric that chooses; auto: each dataset's primary metric")
+    train: TrainSection = Field(default_factory=TrainSection, description="training of every trial")
+    search: SearchSection = Field(default_factory=SearchSection, description="the search within every cell")
+    finals: FinalsSection = Field(default_factory=FinalsSection, description="retraining and test of the best")
+    resources: ResourcesSection = Field(default_factory=ResourcesSection, description="resources of trials")
+    storage: str = Field("./results", min_length=1, description="a folder, or s3://bucket/prefix")
+    objective: str = Field(
+        "auto", max_length=_MAX_WORD, description="metric to optimise; auto: each dataset's primary metric"
+    )
 
     @field_validator("name")
     @classmethod
     def _safe(cls, value: str) -> str:
-        if not _NAME.match(value):
-            raise ValueError("must be lower-case letters, digits, _ or -, at most 48, and begin with a letter or digit")
+        if not _NAME.fullmatch(value):
+            raise ValueError("is not valid; use at most 48 lower-case letters, digits, _ or -, a letter or digit first")
         return value
 
     @field_validator("datasets", "shots", "methods", mode="before")
     @classmethod
     def _list(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
-            shown = "[...]" if isinstance(value, dict) or value is None else f"[{value}]"
+            shown = "[...]" if isinstance(value, dict) or value is None else f"[{str(value)[:_MAX_WORD]}]"
             raise ValueError(f"must be a list; write {shown}")
         if not value:
-            raise ValueError("is empty; name at least one")
+            raise ValueError("is empty; give at least one item")
         return value
 
     @field_validator("shots")
@@ -216,7 +279,7 @@ class SpaceFile(_Section):
     def _even(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         odd = [k for k in value if k % 2]
         if odd:
-            raise ValueError(f"{odd[0]} is odd; half of the shots train each level, so K must be even")
+            raise ValueError(f"{odd[0]} is odd; use an even number of shots, half for each level")
         if len(set(value)) != len(value):
-            raise ValueError("names a number of shots twice")
+            raise ValueError("repeats a number of shots; give each number once")
         return value

@@ -1,20 +1,60 @@
-"""What a schema cannot say: checks across the sections of a space file. Reads no file and imports nothing slow."""
+"""Checks across the sections of a space file, which its schema cannot express. Reads no file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from amsam_ray.config.datasets import path_fault
 from amsam_ray.config.methods import METHODS, check_params, live_params, max_rank
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.params import LAST_K, PARAMS, SWITCHES, on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
+from amsam_ray.config.yaml_loader import KeyPath
 
-Finding = tuple[tuple[str | int, ...], str]
+Code = Literal[
+    "schema",
+    "duplicate-label",
+    "unknown-method",
+    "unknown-parameter",
+    "unknown-metric",
+    "parameter-value",
+    "backbone-limit",
+    "nothing-searched",
+    "unused-parameter",
+    "dead-parameter",
+    "condition-unknown",
+    "condition-order",
+    "condition-value",
+    "first-not-searched",
+    "gpu-share",
+    "path",
+]
+
+NEEDS_WHOLE_FILE: frozenset[Code] = frozenset(
+    {"nothing-searched", "unused-parameter", "dead-parameter", "condition-unknown"}
+)
+"""Codes of findings that may be due to a part of the file that is missing or was refused."""
 
 
-def check_space(space: SpaceFile) -> list[Finding]:
-    """All problems that need more than one key to see, as (key path, what is wrong and what to do)."""
+@dataclass(frozen=True)
+class SpaceFinding:
+    """One problem of a space file.
+
+    Attributes:
+        code: the kind of problem; program logic reads this and never the message.
+        path: the key, for example ``("search", "space", "alpha")``.
+        message: what is wrong; the remedy.
+    """
+
+    code: Code
+    path: KeyPath
+    message: str
+
+
+def check_space(space: SpaceFile) -> list[SpaceFinding]:
+    """Return all problems that involve more than one key, or the registries of methods and metrics."""
     return [
         *_duplicates(space),
         *_methods(space),
@@ -22,11 +62,12 @@ def check_space(space: SpaceFile) -> list[Finding]:
         *_first_points(space),
         *_objective(space),
         *_resources(space),
+        *_paths(space),
     ]
 
 
 def switch_values(space: SpaceFile, entry: MethodEntry) -> dict[str, tuple[Any, ...]]:
-    """For every switch that the file sets or searches for ``entry``: all the values that it may take."""
+    """Return all values that each switch set or searched by the file may take for ``entry``."""
     possible: dict[str, tuple[Any, ...]] = {}
     for name in ("levels", "hypergradient"):
         if (value := getattr(space.train, name)) is not None:
@@ -39,116 +80,137 @@ def switch_values(space: SpaceFile, entry: MethodEntry) -> dict[str, tuple[Any, 
 
 
 def live_space(space: SpaceFile, entry: MethodEntry) -> dict[str, Distribution]:
-    """The part of the space that acts on ``entry``: its method has the key, no fixed value hides it, it is live."""
+    """Return the part of the space that acts on ``entry``: keys of its method that are live and not fixed by it."""
     live = live_params(entry.name, switch_values(space, entry))
     return {k: d for k, d in space.search.space.items() if k in live and k not in entry.params}
 
 
-def _duplicates(space: SpaceFile) -> Iterator[Finding]:
+def _duplicates(space: SpaceFile) -> Iterator[SpaceFinding]:
     for section, labels in (
         ("datasets", [d.label for d in space.datasets]),
         ("methods", [m.label for m in space.methods]),
     ):
         for index, label in enumerate(labels):
             if label in labels[:index]:
-                yield (
-                    (section, index),
-                    f"label {label} is taken by an earlier entry; give this one a `label` of its own",
-                )
+                what = f"label {label} is taken by an earlier entry; give this entry another `label`"
+                yield SpaceFinding("duplicate-label", (section, index), what)
 
 
-def _methods(space: SpaceFile) -> Iterator[Finding]:
+def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
     for index, entry in enumerate(space.methods):
         if entry.name not in METHODS:
-            yield ("methods", index), f"{entry.name} is not a method; choose from {', '.join(METHODS)}"
+            what = f"{entry.name} is not a method; choose from {', '.join(METHODS)}"
+            yield SpaceFinding("unknown-method", ("methods", index), what)
             continue
         for problem in check_params(entry.name, entry.params):
-            yield ("methods", index, "params", problem.where), problem.what
-        yield from (
-            (("methods", index, "params", key), what)
-            for key, value in entry.params.items()
-            for what in _misfits(space, entry.name, key, (value,))
-        )
+            yield SpaceFinding("parameter-value", ("methods", index, "params", problem.where), problem.what)
+        for key, value in entry.params.items():
+            yield from _backbone_limits(space, entry.name, key, (value,), ("methods", index, "params", key))
         if METHODS[entry.name].trainable and space.search.space and not live_space(space, entry):
-            yield (
-                ("methods", index),
-                f"nothing in search.space acts on {entry.label}; search one of "
-                f"{', '.join(sorted(live_params(entry.name, switch_values(space, entry))))}",
-            )
+            keys = ", ".join(sorted(live_params(entry.name, switch_values(space, entry))))
+            what = f"nothing in search.space acts on {entry.label}; search one of {keys}"
+            yield SpaceFinding("nothing-searched", ("methods", index), what)
 
 
-def _misfits(space: SpaceFile, method: str, key: str, values: tuple[Any, ...]) -> Iterator[str]:
-    """Values that the key allows and the chosen backbone does not."""
+def _backbone_limits(
+    space: SpaceFile, method: str, key: str, values: tuple[Any, ...], path: KeyPath
+) -> Iterator[SpaceFinding]:
+    """Find values that are valid for the key and too large for the chosen backbone."""
     if key == "rank":
         limit = max_rank(method, space.backbone)
         if limit is not None and any(isinstance(v, int | float) and v > limit for v in values):
-            yield f"rank is above the projection's width for {method} on {space.backbone.arch}; at most {limit}"
+            where = f"for {method} on {space.backbone.arch}"
+            what = f"rank is above the projection's width {where}; use a rank of at most {limit}"
+            yield SpaceFinding("backbone-limit", path, what)
     if key == "adaptor_blocks":
         for value in values:
             last = LAST_K.match(str(value))
             if last and int(last[1]) > space.backbone.depth:
-                yield f"{value} is more than the {space.backbone.depth} blocks of {space.backbone.arch}"
+                depth = space.backbone.depth
+                what = f"{value} is more than the {depth} blocks of {space.backbone.arch}; use at most last_{depth}"
+                yield SpaceFinding("backbone-limit", path, what)
 
 
-def _distributions(space: SpaceFile) -> Iterator[Finding]:
+def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
     entries = [entry for entry in space.methods if entry.name in METHODS]
     for key, distribution in space.search.space.items():
         path = ("search", "space", key)
         if key not in PARAMS:
-            yield path, f"is not a parameter; known are {', '.join(sorted(PARAMS))}"
+            what = f"is not a parameter; choose from {', '.join(sorted(PARAMS))}"
+            yield SpaceFinding("unknown-parameter", path, what)
             continue
         owner = next((entry.name for entry in entries if key in METHODS[entry.name].keys), None)
         if owner is None:
-            yield path, "acts on none of the methods named; remove it or name a method that has it"
+            what = "acts on none of the methods listed; remove it or add a method that uses it"
+            yield SpaceFinding("unused-parameter", path, what)
             continue
         for problem in (p for value in distribution.values for p in check_params(owner, {key: value})):
-            yield path, problem.what
+            yield SpaceFinding("parameter-value", path, problem.what)
         for entry in entries:
-            for what in _misfits(space, entry.name, key, distribution.values):
-                yield path, what
+            yield from _backbone_limits(space, entry.name, key, distribution.values, path)
         if not any(key in live_space(space, entry) or key in entry.params for entry in entries):
-            yield path, "has no effect on any method as configured (its switch is off); remove it or set the switch"
+            what = "has no effect on any method as configured (its switch is off); remove it or set the switch"
+            yield SpaceFinding("dead-parameter", path, what)
         yield from _conditions(space, key, distribution)
 
 
-def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[Finding]:
+def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[SpaceFinding]:
     path = ("search", "space", key, "when")
     order = list(space.search.space)
     for other, values in distribution.when.items():
         parent = space.search.space.get(other)
         if parent is None:
-            yield path, f"names {other}, which search.space does not hold; add it or mend its spelling"
+            what = f"names {other}, which is not in search.space; add it or correct its spelling"
+            yield SpaceFinding("condition-unknown", path, what)
         elif other == key or order.index(other) > order.index(key):
-            yield path, f"names {other}, which must stand before {key} in search.space"
+            what = f"names {other}, which must come before {key} in search.space; move it up"
+            yield SpaceFinding("condition-order", path, what)
         elif parent.kind in ("choice", "constant"):
             known = {on_off_word(v) for v in parent.values}
             if missing := [v for v in values if on_off_word(v) not in known]:
-                yield path, f"waits for {other} = {missing[0]!r}, which is not among its values"
+                what = f"requires {other} = {missing[0]!r}, which is not one of its values; use one of its values"
+                yield SpaceFinding("condition-value", path, what)
 
 
-def _first_points(space: SpaceFile) -> Iterator[Finding]:
+def _first_points(space: SpaceFile) -> Iterator[SpaceFinding]:
     for index, point in enumerate(space.search.first):
         for key, value in point.items():
             path = ("search", "first", index, key)
             owners = [e.name for e in space.methods if e.name in METHODS and key in METHODS[e.name].keys]
             if key not in space.search.space:
-                yield path, "is not in search.space; add it there or remove it here"
+                what = "is not in search.space; add it there or remove it here"
+                yield SpaceFinding("first-not-searched", path, what)
             elif owners:
-                yield from ((path, problem.what) for problem in check_params(owners[0], {key: value}))
+                for problem in check_params(owners[0], {key: value}):
+                    yield SpaceFinding("parameter-value", path, problem.what)
 
 
-def _objective(space: SpaceFile) -> Iterator[Finding]:
+def _objective(space: SpaceFile) -> Iterator[SpaceFinding]:
     if space.objective != "auto" and space.objective not in METRICS:
-        yield ("objective",), f"{space.objective} is not a metric; choose auto or one of {', '.join(METRICS)}"
+        what = f"{space.objective} is not a metric; choose auto or one of {', '.join(METRICS)}"
+        yield SpaceFinding("unknown-metric", ("objective",), what)
 
 
-def _resources(space: SpaceFile) -> Iterator[Finding]:
+def _resources(space: SpaceFile) -> Iterator[SpaceFinding]:
     gpus, workers = space.resources.gpus_per_lane, space.resources.workers_per_lane
     if isinstance(gpus, float | int) and gpus > 1:
         if gpus != int(gpus):
-            yield ("resources", "gpus_per_lane"), f"above 1 must be a whole number of GPUs, not {gpus:g}"
+            what = f"must be a whole number of GPUs above 1, not {gpus:g}; round it"
+            yield SpaceFinding("gpu-share", ("resources", "gpus_per_lane"), what)
         elif workers not in (1, int(gpus)):
-            yield (
-                ("resources", "workers_per_lane"),
-                f"must be {int(gpus)}, one for each GPU of the lane; or leave it out",
-            )
+            what = f"does not match {int(gpus)} GPUs per lane; use {int(gpus)} (one worker per GPU) or remove the key"
+            yield SpaceFinding("gpu-share", ("resources", "workers_per_lane"), what)
+
+
+def _paths(space: SpaceFile) -> Iterator[SpaceFinding]:
+    """Find paths that no file can have on this machine. Records keep such paths, so models cannot refuse them."""
+    paths: list[tuple[KeyPath, str | None]] = [(("storage",), space.storage)]
+    for index, dataset in enumerate(space.datasets):
+        paths += [(("datasets", index, "root"), dataset.root), (("datasets", index, "name"), dataset.name)]
+    paths += [
+        (("backbone", "checkpoint"), space.backbone.checkpoint),
+        (("detector", "weights"), space.detector.weights),
+    ]
+    for path, value in paths:
+        if value is not None and (fault := path_fault(value)):
+            yield SpaceFinding("path", path, fault)

@@ -1,4 +1,4 @@
-"""Reads a space file and tells everything that is wrong with it, each with its line."""
+"""Read a space file and report every problem in it, each with its line."""
 
 from __future__ import annotations
 
@@ -10,112 +10,67 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from amsam_ray.config.space import SpaceFile
-from amsam_ray.config.space_checks import check_space
-from amsam_ray.errors import InputError, Problem, yaml_problem
+from amsam_ray.config.space_checks import NEEDS_WHOLE_FILE, SpaceFinding, check_space
+from amsam_ray.config.yaml_loader import KeyLines, KeyPath, load_yaml
+from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import sha256_hex
 
-KeyPath = tuple[str | int, ...]
-
-
-class Places:
-    """Where in the file a key stands.
-
-    Args:
-        file: the name shown in messages.
-        node: the root of the composed YAML.
-    """
-
-    def __init__(self, file: str, node: yaml.Node | None):
-        self.file = file
-        self.repeated: list[Problem] = []
-        self._lines: dict[KeyPath, int] = {}
-        if node is not None:
-            self._walk(node, ())
-
-    def _walk(self, node: yaml.Node, path: KeyPath) -> None:
-        self._lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, value in node.value:
-                step = (*path, key.value)
-                self._lines[step] = key.start_mark.line + 1
-                if key.value in seen:
-                    self.repeated.append(Problem(self.at(step), "is given twice; keep one"))
-                seen.add(key.value)
-                self._walk(value, step)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                self._walk(value, (*path, index))
-
-    def at(self, path: KeyPath) -> str:
-        """``file:line (key.path)`` of ``path``, or of the nearest key above it that is in the file."""
-        for length in range(len(path), -1, -1):
-            line = self._lines.get(path[:length])
-            if line is not None:
-                break
-        key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
-        return f"{self.file}:{line or 1}" + (f" ({key})" if key else "")
+# Pydantic's names for the branches of a union, which are no keys of the file.
+_BRANCH = re.compile(r"(literal|constrained|function|int|float|str)([\[-].*)?")
+_SHOWN = 60
 
 
 def load_space(path: str | Path) -> SpaceFile:
-    """Read and check a space file; touches nothing but that file.
+    """Read and check a space file. Reads no other file.
 
     Raises:
-        InputError: with every problem found, each as ``file:line (key): what is wrong and what to do``.
+        InputError: with every problem found, each as ``file:line (key): what is wrong; the remedy``.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(Problem(str(path), "there is no such file; give the path of a space file")) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(Problem(str(path), f"cannot be read as text ({error}); give a YAML file")) from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(yaml_problem(path.name, error)) from None
-    places = Places(path.name, node)
-    if not isinstance(data, dict):
-        raise InputError(Problem(path.name, "must hold keys and values (name, datasets, shots, methods, ...)"))
-    return _validated(data, places)
+    document = load_yaml(path, kind="space file", name=path.name)
+    if not isinstance(document.data, dict):
+        what = "must be a mapping with the keys name, datasets, shots, methods, ...; docs/space-file.md lists them"
+        raise InputError(Problem(path.name, what))
+    return _validated(document.data, document.lines, document.repeated)
 
 
 def parse_space(data: Mapping[str, Any], file: str = "space") -> SpaceFile:
-    """A space from plain data, for example from a sweep's stored copy or a notebook. Raises InputError."""
-    return _validated(dict(data), Places(file, None))
+    """Build a space from plain data, for example a sweep's stored copy.
+
+    Args:
+        data: the content of a space file, or ``SpaceFile.model_dump(mode="json", by_alias=True)``.
+        file: name shown in messages.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    return _validated(dict(data), KeyLines(file))
 
 
-def _validated(data: dict[str, Any], places: Places) -> SpaceFile:
-    problems = list(places.repeated)
+def _validated(data: dict[str, Any], lines: KeyLines, repeated: Iterable[Problem] = ()) -> SpaceFile:
+    problems = list(repeated)
     try:
         space = SpaceFile.model_validate(data)
     except ValidationError as error:
-        problems += [Problem(places.at(_in_file(e["loc"])), _plain(e)) for e in error.errors()]
-        problems += [Problem(places.at(path), what) for path, what in _beside(data, error)]
+        found = _schema_findings(error) + _further_findings(data, error)
+        problems += [lines.problem(f.path, f.message) for f in found]
         raise InputError(by_line(problems)) from None
-    problems += [Problem(places.at(path), what) for path, what in check_space(space)]
+    problems += [lines.problem(f.path, f.message) for f in check_space(space)]
     if problems:
         raise InputError(by_line(problems))
     return space
 
 
 def by_line(problems: Iterable[Problem]) -> list[Problem]:
-    """In the order of the file that they are in; those without a line come last."""
-
-    def line(problem: Problem) -> float:
-        found = re.match(r"[^\s:]+:(\d+)( |$)", problem.where)
-        return int(found[1]) if found else float("inf")
-
-    return sorted(problems, key=line)
+    """Sort problems by their line in the file; those without a line come last."""
+    return sorted(problems, key=lambda problem: float("inf") if problem.line is None else problem.line)
 
 
-# Stand-ins for what a broken file lacks, so that the rest of it can be checked all the same.
-_STAND_INS: dict[str, Any] = {
+# Values for required keys that a broken file lacks, so that the rest of the file can still be checked.
+_PLACEHOLDERS: dict[str, Any] = {
     "name": "x",
     "datasets": [{"name": "procedural", "options": {"family": "lesion"}}],
     "shots": [2],
@@ -123,37 +78,37 @@ _STAND_INS: dict[str, Any] = {
 }
 
 
-def _beside(data: dict[str, Any], error: ValidationError) -> list[tuple[KeyPath, str]]:
-    """What is wrong beside what the schema refused: the same checks on the file without the refused parts."""
+def _further_findings(data: dict[str, Any], error: ValidationError) -> list[SpaceFinding]:
+    """Check the file without the parts that the schema refused, and return what else is wrong."""
     rest = copy.deepcopy(data)
-    found: list[tuple[KeyPath, str]] = []
+    found: list[SpaceFinding] = []
     refused: set[KeyPath] = set()
     while True:
-        for path in (_in_file(e["loc"]) for e in error.errors()):
+        for path in (_key_path(e) for e in error.errors()):
             refused.add(path)
             _drop(rest, path)
-        made_up = set(_STAND_INS) - set(rest)
+        placeholders = set(_PLACEHOLDERS) - set(rest)
         try:
-            space = SpaceFile.model_validate({**_STAND_INS, **rest})
+            space = SpaceFile.model_validate({**_PLACEHOLDERS, **rest})
         except ValidationError as further:
-            paths = {_in_file(e["loc"]) for e in further.errors()}
-            if paths <= refused:  # no part of the file is left to drop
+            if {_key_path(e) for e in further.errors()} <= refused:  # nothing is left to drop
                 return found
-            # Some checks are made only once all others pass.
-            found += [(_in_file(e["loc"]), _plain(e)) for e in further.errors()]
+            # Pydantic runs a model's own checks only once all of its fields are valid.
+            found += _schema_findings(further)
             error = further
         else:
             break
-    incomplete = made_up | {str(path[0]) for path in refused if path}
+    incomplete = placeholders | {str(path[0]) for path in refused if path}
+    partial = bool(incomplete & {"methods", "search"})
     return found + [
-        (path, what)
-        for path, what in check_space(space)
-        if path[0] not in made_up and not (incomplete & {"methods", "search"} and _misses_something(what))
+        finding
+        for finding in check_space(space)
+        if finding.path[0] not in placeholders and not (partial and finding.code in NEEDS_WHOLE_FILE)
     ]
 
 
 def _drop(data: dict[str, Any], path: KeyPath) -> None:
-    """Take the key at ``path`` out; a list goes as a whole: without one item, the places after it would be wrong."""
+    """Remove the key at ``path``. A list is removed whole: without one item, the indices of the others would shift."""
     keys = list(itertools.takewhile(lambda step: isinstance(step, str), path))
     holder: Any = data
     for key in keys[:-1]:
@@ -162,49 +117,54 @@ def _drop(data: dict[str, Any], path: KeyPath) -> None:
         holder.pop(keys[-1], None)
 
 
-def _misses_something(what: str) -> bool:
-    """Whether a finding may be due to a part that was left out rather than to the file."""
-    return any(words in what for words in ("acts on none", "has no effect", "nothing in search.space", "does not hold"))
-
-
 def problems_at(path: str | Path, problems: Iterable[Problem]) -> list[Problem]:
-    """Problems that name a key of a space file (``datasets[0].root``), with the file and line of that key, in order."""
+    """Add file and line to problems that name a key of a space file (``datasets[0].root``), and sort them by line."""
     try:
-        node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        lines = load_yaml(path, name=Path(path).name).lines
+    except InputError:
         return list(problems)
-    places, placed = Places(Path(path).name, node), []
+    placed = []
     for problem in problems:
         steps = tuple(int(n) if n else name for name, n in re.findall(r"([a-z0-9_]+)|\[(\d+)\]", problem.where))
         known = steps and re.match(r"[a-z_]+($|[.\[])", problem.where) and steps[0] in SpaceFile.model_fields
-        placed.append(Problem(places.at(steps), problem.what) if known else problem)
+        placed.append(lines.problem(steps, problem.what) if known else problem)
     return by_line(placed)
 
 
-def _in_file(loc: tuple[Any, ...]) -> KeyPath:
-    """Pydantic's location without the names of union branches, which no file holds."""
-    return tuple(s for s in loc if isinstance(s, int) or not s.startswith(("literal[", "constrained-", "function-")))
+def _key_path(fault: Any) -> KeyPath:
+    """Return the location of a pydantic error without the branch of a union at its end."""
+    loc = tuple(fault["loc"])
+    named = fault["type"] == "extra_forbidden" or not loc or isinstance(loc[-1], int)
+    return loc if named or not _BRANCH.fullmatch(loc[-1]) else loc[:-1]
+
+
+def _schema_findings(error: ValidationError) -> list[SpaceFinding]:
+    """One finding per key; the branches of a union are joined with "or"."""
+    messages: dict[KeyPath, list[str]] = {}
+    for fault in error.errors():
+        messages.setdefault(_key_path(fault), []).append(_plain(fault))
+    return [SpaceFinding("schema", path, ", or ".join(dict.fromkeys(texts))) for path, texts in messages.items()]
 
 
 def _plain(error: Any) -> str:
     kind, context = error["type"], error.get("ctx") or {}
     if kind == "extra_forbidden":
-        return "is not a known key; remove it or mend its spelling (docs/space-file.md lists the keys)"
+        return "is not a known key; remove it or correct its spelling (docs/space-file.md lists the keys)"
     if kind == "missing":
         return "is missing; add it"
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     given = error.get("input")
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
-    return error["msg"][0].lower() + error["msg"][1:] + shown
+    shown = f", not {repr(given)[:_SHOWN]}" if isinstance(given, str | int | float | bool) or given is None else ""
+    return str(error["msg"][0].lower() + error["msg"][1:] + shown)
 
 
 def space_hash(space: SpaceFile) -> str:
-    """SHA-256 over everything that can change a result; where it runs and where results go are left out."""
+    """Return the SHA-256 of everything that can change a result; ``resources`` and ``storage`` are left out."""
     content = space.model_dump(mode="json", exclude={"resources", "storage"})
     return sha256_hex(json.dumps(content, sort_keys=True))
 
 
 def sweep_id(space: SpaceFile) -> str:
-    """The sweep's name in storage: the space's name and the first 8 digits of its hash."""
+    """Return the sweep's name in storage: the space's name and the first 8 digits of its hash."""
     return f"{space.name}-{space_hash(space)[:8]}"

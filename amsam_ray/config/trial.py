@@ -1,12 +1,13 @@
-"""All that one trial depends on, in one frozen object. Imports no torch."""
+"""The configuration of one trial: one frozen object with everything that its result depends on. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.config.params import MethodParams
@@ -14,7 +15,7 @@ from amsam_ray.hashing import sha256_hex
 
 
 class TrainConfig(BaseModel):
-    """How long and how precisely a trial trains; the defaults are AM-SAM's."""
+    """Length and precision of a trial's training; the defaults are AM-SAM's (arXiv 2410.09714)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,17 +26,20 @@ class TrainConfig(BaseModel):
     eval_every: int = Field(1, ge=1, description="epochs between scores on the selection images")
 
 
-class TrialConfig(BaseModel):
+class TrialConfig(WithAddedFields):
     """One configuration of one cell with one seed.
 
     Attributes:
-        label: the cell's method label (a method, or a named variant of one).
-        role: ``search`` trials never see a test image; ``final`` ones are scored on the test split.
-        metric: the score that chooses, one of ``amsam_ray.config.metrics.METRICS``.
+        label: the cell's method label (a method, or a named variant of it).
+        role: ``search`` trials never read a test image; ``final`` trials are scored on the test split.
+        metric: the objective, one of ``amsam_ray.config.metrics.METRICS``.
         maximise: whether a larger ``metric`` is better.
+        stop_epoch: of a final that retrains a cross-fitted configuration on all shots, the epoch after which it stops;
+            0: the last one. The learning rates are those of ``train.epochs``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    ADDED: ClassVar[frozenset[str]] = frozenset({"stop_epoch"})
 
     dataset: DatasetConfig
     shots: int = Field(ge=2)
@@ -51,11 +55,12 @@ class TrialConfig(BaseModel):
     role: Literal["search", "final"] = "search"
     metric: str = "dice"
     maximise: bool = True
+    stop_epoch: int = Field(0, ge=0)
 
     def canonical(self) -> str:
-        """Canonical JSON: sorted keys, public names, no spaces."""
+        """Return the canonical JSON: sorted keys, public names, no spaces."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON, 64 hex digits."""
+        """Return the SHA-256 of the canonical JSON, 64 hexadecimal digits."""
         return sha256_hex(self.canonical())

@@ -14,14 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.yaml_loader import load_yaml
 from amsam_ray.data.layout import Scan, scan
 from amsam_ray.data.schema import DatasetDefinition, OptionRule, unsafe_path
 from amsam_ray.data.tree import LocalTree, Tree
-from amsam_ray.errors import InputError, Problem, yaml_problem
+from amsam_ray.errors import InputError, Problem
 
 ENTRY_POINTS = "amsam_ray.datasets"
 """Entry point group for definitions of other packages; each entry loads to the path of a YAML file."""
@@ -36,15 +36,11 @@ def load_definition(path: Path) -> DatasetDefinition:
     Raises:
         InputError: the file is missing, is not YAML or violates the schema; lists all problems.
     """
+    document = load_yaml(path, kind="dataset definition")
+    if document.repeated:
+        raise InputError(document.repeated)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(yaml_problem(str(path), error)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        what = f"cannot be read as a dataset definition ({error}); give a text file of YAML"
-        raise InputError(Problem(str(path), what)) from None
-    try:
-        return DatasetDefinition.model_validate(data)
+        return DatasetDefinition.model_validate(document.data)
     except ValidationError as error:
         problems = [
             Problem(f"{path} ({'.'.join(map(str, fault['loc'])) or 'file'})", fault["msg"]) for fault in error.errors()

@@ -20,7 +20,7 @@ from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import file_sha256
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
-from amsam_ray.models.weights import describe_expected, file_sha256, resolve_checkpoint
+from amsam_ray.models.weights import describe_expected, resolve_checkpoint
 
 PATCH = 16
 

@@ -91,7 +91,9 @@ class Detector:
         Args:
             images: HWC uint8 RGB in [0, 255], of any sizes; processed in batches.
         """
-        return [next(iter(found), None) for found in self.candidates(images, confidence=self._config.confidence, limit=1)]
+        return [
+            next(iter(found), None) for found in self.candidates(images, confidence=self._config.confidence, limit=1)
+        ]
 
     def candidates(self, images: Sequence[np.ndarray], *, confidence: float, limit: int) -> list[list[Detection]]:
         """Return the boxes of each image, most confident first.
@@ -103,9 +105,7 @@ class Detector:
         """
         if confidence not in self._predictors:
             config = self._config.model_copy(update={"confidence": confidence})
-            self._predictors[confidence] = _predictor(
-                self.model, config, self._device, self.image_size, self._classes
-            )
+            self._predictors[confidence] = _predictor(self.model, config, self._device, self.image_size, self._classes)
         found: list[list[Detection]] = []
         for start in range(0, len(images), _BATCH):
             bgr = [np.ascontiguousarray(image[..., ::-1]) for image in images[start : start + _BATCH]]
@@ -117,7 +117,7 @@ class Detector:
 
 def _ranked(boxes_N4: torch.Tensor, confidence_N: torch.Tensor, limit: int) -> list[Detection]:
     order = confidence_N.argsort(descending=True, stable=True)[:limit].tolist()
-    return [Detection(tuple(boxes_N4[at].tolist()), float(confidence_N[at])) for at in order]  # type: ignore[arg-type]
+    return [Detection(tuple(boxes_N4[at].tolist()), float(confidence_N[at])) for at in order]
 
 
 def load_detector(

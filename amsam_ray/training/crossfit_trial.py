@@ -45,12 +45,10 @@ class _FoldRun:
 
 
 class _Crossfit:
-    def __init__(
-        self, setup: TrialSetup, rungs: Sequence[int], report: Report | None, on_epoch: loop.OnEpoch | None
-    ):
+    def __init__(self, setup: TrialSetup, rungs: Sequence[int], report: Report | None, on_epoch: loop.OnEpoch | None):
         self._setup, self._config = setup, setup.config
         self._rungs, self._report, self._on_epoch = frozenset(rungs), report, on_epoch
-        self._folds = make_folds(setup.split, self._config.selection.folds)
+        self._folds = make_folds(setup.split, self._config.selection.fold_count)
         self._epochs = self._config.train.epochs if setup.model.lower else 1
         self._scores = CrossfitScores(self._config.maximise)
         self._runs: list[_FoldRun] = []
@@ -71,12 +69,11 @@ class _Crossfit:
                 status = self._run_fold(number, fold, pictures)
             if status != "completed":
                 break
-            last = number == len(self._folds) - 1
             done = (number + 1) * self._epochs
-            if not last and self._report is not None and done in self._rungs:
-                if self._report(done, self._scores.best()[1]):
-                    status = "pruned"
-                    break
+            asked = number < len(self._folds) - 1 and done in self._rungs and self._report is not None
+            if asked and self._report(done, self._scores.best()[1]):  # type: ignore[misc]
+                status = "pruned"
+                break
         assert result is not None
         return self._result(result, status)
 

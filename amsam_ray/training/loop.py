@@ -22,8 +22,8 @@ from amsam_ray.inference.inputs import Batch, PreparedSet
 from amsam_ray.inference.masks import Diverged
 from amsam_ray.models.adapted import AdaptedSam, ModelOutput
 from amsam_ray.training.batches import Stream, generator, joint_batch_size
-from amsam_ray.training.box_mix import draw_kinds, with_mixed_boxes
 from amsam_ray.training.bilevel import Loss, LowerStep, gradient, hypergradient
+from amsam_ray.training.box_mix import draw_kinds, with_mixed_boxes
 from amsam_ray.training.contrastive import contrast_loss, draw_tokens
 from amsam_ray.training.losses import mask_loss
 from amsam_ray.training.optim import AdamW, FlatParams, poly_rate

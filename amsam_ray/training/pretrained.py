@@ -71,9 +71,7 @@ def cached_detectors(
         from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 
         shots = [
-            TuningShot(
-                dataset.image(name), dataset.mask(name), f"{dataset.content_key(name)}/{dataset.mask_key(name)}"
-            )
+            TuningShot(dataset.image(name), dataset.mask(name), f"{dataset.content_key(name)}/{dataset.mask_key(name)}")
             for name in names
         ]
         chosen = tune_detector(

@@ -58,9 +58,7 @@ class TrialSetup:
         if not self.model.uses_boxes:
             return Detectors(None, (), None)
         with self.phase("load"):
-            return cached_detectors(
-                config.detector, self.device, self.cache_dir, self.dataset, names, self.split.seed
-            )
+            return cached_detectors(config.detector, self.device, self.cache_dir, self.dataset, names, self.split.seed)
 
     def preparer(self, detectors: Detectors) -> Preparer:
         """Return what prepares pictures with the frozen networks."""

@@ -1,11 +1,17 @@
-"""Space files: the shipped ones validate, and every fault is named with its line."""
+"""Space files: the shipped ones are valid, and every problem is reported with its line."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from amsam_ray.config.space_checks import check_space
 from amsam_ray.config.space_file import load_space, parse_space, problems_at, space_hash, sweep_id
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.search.cells import make_cells
@@ -24,6 +30,14 @@ search:
     alpha: {uniform: [0.5, 1.0]}
     lr: {loguniform: [1.0e-4, 1.0e-2]}
 """
+
+
+BASE: dict[str, object] = {
+    "name": "x",
+    "datasets": [{"name": "procedural", "options": {"family": "polyp"}}],
+    "shots": [4],
+    "methods": ["am_sam"],
+}
 
 
 def problems_of(tmp_path: Path, text: str) -> list[str]:
@@ -45,7 +59,7 @@ def test_shipped_spaces_validate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["isic", "tiktok", "vikram_human", "kvasir_seg", "cod10k", "camo", "istd"])
-def test_paper_spaces_start_from_the_papers_settings(stem: str) -> None:
+def test_paper_spaces_start_from_published_settings(stem: str) -> None:
     space = load_space(next(p for p in SHIPPED if p.stem == stem))
     assert (space.backbone.arch, space.backbone.size, space.shots) == ("vit_b", 1024, (4, 8, 16))
     first = next(cell for cell in make_cells(space) if cell.entry.name == "am_mca_sam").first[0]
@@ -54,7 +68,7 @@ def test_paper_spaces_start_from_the_papers_settings(stem: str) -> None:
     assert {"tau_token", "tau_sample"} <= first.keys()
 
 
-def test_a_cell_searches_only_what_acts_on_its_method(tmp_path: Path) -> None:
+def test_a_cell_searches_only_live_parameters_of_its_method(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(GOOD)
     cells = {cell.entry.name: cell for cell in make_cells(load_space(tmp_path / "s.yaml"))}
     assert set(cells["am_sam"].space) == {"alpha", "lr"}
@@ -63,7 +77,7 @@ def test_a_cell_searches_only_what_acts_on_its_method(tmp_path: Path) -> None:
     assert cells["am_sam"].first[0] == {"alpha": 0.7, "lr": 5e-3}
 
 
-def test_alpha_is_not_searched_where_calibration_is_off() -> None:
+def test_alpha_is_not_searched_without_calibration() -> None:
     space = parse_space(
         {
             "name": "x",
@@ -79,7 +93,7 @@ def test_alpha_is_not_searched_where_calibration_is_off() -> None:
     assert off.config({"lr": 1e-3}, seed=0).params.calibration == "off"
 
 
-def test_the_hash_ignores_where_a_sweep_runs_and_sees_what_it_does() -> None:
+def test_the_hash_ignores_resources_and_storage() -> None:
     base = {
         "name": "x",
         "datasets": [{"name": "procedural", "options": {"family": "polyp"}}],
@@ -109,9 +123,13 @@ FAULTS = {
     "when on an unknown key": (
         "{uniform: [0.5, 1.0]}",
         "{uniform: [0.5, 1.0], when: {calib: sample}}",
-        "names calib, which search.space does not hold",
+        "names calib, which is not in search.space",
     ),
-    "key given twice": ("shots: [4]", "shots: [4]\nshots: [8]", "space.yaml:5 (shots): is given twice"),
+    "key given twice": (
+        "shots: [4]",
+        "shots: [4]\nshots: [8]",
+        "space.yaml:5 (shots): is given twice, in lines 4 and 5",
+    ),
     "missing section": ("methods: [sam, am_sam]\n", "", "(methods): is missing"),
     "calibration on samed": (
         "am_sam]",
@@ -125,26 +143,64 @@ FAULTS = {
         "must be a number in (0, inf)",
     ),
     "unknown metric": ("shots: [4]", "shots: [4]\nobjective: dicee", "space.yaml:5 (objective): dicee is not a metric"),
-    "half a GPU too many": ("search:", "resources: {gpus_per_lane: 1.5}\nsearch:", "must be a whole number of GPUs"),
+    "fraction above one GPU": ("search:", "resources: {gpus_per_lane: 1.5}\nsearch:", "must be a whole number of GPUs"),
+    "no such union branch": (
+        "search:",
+        "resources: {lanes: many}\nsearch:",
+        "space.yaml:6 (resources.lanes): input should be a valid integer",
+    ),
+    "infinite reduction": ("trials: 3", "trials: 3\n  scheduler: {reduction: .inf}", "is not a finite number"),
+    "large reduction": ("trials: 3", "trials: 3\n  scheduler: {reduction: 1.0e+9}", "less than or equal to 1000"),
+    "large top_k": ("search:", "finals: {top_k: 100000}\nsearch:", "(finals.top_k): input should be less than"),
+    "large number of seeds": ("search:", "finals: {seeds: 100000}\nsearch:", "(finals.seeds): input should be less"),
+    "large seed": ("trials: 3", "trials: 3\n  seed: 4294967296", "(search.seed): input should be less"),
+    "many GPUs": (
+        "search:",
+        "resources: {gpus_per_lane: 1.0e+8}\nsearch:",
+        "(resources.gpus_per_lane): input should be",
+    ),
+    "many trials": ("trials: 3", "trials: 100000000", "(search.trials): input should be less"),
+    "endless timeout": ("trials: 3", "trials: 3\n  timeout_s: 1.0e+12", "(search.timeout_s): input should be less"),
+    "large range": ("alpha: {uniform: [0.5, 1.0]}", "rank: {int: [1, 2000000]}", "at most 1,000,000; narrow"),
+    "very large range": ("alpha: {uniform: [0.5, 1.0]}", "rank: {int: [1, 99999999999]}", "between -1e+09 and 1e+09"),
+    "long choice": ("{uniform: [0.5, 1.0]}", f"{{choice: {[0.5] * 1001}}}", "choice has 1,001 values; use at most"),
+    "nested choice": ("{uniform: [0.5, 1.0]}", "{choice: [[0.5]]}", "must be a single value, not a list"),
+    "nested list in when": (
+        "{uniform: [0.5, 1.0]}",
+        "{uniform: [0.5, 1.0], when: {calibration: [[sample]]}}",
+        "space.yaml:9 (search.space.alpha): must be a single value, not a list",
+    ),
+    "stored form with fields missing": (
+        "{uniform: [0.5, 1.0]}",
+        "{kind: uniform, low: 0.5, high: 1.0}",
+        "space.yaml:9 (search.space.alpha): `kind` is not a distribution; write {uniform: [low, high]}",
+    ),
+    "nested fixed value": ("am_sam]", "{name: am_sam, params: {rank: [[4]]}}]", "must be a single value, not a list"),
+    "home of an unknown user": (
+        "search:",
+        "storage: ~no-such-user/results\nsearch:",
+        "space.yaml:6 (storage): ~no-such-user is not a user of this machine; write the path out",
+    ),
+    "date": ("name: small", "name: 2024-01-01", "space.yaml:1 (name): 2024-01-01 is read as a date; put it in quotes"),
     "image size": ("search:", "backbone: {image_size: 250}\nsearch:", "must be a multiple of 16"),
     "name that leaves its folder": ("name: small", "name: ../small", "space.yaml:1 (name)"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_with_its_line(tmp_path: Path, fault: str) -> None:
+def test_a_fault_is_reported_with_its_line(tmp_path: Path, fault: str) -> None:
     old, new, expected = FAULTS[fault]
     assert old in GOOD
     found = problems_of(tmp_path, GOOD.replace(old, new, 1))
     assert any(expected in problem for problem in found), found
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     text = GOOD.replace("trials: 3", "trials: 0").replace("[4]", "[5]").replace("[0.5, 1.0]", "[2, 1]")
     assert len(problems_of(tmp_path, text + "extra: 1\n")) == 4
 
 
-def test_the_schemas_faults_do_not_hide_the_others(tmp_path: Path) -> None:
+def test_schema_faults_do_not_hide_other_faults(tmp_path: Path) -> None:
     text = GOOD.replace("[4]", "[3]").replace("am_sam]", "sam3]")
     text = text.replace("alpha: {uniform: [0.5, 1.0]}", "rank: {int: [0, 4]}").replace("[sam, sam3]", "[am_sam, sam3]")
     found = "\n".join(problems_of(tmp_path, text + "foo: 1\n"))
@@ -152,7 +208,7 @@ def test_the_schemas_faults_do_not_hide_the_others(tmp_path: Path) -> None:
         assert expected in found
 
 
-def test_faults_of_the_data_are_told_with_those_of_the_schema_in_the_files_order(tmp_path: Path) -> None:
+def test_dataset_faults_and_schema_faults_are_sorted_by_line(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     bad = "  - {name: folder, root: /nowhere}\n  - {name: procedural, options: {family: cow}}\n  - {nome: x}\nshots"
     file.write_text("extra: 1\n" + GOOD.replace("trials: 3", "trials: 0").replace("shots", bad, 1))
@@ -172,7 +228,7 @@ def test_faults_of_the_data_are_told_with_those_of_the_schema_in_the_files_order
 @pytest.mark.parametrize(
     "text", ["datasets: 5\n", "- 1\n", "datasets: [a: b: c\n", "datasets: [{name: [1]}]\nshots: x\n"]
 )
-def test_no_file_is_too_broken_for_its_data_to_be_looked_at(tmp_path: Path, text: str) -> None:
+def test_a_file_with_no_usable_dataset_reports_the_schema_faults(tmp_path: Path, text: str) -> None:
     file = tmp_path / "space.yaml"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -180,7 +236,7 @@ def test_no_file_is_too_broken_for_its_data_to_be_looked_at(tmp_path: Path, text
     assert all_problems(file, caught.value) == caught.value.problems
 
 
-def test_problems_found_later_get_their_lines_too(tmp_path: Path) -> None:
+def test_problems_of_later_checks_get_lines(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(GOOD)
     found = problems_at(
         tmp_path / "space.yaml", [Problem("datasets[0].options.family", "x"), Problem("s3://bucket", "is away")]
@@ -188,27 +244,134 @@ def test_problems_found_later_get_their_lines_too(tmp_path: Path) -> None:
     assert [p.where for p in found] == ["space.yaml:3 (datasets[0].options.family)", "s3://bucket"]
 
 
-def test_not_a_file_not_yaml_not_a_mapping(tmp_path: Path) -> None:
+def test_a_missing_file_bad_yaml_and_a_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_space(tmp_path / "absent.yaml")
     broken = problems_of(tmp_path, "name: [1\nshots: }")[0]
-    assert "is not valid YAML" in broken and "; mend it: close brackets and quotes" in broken
-    assert "must hold keys" in problems_of(tmp_path, "- 1\n- 2\n")[0]
-    assert "is not valid YAML" in problems_of(tmp_path, "name: !!python/object/apply:os.system ['true']\n")[0]
+    assert "is not valid YAML" in broken and "; close brackets and quotes" in broken
+    assert "must be a mapping" in problems_of(tmp_path, "- 1\n- 2\n")[0]
+    assert "has the tag !!python" in problems_of(tmp_path, "name: !!python/object/apply:os.system ['true']\n")[0]
 
 
-def test_one_thing_where_a_list_belongs_is_one_fault(tmp_path: Path) -> None:
+def test_a_scalar_in_place_of_a_list_is_one_fault(tmp_path: Path) -> None:
     text = "name: x\ndatasets: procedural\nshots: 4\nmethods: []\n"
     assert problems_of(tmp_path, text) == [
         "space.yaml:2 (datasets): must be a list; write [procedural]",
         "space.yaml:3 (shots): must be a list; write [4]",
-        "space.yaml:4 (methods): is empty; name at least one",
+        "space.yaml:4 (methods): is empty; give at least one item",
     ]
 
 
-def test_faults_that_show_only_once_others_are_mended_are_told_at_once(tmp_path: Path) -> None:
-    # A method's name taken twice is seen by the check of the whole file, which the unknown key would put off.
+def test_faults_found_only_by_whole_file_checks_are_reported_together(tmp_path: Path) -> None:
+    # The check for duplicate labels needs a valid schema, which the unknown key breaks.
     text = GOOD.replace("[sam, am_sam]", "[am_sam, am_sam, sam3]") + "extra: 1\n"
     found = "\n".join(problems_of(tmp_path, text))
     for expected in ("(extra)", "label am_sam is taken", "sam3 is not a method"):
         assert expected in found
+
+
+def test_findings_carry_a_code_and_a_key() -> None:
+    space = parse_space(BASE)
+    broken = space.model_copy(update={"objective": "dicee", "storage": "a\0b"})
+    assert [(f.code, f.path) for f in check_space(broken)] == [
+        ("unknown-metric", ("objective",)),
+        ("path", ("storage",)),
+    ]
+
+
+DISTRIBUTIONS = {
+    "alpha": {"uniform": [0.5, 1]},
+    "lr": {"loguniform": [1e-4, 1e-2]},
+    "rank": {"int": [2, 16]},
+    "adaptors": {"choice": ["none", "tc", "mc"]},
+    "w_token": 0.1,
+    "detector": True,
+    "tau_token": {"loguniform": [0.03, 1.0], "when": {"adaptors": ["tc", "mc"]}},
+}
+
+
+def test_the_stored_form_of_a_space_is_read_back(tmp_path: Path) -> None:
+    space = parse_space({**BASE, "methods": ["am_mca_sam"], "search": {"space": DISTRIBUTIONS}})
+    stored = json.loads(json.dumps(space.model_dump(mode="json", by_alias=True)))
+    assert stored["search"]["space"]["rank"]["kind"] == "int"
+    assert parse_space(stored) == space
+    assert space_hash(parse_space(stored)) == space_hash(space)
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    assert load_space(tmp_path / "space.yaml") == space
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("low", 3.0, "is above high"),
+        ("kind", "normal", "must be a constant or one of"),
+        ("when", [1], "must map a key"),
+    ],
+)
+def test_the_stored_form_is_checked_like_the_written_form(field: str, value: object, message: str) -> None:
+    stored = {"kind": "uniform", "low": 0.5, "high": 1.0, "choices": [], "when": {}, field: value}
+    with pytest.raises(InputError, match=message):
+        parse_space({**BASE, "search": {"space": {"alpha": stored}}})
+
+
+def test_a_boolean_condition_on_an_unknown_parameter_is_an_input_error() -> None:
+    distributions = {"x": {"choice": ["on"]}, "alpha": {"uniform": [0, 1], "when": {"x": True}}}
+    with pytest.raises(InputError, match="x\\): is not a parameter"):
+        parse_space({**BASE, "search": {"space": distributions}})
+
+
+REPLACEMENTS: tuple[object, ...] = (
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        math.inf,
+        math.nan,
+        10**40,
+        "",
+        "x" * 5000,
+        "\0",
+        "~nobody/x",
+        "[",
+        [],
+        {},
+        [[1]],
+        [None],
+    ),
+    *({"kind": "int"}, {"uniform": [math.nan, 1]}, {"choice": [{}]}, {"int": [0, 10**30]}, {1: 2}, [{"name": [1]}]),
+)
+
+
+def mutations(data: object) -> Iterator[object]:
+    """All copies of ``data`` with one value replaced, removed or nested."""
+    yield from REPLACEMENTS
+    yield [data]
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield {k: v for k, v in data.items() if k != key}
+            yield {**data, f"{key}z": value}
+            yield from ({**data, key: changed} for changed in mutations(value))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from ([*data[:index], changed, *data[index + 1 :]] for changed in mutations(value))
+
+
+def test_a_mutated_space_is_valid_or_an_input_error() -> None:
+    options = {"params": {"calibration": "sample"}, "name": "am_sam", "label": "own"}
+    search = {"space": {k: DISTRIBUTIONS[k] for k in ("alpha", "rank")}, "scheduler": {"name": "asha"}, "first": [{}]}
+    whole = {**BASE, "methods": ["sam", options], "search": search, "storage": "x", "resources": {"lanes": 2}}
+    refused = 0
+    for mutant in mutations(whole):
+        if not isinstance(mutant, dict):
+            continue
+        try:
+            space = parse_space(mutant)
+        except InputError as error:
+            refused += 1
+            assert all(problem.where and len(str(problem)) < 1000 for problem in error.problems)
+        else:
+            with contextlib.suppress(InputError):  # a dataset's name is not looked up before this
+                make_cells(space)
+    assert refused > 300

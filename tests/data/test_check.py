@@ -215,7 +215,7 @@ def test_paths_are_printed_whole(tmp_path: Path) -> None:
 
 def test_conversions_and_notes_are_counted_beside_faults(faulty: Path) -> None:
     text = _run("check", "folder", "--root", str(faulty), "--option", "test=test.txt")[1]
-    assert re.search(r"│ findings +│ \d+ faults, \d+ read by a rule, \d+ notes +│", text)
+    assert re.search(r"│ findings +│ \d+ faults, \d+ converted, \d+ notes +│", text)
 
 
 def test_no_progress_bar_without_a_terminal(tmp_path: Path) -> None:
@@ -254,6 +254,9 @@ def test_procedural_images_are_checked_too() -> None:
         (["check", "folder", "--root", "/no/such/folder"], "the data root does not exist"),
         (["check", "imagenet"], "is not a known dataset"),
         (["check", "folder", "--root", "/tmp", "--option", "test"], "not of the form KEY=VALUE"),
+        (["check", "folder", "--root", "/tmp", "--option", "test=2024-01-01"], "is read as a date; put it in quotes"),
+        (["check", "folder", "--root", "~no-such-user/x"], "--root: ~no-such-user is not a user of this machine"),
+        (["check", ""], "name: String should have at least 1 character"),
         (["check", "folder", "--root", "/tmp", "--option", "images=../up"], "leaves the data root"),
         (["check", "istd"], "has no root"),
         (["fetch", "istd", "--root", "/tmp/x"], "has no plain URL"),

@@ -186,7 +186,7 @@ def test_predict_takes_every_type_of_image_that_datasets_take(tmp_path: Path) ->
     ("arguments", "words"),
     [
         (("{images}", "--adapter", "nothing.safetensors"), "does not exist"),
-        (("{images}", "--adapter", "lesion.k2.nobody"), "is no trial"),
+        (("{images}", "--adapter", "lesion.k2.nobody"), "is not a trial or cell"),
         (("{empty}", "--adapter", "x"), "holds no image"),
         (("{images}/none.png", "--adapter", "x"), "does not exist"),
         (("{images}/a.png", "{images}/a.jpg", "--adapter", "x"), "the same mask"),

@@ -28,7 +28,6 @@ from amsam_ray.models.detector import (
     save_network,
 )
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
-from amsam_ray.models.weights import file_sha256
 
 TINY = {  # a YOLOv8 of a few thousand weights
     "nc": 1,
@@ -268,7 +267,6 @@ from pathlib import Path
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.models.detector import load_detector
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
-from amsam_ray.models.weights import file_sha256
 
 weights, state = sys.argv[1], Path(sys.argv[2])
 image = np.full((40, 60, 3), 90, np.uint8)

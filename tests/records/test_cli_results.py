@@ -1,4 +1,4 @@
-"""The commands that read results: from storage alone, without torch and ray, and with one sentence for every fault."""
+"""The commands that read results need only a storage, load neither torch nor Ray, and report bad input in one line."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_compare(results: Path) -> None:
     assert dice["images"] == 20 and dice["a_better"] > 10 and dice["p"] < 0.05
     different = found["configuration"]
     assert different["method"] == ["am_sam", "blo_sam"]
-    # What acts in one of them only has no value in the other, and what acts in neither is no difference.
+    # A parameter that acts in one trial only has no value in the other; one that acts in neither is not listed.
     assert different["params.alpha"][0] is not None and different["params.alpha"][1] is None
     assert not any(name.startswith(("params.tau_", "params.adaptor_")) for name in different)
 
@@ -105,8 +105,8 @@ def test_compare_prints_the_units_of_leaderboards(tmp_path: Path) -> None:
         (("leaderboard", "--storage", "{empty}"), "holds no records"),
         (("leaderboard", "--storage", "{results}", "--dataset", "cats"), "holds no records of cats"),
         (("leaderboard", "--storage", "gs://x"), "not a storage"),
-        (("show", "nobody", "--storage", "{results}"), "is no trial"),
-        (("compare", "lesion.k4.am_sam", "nobody", "--storage", "{results}"), "is no trial"),
+        (("show", "nobody", "--storage", "{results}"), "is not a trial or cell"),
+        (("compare", "lesion.k4.am_sam", "nobody", "--storage", "{results}"), "is not a trial or cell"),
     ],
 )
 def test_bad_input(results: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -121,7 +121,7 @@ def test_ambiguous_names_list_the_choices(tmp_path: Path) -> None:
     assert "a-00000000/lesion.k4.am_sam.t0000, b-00000000/" in str(result.exception)
 
 
-def test_files_that_are_not_records_are_reported(tmp_path: Path) -> None:
+def test_files_that_are_not_records_are_listed(tmp_path: Path) -> None:
     write_record(open_storage(tmp_path), record(config()))
     (tmp_path / "sweeps/demo-00000000/records/x.json").write_text("half")
     result = run("leaderboard", "--storage", tmp_path)
@@ -142,7 +142,7 @@ def test_a_thousand_records_take_two_seconds_and_neither_torch_nor_ray(tmp_path:
         "finally: print([name for name in ('torch', 'ray', 'pandas', 'boto3') if name in sys.modules])\n"
     )
     used = []
-    for attempt in range(3):  # other processes slow down even processor time: the fastest of three counts
+    for attempt in range(3):  # other processes slow down even processor time, so the fastest of three counts
         before = _child_seconds()
         environment = {**os.environ, "AMSAM_CACHE_DIR": str(tmp_path / f"cache{attempt}")}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -71,10 +71,10 @@ def test_plain_lines_have_no_control_codes() -> None:
 def test_a_sweep_that_ends_early_says_why_and_what_becomes_of_its_trials() -> None:
     state = board()
     state._conditions.interrupts = 1
-    assert "interrupted: finishing what runs" in shown(state, terminal=False)
-    assert "finishing what runs (Ctrl-C again stops it)" in shown(state, terminal=True)
+    assert "interrupted: finishing running trials" in shown(state, terminal=False)
+    assert "finishing running trials (press Ctrl-C again to stop)" in shown(state, terminal=True)
     state._conditions.interrupts = 2
-    assert "interrupted: stopping what runs" in shown(state, terminal=False)
+    assert "interrupted: stopping running trials" in shown(state, terminal=False)
     assert "Ctrl-C" not in shown(state, terminal=True)
 
 

@@ -100,7 +100,7 @@ def test_a_killed_sweep_continues_and_equals_an_undisturbed_one(tmp_path: Path) 
         until(lambda: disturbed.recorded() > len(before) + 2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    assert "interrupted: finishing what runs" in disturbed.terminal()
+    assert "interrupted: finishing running trials" in disturbed.terminal()
     assert disturbed.run() == 0
     after = {r.trial: r.to_bytes() for r in disturbed.assert_complete()}
     assert before.items() <= after.items() and len(after) == 2 * (10 + 2)
@@ -137,7 +137,7 @@ def test_an_interrupt_before_the_first_trial_ends_the_run_at_once(tmp_path: Path
     lines = [line for line in driver.terminal().splitlines() if " trials, " in line]
     assert "4/4 trials, 0 running" in lines[-1]
     assert driver.run() == 0
-    assert "4 of 4 trials are recorded: there was nothing left to run" in driver.terminal()
+    assert "4 of 4 trials are recorded; nothing was left to run" in driver.terminal()
 
     victim = next(driver.results.glob("sweeps/*/records/*.t0001.json"))
     victim.write_text(victim.read_text()[:100])

@@ -11,7 +11,8 @@ from amsam_ray.config.datasets import AugmentConfig, SelectionConfig
 from amsam_ray.config.methods import METHODS
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.inference.predict import load_predictor
-from amsam_ray.training.trial import train_trial, warm_dataset
+from amsam_ray.training.setup import cached_dataset
+from amsam_ray.training.trial import train_trial
 from tests.training.toys import random_nano, small_trial
 
 
@@ -49,7 +50,7 @@ def test_a_final_scores_the_test_split_and_leaves_an_adapter_and_overlays(backbo
     config = small_trial(backbone, method, role="final")
     result = train_trial(config, cache_dir=cache, work_dir=tmp_path)
     assert result.test is not None and set(result.test) == set(result.val)
-    assert [image["name"] for image in result.test_images] == list(warm_dataset(config, cache).test)
+    assert [image["name"] for image in result.test_images] == list(cached_dataset(config, cache).test)
     assert result.test["dice"] == pytest.approx(sum(i["dice"] for i in result.test_images) / 5)
     assert [overlay.rank for overlay in result.overlays] == ["best", "median", "worst"]
     assert result.overlays[0].score >= result.overlays[1].score >= result.overlays[2].score
@@ -59,7 +60,7 @@ def test_a_final_scores_the_test_split_and_leaves_an_adapter_and_overlays(backbo
         assert result.adapter is None
         return
     assert result.adapter is not None
-    dataset = warm_dataset(config, cache)
+    dataset = cached_dataset(config, cache)
     predictor = load_predictor(result.adapter)
     first = result.test_images[0]
     ((mask, probability, box),) = predictor([dataset.image(first["name"])])
@@ -70,7 +71,7 @@ def test_a_final_scores_the_test_split_and_leaves_an_adapter_and_overlays(backbo
 
 
 def test_the_search_cannot_reach_a_test_image(backbone, cache):
-    search, final = (warm_dataset(small_trial(backbone, role=role), cache) for role in ("search", "final"))
+    search, final = (cached_dataset(small_trial(backbone, role=role), cache) for role in ("search", "final"))
     assert search.test == () and len(final.test) == 5
     with pytest.raises(KeyError):
         search.image(final.test[0])

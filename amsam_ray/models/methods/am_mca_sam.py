@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from amsam_ray.config.key_groups import ALWAYS, BILEVEL, CALIBRATION, CONTRASTIVE_ADAPTORS, MASK_LOSS, OPTIMISER
+from amsam_ray.config.key_groups import (
+    ALWAYS,
+    BILEVEL,
+    BOX_PROMPT,
+    CALIBRATION,
+    CONTRASTIVE_ADAPTORS,
+    MASK_LOSS,
+    OPTIMISER,
+)
 from amsam_ray.config.methods import MethodSpec
 from amsam_ray.models.recipe import Recipe, adapt_decoder, contrastive_encoder
 
@@ -14,7 +22,7 @@ METHOD = MethodSpec(
     prompt="detector box and learned prompt, upper level",
     keys={
         "rank": ALWAYS,
-        "detector": ALWAYS,
+        **BOX_PROMPT,
         **OPTIMISER,
         **MASK_LOSS,
         **BILEVEL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amsam_ray.config.key_groups import ALWAYS, MASK_LOSS, OPTIMISER
+from amsam_ray.config.key_groups import ALWAYS, BOX_PROMPT, MASK_LOSS, OPTIMISER
 from amsam_ray.config.methods import MethodSpec
 from amsam_ray.config.params import MethodParams
 from amsam_ray.models.recipe import Recipe
@@ -38,7 +38,7 @@ METHOD = MethodSpec(
     paper="Wu et al. 2023, arXiv 2304.12620",
     trains="bottleneck adapters in encoder blocks and decoder",
     prompt="detector box, or default",
-    keys={"adaptor_ratio": ALWAYS, "detector": ALWAYS, **OPTIMISER, **MASK_LOSS},
+    keys={"adaptor_ratio": ALWAYS, **BOX_PROMPT, **OPTIMISER, **MASK_LOSS},
     defaults={"levels": 1, "detector": "on", "head": "warm", "lr": 1e-4, "weight_decay": 0.0},
     recipe=Recipe(_adapt_decoder, _adapt_encoder, learned_prompt=False),
 )

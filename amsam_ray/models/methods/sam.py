@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amsam_ray.config.key_groups import ALWAYS
+from amsam_ray.config.key_groups import BOX_PROMPT
 from amsam_ray.config.methods import MethodSpec
 from amsam_ray.config.params import MethodParams
 from amsam_ray.models.recipe import Recipe
@@ -24,7 +24,7 @@ METHOD = MethodSpec(
     paper="Kirillov et al. 2023, arXiv 2304.02643",
     trains="nothing",
     prompt="detector box, or default",
-    keys={"detector": ALWAYS},
+    keys={key: BOX_PROMPT[key] for key in ("detector", "prompt")},
     defaults={"detector": "on", "levels": 1, "head": "warm"},
     recipe=Recipe(_freeze_decoder, learned_prompt=False),
 )
