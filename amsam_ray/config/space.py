@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 
@@ -20,7 +21,7 @@ _MAX_LANES = 100_000
 _MONTH_S = 30 * 24 * 3600
 
 
-class _Section(BaseModel):
+class _Section(WithAddedFields):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -189,6 +190,8 @@ class SchedulerSection(_Section):
 class SearchSection(_Section):
     """The search within every cell."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"margin"})
+
     trials: int = Field(20, ge=1, le=1_000_000, description="trials per cell")
     sampler: Literal["tpe", "random", "grid", "cmaes", "gp"] = Field("tpe", description="Optuna's sampler")
     seed: Seed = Field(0, description="seed of the sampler and of the trials")
@@ -205,6 +208,12 @@ class SearchSection(_Section):
     )
     first: tuple[dict[str, Scalar], ...] = Field(
         (), max_length=10_000, description="points tried first, after each method's published setting"
+    )
+    margin: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="crossfit: standard errors by which a configuration must beat the published setting to replace it",
     )
 
 

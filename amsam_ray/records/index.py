@@ -130,6 +130,17 @@ class Index:
                 finals.setdefault(_cell_key(summary), []).append(summary)
             if role == "search" or _cell_key(summary) not in best:
                 best[_cell_key(summary)] = summary
+        searched = f"""
+            SELECT brief, scores FROM briefs JOIN files AS search USING (key)
+            WHERE role = 'search' {where} AND EXISTS (
+                SELECT 1 FROM files AS final WHERE final.role = 'final' AND final.standing = {_COMPLETED}
+                AND final.number = search.number AND final.sweep = search.sweep AND final.dataset = search.dataset
+                AND final.shots = search.shots AND final.label = search.label
+            ) ORDER BY number"""  # noqa: S608
+        chosen_scores: dict[_CellKey, dict[int, float | None]] = {}
+        for text, scores in self._db.execute(searched, values):
+            summary = RecordSummary.load(text, scores)
+            chosen_scores.setdefault(_cell_key(summary), {})[summary.number] = summary.score
         counts = f"""
             SELECT sweep, dataset, shots, label, SUM(role = 'search'),
                 SUM(role = 'search' AND standing = {_PRUNED}), SUM(role = 'search' AND standing = {_FAILED}),
@@ -138,7 +149,12 @@ class Index:
         rows = self._db.execute(counts, values)
         names = ("sweep", "dataset", "shots", "label", "trials", "pruned", "failed", "seconds", "gpu_seconds")
         return [
-            CellSummary(**dict(zip(names, row, strict=True)), best=best[row[:4]], finals=tuple(finals.get(row[:4], ())))
+            CellSummary(
+                **dict(zip(names, row, strict=True)),
+                best=best[row[:4]],
+                finals=tuple(finals.get(row[:4], ())),
+                scores=chosen_scores.get(row[:4], {}),
+            )
             for row in rows
         ]
 

@@ -6,7 +6,7 @@ import contextlib
 import random
 import statistics
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from amsam_ray.records.significance import (
     compute_now,
     confidence_intervals,
     mean_per_image,
+    paired_gain,
     probability_of_no_gain,
 )
 from amsam_ray.records.summary import CellSummary, RecordSummary
@@ -47,8 +48,9 @@ def build_leaderboard(
 ) -> list[Row]:
     """Return one row per (dataset, shots, method): datasets by name, and their rows by primary metric, best first.
 
-    If several sweeps searched a cell, the row is that of the sweep with the best score on the selection images; of
-    several configurations with finals, it is the one whose finals score best there. Test scores are never used for
+    If several sweeps searched a cell, the row is that of a sweep with held-out selection images if there is one, and
+    among such sweeps that of the best score on the selection images; of several configurations with finals, it is the
+    one that the search chose, or else the one that scores best there. Test scores are never used for
     selection. Cells without finals come last, ordered by their score on the selection images.
 
     Args:
@@ -150,15 +152,52 @@ class _RankedCell:
         groups: dict[int, list[RecordSummary]] = {}
         for final in summary.finals:
             groups.setdefault(final.number, []).append(final)
-        ranked = sorted(groups.items(), key=lambda item: (-_rank(item[1]), item[0]))
+        self.published = next((group for group in groups.values() if group[0].published), [])
+        rivals = {number: group for number, group in groups.items() if group[0].choice != 0} or groups
+        ranked = sorted(rivals.items(), key=lambda item: (_order(item[1]), -self._selection(*item), item[0]))
         self.finals = ranked[0][1] if ranked else []
         self.chosen = max(self.finals, key=lambda final: _rank([final])) if self.finals else summary.best
 
+    def _selection(self, number: int, finals: Sequence[RecordSummary]) -> float:
+        """Return the score on the selection images, signed: of the finals, or of the search trial where they have none.
+
+        Finals of a cross-fitted configuration are trained on all shots, so no shot is left to score them on.
+        """
+        return _rank(finals) if any(final.score is not None for final in finals) else self._searched(number)
+
+    def _searched(self, number: int) -> float:
+        score = self.summary.scores.get(number)
+        return float("-inf") if score is None else (score if self._maximise else -score)
+
     @property
-    def preference(self) -> tuple[bool, float, str]:
-        """Sort key of the sweeps of one cell, largest first; the name decides ties."""
-        scored = self.finals or ([self.chosen] if self.chosen.status == "completed" else [])
-        return bool(self.finals), _rank(scored), self.summary.sweep
+    def _maximise(self) -> bool:
+        """Whether a larger objective is better."""
+        return self.summary.best.maximise
+
+    @property
+    def preference(self) -> tuple[bool, bool, float, str]:
+        """Sort key of the sweeps of one cell, largest first; the name decides ties.
+
+        Scores on images that trained the prompt are too high to compare with scores on held-out images, so sweeps that
+        held images out come first.
+        """
+        held_out = self.summary.best.held_out
+        if self.finals:
+            return True, held_out, self._selection(self.chosen.number, self.finals), self.summary.sweep
+        score = _rank([self.chosen]) if self.chosen.status == "completed" else float("-inf")
+        return False, held_out, score, self.summary.sweep
+
+    def gain(self, remember: Remember) -> Row:
+        """Return what the search won over the published setting: the columns ``gain_*`` and ``kept``."""
+        if not self.finals or not self.published:
+            return {}
+        if self.finals[0].published:
+            return {"kept": "published", "gain_over_published": 0.0}
+        primary = self.chosen.primary
+        maximise = METRICS[primary].maximise if primary in METRICS else self.chosen.maximise
+        found = paired_gain(self.finals, self.published, primary, maximise=maximise, remember=remember)
+        names = ("gain_over_published", "gain_ci_low", "gain_ci_high", "gain_p")
+        return {} if found is None else dict(zip(names, found, strict=True))
 
     def row(self, remember: Remember) -> Row:
         """Return the row, without the columns that depend on other rows."""
@@ -174,7 +213,11 @@ class _RankedCell:
                 row[f"{metric}_ci_low"], row[f"{metric}_ci_high"] = low, high
         row["seeds"] = len(finals)
         if finals or chosen.status == "completed":
-            row[f"val_{chosen.metric}"] = _mean([trial.score for trial in finals or [chosen]])
+            selection = [trial.score for trial in finals or [chosen]]
+            if all(score is None for score in selection):
+                selection = [summary.scores.get(chosen.number)]
+            row[f"val_{chosen.metric}"] = _mean(selection)
+        row |= self.gain(remember)
         row |= acting_params(chosen.method, chosen.params)
         return row | {
             "backbone": chosen.backbone,
@@ -228,6 +271,11 @@ def acting_params(method: str, params: Mapping[str, Any]) -> Row:
         return dict(params)
     live = live_params(method, {key: {value} for key, value in params.items() if key in SWITCHES})
     return {name: params[name] for name in PARAMS if name in live and name in params}
+
+
+def _order(finals: Sequence[RecordSummary]) -> int:
+    """Return the place that the search gave a configuration, 1 for the chosen one; older records do not state it."""
+    return min((final.choice for final in finals if final.choice is not None), default=1)
 
 
 def _rank(trials: Iterable[RecordSummary]) -> float:

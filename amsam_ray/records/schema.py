@@ -52,8 +52,12 @@ class Record(BaseModel):
         config, config_sha256: the resolved configuration and its fingerprint.
         params: the method's hyperparameters and switches, part of ``config``; ``searched`` lists the varied ones.
         metric, maximise: the objective; ``primary`` is the dataset's primary metric.
-        val, best_epoch, epochs_run, rung_scores, curve, test, test_images, shots_sha256, backbone_fingerprint,
-            detector_fingerprint, prompt_coverage, trained_params, timings, peak_memory_bytes: as in TrialResult.
+        published: whether the configuration is the method's published setting, cut to what is searched.
+        choice: of a final: 1 for the configuration that the search chose, 2, 3, ... for the runners-up, 0 for the
+            published setting that is there for comparison alone; None for search trials and in older records.
+        val, val_images, best_epoch, epochs_run, rung_scores, curve, test, test_images, shots_sha256,
+            backbone_fingerprint, detector_fingerprint, prompt_coverage, trained_params, timings, peak_memory_bytes:
+            as in TrialResult.
         seconds: wall time; ``gpu_seconds`` is that times the GPUs (or shares of one) that the trial held.
         adapter, curve_file, overlays: keys of the other files of this trial.
     """
@@ -83,11 +87,14 @@ class Record(BaseModel):
     config_sha256: str
     params: dict[str, Any]
     searched: tuple[str, ...] = ()
+    published: bool = False
+    choice: int | None = None
 
     metric: str
     maximise: bool
     primary: str
     val: Scores = {}
+    val_images: list[dict[str, float | str | None]] = []
     best_epoch: int = 0
     epochs_run: int = 0
     rung_scores: dict[int, float] = {}
@@ -135,6 +142,8 @@ class Record(BaseModel):
         attempt: int = 1,
         searched: Sequence[str] = (),
         rung_scores: Mapping[int, float] | None = None,
+        published: bool = False,
+        choice: int | None = None,
     ) -> Record:
         """Return the record of ``result`` with the keys under which ``write_trial`` stores its files.
 
@@ -146,6 +155,7 @@ class Record(BaseModel):
             attempt: 1, plus the number of lanes that died while running this trial.
             searched: the hyperparameters that the search varied in this cell.
             rung_scores: epoch -> best score so far, as reported at the rungs.
+            published, choice: as the attributes.
 
         Raises:
             ValueError: ``trial`` is not a trial id, or does not belong to ``config``.
@@ -178,10 +188,13 @@ class Record(BaseModel):
             config_sha256=config.fingerprint(),
             params=plain["params"],
             searched=tuple(searched),
+            published=published,
+            choice=choice,
             metric=config.metric,
             maximise=config.maximise,
             primary=get_definition(config.dataset.name).primary_metric,
             val=_finite(result.val),
+            val_images=[_finite(entry) for entry in result.val_images],
             best_epoch=result.best_epoch,
             epochs_run=result.epochs_run,
             rung_scores={epoch: s for epoch, s in (rung_scores or {}).items() if math.isfinite(s)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ class RecordSummary:
     """The fields of a ``Record`` that leaderboards use, under the same names.
 
     Attributes:
+        published, choice: as in the record; ``held_out``: whether selection images train nothing.
         images: names of the scored test images, in the record's order; empty for search trials.
         image_metrics: metric of each column of ``image_scores``.
         image_scores: IxM float64, the score of each image in each metric, NaN if missing.
@@ -45,6 +46,9 @@ class RecordSummary:
     trained_params: int
     prompt_coverage: float | None
     adapter: str | None
+    published: bool = False
+    choice: int | None = None
+    held_out: bool = False
     images: tuple[str, ...] = ()
     image_metrics: tuple[str, ...] = ()
     image_scores: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), compare=False)
@@ -55,9 +59,12 @@ class RecordSummary:
         rows = record.test_images
         metrics = tuple(dict.fromkeys(name for row in rows for name in row if name != "name"))
         values = [[np.nan if (score := row.get(name)) is None else score for name in metrics] for row in rows]
-        names = ("key", *(name for name in cls.__dataclass_fields__ if not name.startswith("image") and name != "key"))
+        fields = (name for name in cls.__dataclass_fields__ if not name.startswith("image"))
+        names = ("key", *(name for name in fields if name not in ("key", "held_out")))
+        selection = record.config.get("selection") or {}
         return cls(
             **{name: getattr(record, name) for name in names},
+            held_out=selection.get("mode") in ("holdout", "crossfit") or record.choice is not None,
             images=tuple(str(row["name"]) for row in rows),
             image_metrics=metrics,
             image_scores=np.array(values, dtype=float).reshape(len(rows), len(metrics)),
@@ -87,6 +94,7 @@ class CellSummary:
         best: search trial with the best score on the selection images, among the completed trials if there are any,
             else among the pruned ones, else a failed one.
         finals: completed finals, ordered by trial and seed.
+        scores: score on the selection images of the search trials that have finals, by number; None without one.
     """
 
     sweep: str
@@ -100,6 +108,7 @@ class CellSummary:
     gpu_seconds: float
     best: RecordSummary
     finals: tuple[RecordSummary, ...]
+    scores: Mapping[int, float | None] = field(default_factory=dict)
 
 
 _STANDING = {"completed": 2, "pruned": 1, "failed": 0}
@@ -130,6 +139,7 @@ def _summarise(sweep: str, dataset: str, shots: int, label: str, trials: list[Re
         gpu_seconds=sum(trial.gpu_seconds for trial in trials),
         best=max(search, key=_goodness) if search else (*finals, *trials)[0],
         finals=finals,
+        scores={trial.number: trial.score for trial in search if trial.number in {final.number for final in finals}},
     )
 
 

@@ -25,6 +25,7 @@ _COMPANIONS = {
     "mae": ("s_measure", "e_measure_mean", "weighted_f"),
     "ber": ("mae", "dice"),
 }
+_GAIN = ("kept", "gain_over_published", "gain_ci_low", "gain_ci_high", "gain_p")
 _TAIL = (
     "backbone",
     "trained_params",
@@ -49,12 +50,13 @@ def columns(rows: Sequence[Row]) -> list[str]:
     metrics = [name for name in METRICS if f"{name}_mean" in present] or ["dice"]
     scores = [f"{metric}_{statistic}" for metric in metrics for statistic in _STATISTICS]
     validation = [name for metric in METRICS if (name := f"val_{metric}") in present] or [f"val_{metrics[0]}"]
-    known = {*_HEAD, *_TAIL, *scores, *validation, "seeds"}
+    gain = [name for name in _GAIN if name in present]
+    known = {*_HEAD, *_TAIL, *_GAIN, *scores, *validation, "seeds"}
     parameters = [name for name in PARAMS if name in present]
     others = sorted(
         name for name in present - known - set(parameters) if not name.endswith(tuple(f"_{s}" for s in _STATISTICS))
     )
-    return [*_HEAD, *scores, "seeds", *validation, *parameters, *others, *_TAIL]
+    return [*_HEAD, *scores, "seeds", *validation, *gain, *parameters, *others, *_TAIL]
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
@@ -112,12 +114,16 @@ def readable_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     gains = any(row.get("vs_sam_adapter") is not None for row in rows)
     header = ["dataset", "shots", "method", "source"]
     header += [score_title(name) for name in metrics] + [f"val {score_title(name)}" for name in validation]
+    won = any(row.get("gain_over_published") is not None for row in rows)
+    header += ["gain over published"] if won else []
     header += [*(["vs SAM-Adapter"] if gains else []), "seeds", "p(next)", "trials", "seconds"]
     lines = []
     for row in rows:
         line = [str(row["dataset"]), plain(row["shots"]) or "all", str(row["method"]), str(row["source"])]
         line += [_score(row, name) for name in metrics]
         line += [show_score(name, row.get(f"val_{name}")) for name in validation]
+        if won:
+            line.append(gain_text(row, metrics[0] if metrics else ""))
         if gains:
             line.append("" if (gain := row.get("vs_sam_adapter")) is None else f"{100 * gain:+.1f} %")
         p, seconds = row.get("p_vs_next"), row.get("seconds")
@@ -125,6 +131,23 @@ def readable_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         line.append("" if seconds is None else f"{seconds:.0f}")
         lines.append(line)
     return header, lines
+
+
+def gain_text(row: Row, metric: str) -> str:
+    """Format what the search won over the published setting, with its 95 % interval; empty if it is unknown.
+
+    Args:
+        row: a leaderboard row.
+        metric: decides whether the gain is shown in per cent.
+    """
+    if row.get("kept"):
+        return f"kept {row['kept']}"
+    values = [row.get(name) for name in ("gain_over_published", "gain_ci_low", "gain_ci_high")]
+    if any(value is None for value in values):
+        return ""
+    percent = metric in METRICS and METRICS[metric].percent
+    gain, low, high = (f"{100 * v:+.1f}" if percent else f"{v:+.4f}" for v in values if v is not None)
+    return f"{gain} [{low}, {high}]"
 
 
 def _compared(measured: Sequence[str], optimised: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.records.schema import Record
-from amsam_ray.records.tables import Row, columns, duration, show_score
+from amsam_ray.records.tables import Row, columns, duration, gain_text, show_score
 from amsam_ray.reports import figures
 from amsam_ray.reports.plots import Plot, Plots, score_label
 from amsam_ray.storage.base import NotFoundError, Storage
@@ -63,9 +63,33 @@ class ReportContent:
         ]
 
     @cached_property
+    def gains(self) -> list[tuple[Row, str]]:
+        """The rows for which it is known what the search won over the published setting, largest gain first."""
+        known = [row for row in self.rows if row.get("gain_over_published") is not None]
+        known.sort(key=lambda row: -row["gain_over_published"])
+        return [(row, gain_text(row, self.primary(row["dataset"]))) for row in known]
+
+    def gain_class(self, row: Row) -> str:
+        """Return ``won``, ``lost`` or ``even``: whether the interval of a gain excludes zero."""
+        if row.get("kept") or row.get("gain_ci_low") is None:
+            return "even"
+        return "won" if row["gain_ci_low"] > 0 else "lost" if row["gain_ci_high"] < 0 else "even"
+
+    @cached_property
+    def search_paid(self) -> str:
+        """One sentence: in how many cells the search found more than the published setting."""
+        if not self.gains:
+            return ""
+        counts = {kind: sum(self.gain_class(row) == kind for row, _ in self.gains) for kind in ("won", "even", "lost")}
+        text = f"The search beat the published setting in {counts['won']} of {len(self.gains)} cells"
+        rest = [f"{counts['even']} without a clear difference"] if counts["even"] else []
+        rest += [f"{counts['lost']} worse"] if counts["lost"] else []
+        return f"{text} ({', '.join(rest)})." if rest else f"{text}."
+
+    @cached_property
     def findings(self) -> list[str]:
-        """One sentence per dataset: the leading row, and whether its lead is significant."""
-        sentences = []
+        """Whether the search paid, and per dataset the leading row and whether its lead is significant."""
+        sentences = [self.search_paid] if self.search_paid else []
         for dataset in self.datasets:
             measured = [r for r in self.dataset_rows(dataset) if r["source"] == "run" and r.get("seeds")]
             if not measured:

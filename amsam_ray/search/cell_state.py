@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from amsam_ray.config.space import SpaceFile
 from amsam_ray.search.asha import Asha
 from amsam_ray.search.cells import Cell
-from amsam_ray.search.finals import best_trials, final_keys, final_trial
+from amsam_ray.search.finals import best_trials, final_trials
 from amsam_ray.search.study import CellStudy
 from amsam_ray.search.trials import TrialOutcome, TrialSpec, derived_seed, trial_id
 
@@ -32,10 +32,10 @@ class RecordedTrial:
 
 
 def rung_epochs(space: SpaceFile) -> tuple[int, ...]:
-    """Return the epochs at which ASHA decides: grace, grace * reduction, ... below the last epoch."""
+    """Return the epochs at which ASHA decides: grace, grace * reduction, ... below the last epoch of the last fold."""
     scheduler, found = space.search.scheduler, []
     epoch = float(scheduler.grace_epochs)
-    while scheduler.name == "asha" and round(epoch) < space.train.epochs:
+    while scheduler.name == "asha" and round(epoch) < space.train.epochs * space.selection.fold_count:
         found.append(round(epoch))
         epoch *= scheduler.reduction
     return tuple(dict.fromkeys(found))
@@ -112,8 +112,9 @@ class CellState:
     def planned(self) -> int:
         """Number of all trials, finals included, as far as it is known now."""
         if self.search_done:
-            return self.size + len(final_keys(self.cell, self.searched))
-        return self.size + self.cell.source.finals.top_k * self.cell.final_seeds
+            return self.size + len(final_trials(self.cell, self.searched))
+        configurations = self.cell.source.finals.top_k + (self.cell.published is not None)
+        return self.size + min(configurations, self.size) * self.cell.final_seeds
 
     @property
     def done(self) -> int:
@@ -158,16 +159,19 @@ class CellState:
         number, cell = self._next_number, self.cell
         params = self.study.ask(number)
         config = cell.config(params, seed=derived_seed(cell.source.search.seed, cell.id, number, "trial"))
-        return TrialSpec(trial_id(cell.id, number), cell.id, number, config, self.rungs, tuple(cell.space))
+        return TrialSpec(
+            trial_id(cell.id, number),
+            cell.id,
+            number,
+            config,
+            self.rungs,
+            tuple(cell.space),
+            published=number == 0 and cell.published is not None,
+        )
 
     def _next_final(self) -> TrialSpec | None:
-        missing = self._missing_finals() if self.search_done else []
-        if not missing:
-            return None
-        number, seed_index = missing[0]
-        return final_trial(self.cell, self.searched[number], number, seed_index)
+        return next(iter(self._missing_finals()), None) if self.search_done else None
 
-    def _missing_finals(self) -> list[tuple[int, int]]:
+    def _missing_finals(self) -> list[TrialSpec]:
         known = {trial.trial_id for trial in self._unsettled()} | set(self.finals)
-        keys = final_keys(self.cell, self.searched)
-        return [(number, seed) for number, seed in keys if trial_id(self.cell.id, number, seed) not in known]
+        return [trial for trial in final_trials(self.cell, self.searched) if trial.trial_id not in known]

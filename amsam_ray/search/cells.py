@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig, SelectionConfig
 from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
@@ -48,13 +48,29 @@ class Cell:
         """Seeds of each final: one where nothing is random."""
         return self.source.finals.seeds if METHODS[self.entry.name].trainable else 1
 
-    def config(self, params: Mapping[str, Any], *, seed: int, role: str = "search") -> TrialConfig:
+    @property
+    def published(self) -> Mapping[str, Any] | None:
+        """The method's published setting, cut to what is searched; None if nothing is."""
+        return self.first[0] if self.first else None
+
+    def config(
+        self,
+        params: Mapping[str, Any],
+        *,
+        seed: int,
+        role: str = "search",
+        published: bool = False,
+        stop_epoch: int = 0,
+    ) -> TrialConfig:
         """The full configuration of one trial.
 
         Args:
             params: values for the searched keys that are live in this point.
             seed: of the trial's initialisation and of the order of its batches.
             role: ``search`` or ``final``.
+            published: whether this is a final of the published setting, which follows the papers' protocol (the epoch
+                chosen on D2) even where configurations are cross-fitted.
+            stop_epoch: of a final of a cross-fitted configuration, the epoch after which it stops; 0: the last.
 
         Raises:
             InputError: for a value that the method refuses.
@@ -64,7 +80,7 @@ class Cell:
             dataset=self.dataset,
             shots=self.shots,
             shot_seed=space.shot_seed,
-            selection=space.selection,
+            selection=SelectionConfig() if published and space.selection.mode == "crossfit" else space.selection,
             method=self.entry.name,
             label=self.entry.label,
             params=resolve_params(self.entry.name, {**self.fixed, **params}),
@@ -81,6 +97,7 @@ class Cell:
             role=role,
             metric=self.metric,
             maximise=self.maximise,
+            stop_epoch=stop_epoch,
         )
 
 

@@ -89,6 +89,7 @@ def _seconds(states: list[CellState], measured: Probe, busiest: CellState, lanes
         scheduler, epochs = each.cell.source.search.scheduler, each.cell.source.train.epochs
         epoch_s = measured.epoch_s * each.cell.shots / busiest.cell.shots
         trials, finals = each.size - len(each.searched), each.planned - each.size - len(each.finals)
-        searching = trials * expected_epochs(each.rungs, scheduler.reduction, epochs)
+        folds = each.cell.source.selection.fold_count
+        searching = trials * expected_epochs(each.rungs, scheduler.reduction, epochs * folds)
         seconds += epoch_s * (searching + finals * epochs)
     return measured.first_s + seconds / lanes

@@ -115,6 +115,8 @@ class Recorder:
             attempt=trial.attempt,
             searched=trial.searched,
             rung_scores=rung_scores,
+            published=trial.published,
+            choice=trial.choice,
         )
 
 
@@ -126,8 +128,17 @@ def outcome_of(record: Record) -> TrialOutcome:
         score=record.score,
         rung_scores=dict(record.rung_scores),
         params={key: record.params[key] for key in record.searched},
+        image_scores={
+            str(row["name"]): score for row in record.val_images if (score := _number(row, record.metric)) is not None
+        },
+        best_epoch=record.best_epoch,
         seconds=record.seconds,
         reason=record.reason,
         # Training itself fails for one cause only, and then its record names the shots.
         diverged=record.status == "failed" and bool(record.shots_sha256),
     )
+
+
+def _number(row: Mapping[str, object], name: str) -> float | None:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else None

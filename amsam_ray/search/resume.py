@@ -64,6 +64,11 @@ def _expected_fingerprint(cell: Cell, record: Record) -> str | None:
     """Return the fingerprint of what the cell would train with the record's values; None if it refuses them."""
     params = {key: record.params[key] for key in cell.space if key in record.params}
     try:
-        return cell.config(params, seed=record.seed, role=record.role).fingerprint()
+        final = record.role == "final"
+        stop_epoch = record.config.get("stop_epoch", 0)
+        config = cell.config(
+            params, seed=record.seed, role=record.role, published=final and record.published, stop_epoch=stop_epoch
+        )
+        return config.fingerprint()
     except InputError:
         return None

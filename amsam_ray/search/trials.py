@@ -24,6 +24,9 @@ class TrialSpec:
         rungs: epochs at which ASHA decides whether the trial goes on; empty for a final.
         searched: names of the hyperparameters that the search varies in this cell.
         attempt: 1 for the first attempt; grows by one whenever the lane dies or the trial raises.
+        published: whether the configuration is the method's published setting, cut to what is searched.
+        choice: of a final: 1 for the configuration that the search chose, 2, 3, ... for the runners-up, 0 for the
+            published setting if it is there for comparison alone; None for a search trial.
     """
 
     trial_id: str
@@ -33,6 +36,8 @@ class TrialSpec:
     rungs: tuple[int, ...] = ()
     searched: tuple[str, ...] = ()
     attempt: int = 1
+    published: bool = False
+    choice: int | None = None
 
     @property
     def is_final(self) -> bool:
@@ -51,6 +56,8 @@ class TrialOutcome:
         score: the objective's value on the selection images, None if there is none.
         rung_scores: epoch -> best score so far, for ASHA and the sampler.
         params: the searched hyperparameters as recorded.
+        image_scores: name -> objective of each selection image, of a cross-fitted trial.
+        best_epoch: the epoch that the trial's score belongs to.
         seconds: wall time of the attempt.
         reason: why it failed, one sentence.
         diverged: whether it failed because its loss became NaN or Inf.
@@ -65,6 +72,8 @@ class TrialOutcome:
     score: float | None = None
     rung_scores: dict[int, float] = field(default_factory=dict)
     params: dict[str, object] = field(default_factory=dict)
+    image_scores: dict[str, float] = field(default_factory=dict)
+    best_epoch: int = 0
     seconds: float = 0.0
     reason: str | None = None
     diverged: bool = False

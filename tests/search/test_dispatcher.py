@@ -109,8 +109,10 @@ def test_idle_lane_stays_until_the_finals_are_done() -> None:
     assert lanes.finish("b")
     # The end of the last search trial gives both a final at once.
     assert lanes.now("a").is_final and lanes.now("b").is_final
-    assert lanes.finish("a") and not lanes.state.finished
-    assert not lanes.finish("b") and not lanes.dispatcher.handle("a", "a", None)
+    for _ in range(2):  # the finals of the published setting follow those of the best
+        assert lanes.finish("a") and not lanes.state.finished
+        last = lanes.finish("b")
+    assert not last and not lanes.dispatcher.handle("a", "a", None)
     for name in "ab":
         lanes.dispatcher.lane_closed(name)
     assert lanes.dispatcher.finished and not lanes.lost_lanes

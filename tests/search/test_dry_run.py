@@ -15,13 +15,13 @@ def test_it_says_what_would_run_for_how_long_and_writes_nothing(tmp_path: Path) 
     driver = Driver(tmp_path, space(shots=(4, 8), methods=("am_sam", "sam"), trials=5), {"seconds": 0.2})
     assert driver.run("--dry-run") == 0, driver.terminal()
     lines = driver.terminal().splitlines()
-    assert "  lesions.k8.am_sam: 5 trials, 2 finals, 0 recorded (lambda, lr)" in lines
+    assert "  lesions.k8.am_sam: 5 trials, 4 finals, 0 recorded (lambda, lr)" in lines
     assert "  lesions.k8.sam: 1 trial, 1 final, 0 recorded (nothing to search)" in lines
-    assert "4 cells, 18 trials, 18 to run" in lines
+    assert "4 cells, 22 trials, 22 to run" in lines
     assert re.search(r"2 lanes, each 1 worker of 1 CPU and 0 GPU; [12] fit now", driver.terminal())
     assert f"Probe of {CELL}: first epoch" in driver.terminal()
-    # 7 trials at 8 shots and 7 at 4, 0.2 s each at most, over two lanes.
-    assert re.search(r"About [0-3] s, without the time for test scores", driver.terminal())
+    # 9 trials at 8 shots and 9 at 4, 0.2 s each at most, over two lanes.
+    assert re.search(r"About [0-4] s, without the time for test scores", driver.terminal())
     assert not driver.results.exists() and len(driver.starts()) == 1
 
 

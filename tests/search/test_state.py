@@ -76,9 +76,11 @@ def test_every_trial_runs_once_before_the_finals_of_the_best() -> None:
     assert max(Counter(a.trial_id for a in ran).values()) == 1
     for progress in state.cells:
         own = [a for a in ran if a.cell == progress.cell.id]
-        assert [a.is_final for a in own] == [False] * 6 + [True] * 6
         best = sorted(progress.searched, key=lambda n: progress.searched[n].score or 0, reverse=True)[:2]
-        assert {a.number for a in own if a.is_final} == set(best)
+        expected = [(n, best.index(n) + 1) for n in best] + ([] if 0 in best else [(0, 0)])
+        assert [a.is_final for a in own] == [False] * 6 + [True] * (3 * len(expected))
+        assert [(a.number, a.choice) for a in own if a.is_final][::3] == expected
+        assert all(a.published == (a.number == 0) for a in own)
         assert len({a.config.seed for a in own if a.is_final}) == 3
         assert {a.config.params for a in own if a.is_final} <= {a.config.params for a in own if not a.is_final}
 

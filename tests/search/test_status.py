@@ -65,7 +65,7 @@ def test_the_live_view_shows_cells_lanes_speed_and_the_log() -> None:
 def test_plain_lines_have_no_control_codes() -> None:
     text = shown(board(), terminal=False)
     assert "\x1b" not in text
-    assert "2/16 trials, 1 running, 0 pruned, 1 failed" in text
+    assert "2/20 trials, 1 running, 0 pruned, 1 failed" in text
 
 
 def test_a_sweep_that_ends_early_says_why_and_what_becomes_of_its_trials() -> None:
