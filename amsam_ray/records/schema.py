@@ -186,7 +186,7 @@ class Record(BaseModel):
             attempt=attempt,
             config=plain,
             config_sha256=config.fingerprint(),
-            params=plain["params"],
+            params=without_secrets(config.params.as_dict()),
             searched=tuple(searched),
             published=published,
             choice=choice,

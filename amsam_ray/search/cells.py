@@ -117,7 +117,9 @@ def _cell(space: SpaceFile, dataset: DatasetConfig, shots: int, entry: MethodEnt
     fixed = {key: values[0] for key, values in switch_values(space, entry).items() if len(values) == 1}
     fixed |= {key: d.choices[0] for key, d in live.items() if not d.searched}
     fixed |= dict(entry.params)
-    searched = {key: d for key, d in live.items() if d.searched}
+    # A method without training has nothing random and one trial: its switches are set, not searched.
+    trainable = METHODS[entry.name].trainable
+    searched = {key: d for key, d in live.items() if d.searched and trainable}
     return Cell(
         id=f"{dataset.label}.k{shots}.{entry.label}",
         dataset=dataset,
