@@ -46,7 +46,7 @@ class CellStudy:
         if self._gridded:
             grid = grid_points(cell, derived_seed(self._search.seed, cell.id, "grid"))
             self._fixed_points += [point for point in grid if point not in self._fixed_points]
-        self._running: dict[int, _Asked] = {}
+        self._running: dict[int, _Asked | None] = {}
         # Optuna logs every new study, and every parameter that a sampler cannot model.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(
@@ -61,6 +61,10 @@ class CellStudy:
     def ask(self, number: int) -> dict[str, Any]:
         """Return the hyperparameters of trial ``number``, live keys only."""
         point = self._fixed_points[number] if number < len(self._fixed_points) else None
+        if point is not None and self._known(point) != dict(point):
+            # A published value may be missing from the choices. The point is tried nevertheless, without the sampler.
+            self._running[number] = None
+            return {key: value for key, value in point.items() if self._conditions.active(key, point)}
         seed = derived_seed(self._search.seed, self._cell.id, number)
         sampler = make_sampler(
             self._search.sampler,
@@ -74,7 +78,8 @@ class CellStudy:
 
     def tell(self, number: int, outcome: TrialOutcome) -> None:
         """Take in the outcome of a trial that ``ask`` returned, with its rung scores."""
-        self._tell(self._running.pop(number), outcome)
+        if (asked := self._running.pop(number)) is not None:
+            self._tell(asked, outcome)
 
     def restore(self, outcome: TrialOutcome) -> None:
         """Take in a trial from an earlier run of the sweep.

@@ -170,3 +170,11 @@ def test_seeds_are_the_same_everywhere_and_differ() -> None:
     assert derived_seed(0, "a.k4.b", 1) == derived_seed(0, "a.k4.b", 1) == 1364625820
     assert len({derived_seed(0, "c", n) for n in range(1000)}) == 1000
     assert derived_seed("ab", "c") != derived_seed("a", "bc")
+
+
+def test_published_value_outside_the_choices_is_tried_exactly() -> None:
+    cell = one_cell(space={"rank": {"choice": [2, 8]}, "lr": LR})
+    study = CellStudy(cell)
+    assert study.ask(0) == dict(cell.published or {}) == {"rank": 4, "lr": 5e-3}
+    study.tell(0, done(0, 0.5))
+    assert study.ask(1)["rank"] in (2, 8)
