@@ -45,12 +45,6 @@ def test_a_published_setting_outside_the_range_is_tried_all_the_same() -> None:
     assert 1e-4 <= study.ask(1)["lr"] <= 1e-3
 
 
-def test_a_published_choice_that_is_not_listed_is_replaced() -> None:
-    study = CellStudy(one_cell(space={"rank": {"choice": [2, 8]}, "lr": LR}))
-    first = study.ask(0)
-    assert first["rank"] in (2, 8) and first["lr"] == 5e-3
-
-
 def test_the_files_own_points_follow() -> None:
     study = CellStudy(one_cell(first=[{"lr": 1e-2, "lambda": 0.6}]))
     assert [study.ask(n) for n in (0, 1)][1] == {"lr": 1e-2, "lambda": 0.6}
