@@ -114,7 +114,15 @@ class _Crossfit:
         )
         for entry in outcome.curve:
             self._curve.append({**entry, "epoch": offset + entry["epoch"], "fold": float(number)})
-        if outcome.status == "completed" or (outcome.status == "pruned" and not self._scores.folds):
+        if outcome.status == "completed":
+            # A rung can add an epoch to one fold; the average curve has the epochs of all folds.
+            kept = [
+                place
+                for place, epoch in enumerate(run.epochs)
+                if epoch % config.train.eval_every == 0 or epoch == self._epochs
+            ]
+            self._scores.add([run.epochs[place] for place in kept], [run.scores[place] for place in kept])
+        elif outcome.status == "pruned" and not self._scores.folds:
             self._scores.add(run.epochs, run.scores)
         return outcome.status
 
@@ -129,9 +137,8 @@ class _Crossfit:
             scores.append(score_logits(logits, truth, model.backbone.image_size, [config.metric])[config.metric])
             run.logits[epoch, shot] = logits.cpu()
             self._truths = pictures.truths
-        if epoch % config.train.eval_every == 0 or epoch == self._epochs or not run.epochs:
-            run.epochs.append(epoch)
-            run.scores.append(scores)
+        run.epochs.append(epoch)
+        run.scores.append(scores)
         return sum(scores) / len(scores)
 
     def _result(self, result: TrialResult, status: str) -> TrialResult:
