@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.inference.inputs import CANDIDATE_CONFIDENCE, CANDIDATES
+from amsam_ray.models.merge import merged_state
 
 if TYPE_CHECKING:
     from torch import nn
 
     from amsam_ray.models.adapted import AdaptedSam
-from amsam_ray.models.merge import merged_state
 
 _ABOUT = "model.json"
 _FILES = ("sam.pth", "decoder.onnx", "decoder.pt", _ABOUT)
@@ -75,12 +76,34 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
         "pixel_std": backbone.sam.pixel_std.flatten().tolist(),
         "backbone_sha256": backbone.fingerprint,
         "box": "XYXY in pixels of the encoder's input" if model.uses_boxes else None,
+        "without_box": _without_box(model, info.config.detector.fallback),
+        "prediction": _prediction(model),
         "object": "where the logit is above 0",
         "config": info.config.model_dump(mode="json", by_alias=True),
     }
     (out / "model.json").write_text(json.dumps(about, indent=2) + "\n")
     made["model.json"] = "how to use them"
     return made
+
+
+def _without_box(model: AdaptedSam, fallback: str) -> str | None:
+    """Return what to give the decoder for an image without a box, as ``predict`` does."""
+    if not model.uses_boxes:
+        return None
+    if model.params.prompt == "fused" or fallback == "none":
+        return "predict decodes without a box; the exported decoder needs one and cannot"
+    return "give the box of the whole image: 0, 0, its width, its height, scaled as the image (not of the padded input)"
+
+
+def _prediction(model: AdaptedSam) -> str:
+    """Return how ``predict`` arrives at a mask from outputs of the decoder."""
+    if not model.uses_boxes or model.params.prompt != "fused":
+        return "the decoder's output for one box" if model.uses_boxes else "the decoder's output"
+    return (
+        "the decoder takes one box; predict decodes every candidate box of each detector "
+        f"(confidence at least {CANDIDATE_CONFIDENCE:g}, the {CANDIDATES} most confident of each) and averages "
+        "the sigmoids of their logits, weighted by confidence; the object is where the average is above 0.5"
+    )
 
 
 def _make_room(out: Path) -> None:

@@ -147,12 +147,30 @@ class PreparedSet:
         return replace(self, highpass=high_pass(self.pixels, model.params.freq_ratio))
 
     def detected_box(self, place: int, image_size: int) -> np.ndarray | None:
-        """The detector's box on one picture, XYXY in pixels of the original; None where it found nothing."""
-        if not bool(self.detected[place]):
+        """Return the detector's box on one picture, XYXY in pixels of the original; None where it found nothing."""
+        return self._to_original(self.boxes[place], place, image_size) if bool(self.detected[place]) else None
+
+    def prompt_box(self, place: int, image_size: int) -> np.ndarray | None:
+        """Return the box that prompts the decoder on one picture, XYXY in pixels of the original.
+
+        It is the detector's box or that of the fallback; with candidates, the most confident one. None where the
+        picture is decoded without a box.
+
+        Args:
+            place: position of the picture.
+            image_size: S, the side of the encoder's input in pixels.
+        """
+        if self.candidates is None or self.confidences is None:
+            return self._to_original(self.boxes[place], place, image_size) if bool(self.has_box[place]) else None
+        if not bool(self.confidences[place].any()):
             return None
+        best = int(self.confidences[place].argmax())
+        return self._to_original(self.candidates[place, best], place, image_size)
+
+    def _to_original(self, box_4: Tensor, place: int, image_size: int) -> np.ndarray:
         rows, columns = self.truths[place].shape
         height, width = resized_shape((rows, columns), image_size)
-        box: np.ndarray = self.boxes[place].cpu().numpy() * np.array([columns / width, rows / height] * 2)
+        box: np.ndarray = box_4.cpu().numpy() * np.array([columns / width, rows / height] * 2)
         return box
 
     def batch(self, index: Sequence[int]) -> Batch:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from amsam_ray.config.metrics import THRESHOLD
 from amsam_ray.device import pick_device
@@ -18,14 +19,18 @@ from amsam_ray.inference.masks import foreground_logits, probability
 from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.models.backbone import Backbone, load_backbone
 
+if TYPE_CHECKING:
+    from amsam_ray.models.detector import Detector
+
 
 class Prediction(NamedTuple):
-    """What is said about one image.
+    """The mask of one image, its probabilities, and the box that prompted the decoder.
 
     Attributes:
         mask: HxW bool at the image's size.
         probability: HxW float32 in [0, 1], of the foreground.
-        box: XYXY in pixels of the image, the detector's prompt; None where it found nothing or is not used.
+        box: XYXY in pixels of the image: the detector's box, or with ``prompt: fused`` its most confident candidate,
+            or the whole image with ``fallback: full_image``. None if the image was decoded without a box.
     """
 
     mask: np.ndarray
@@ -64,7 +69,7 @@ class Predictor:
         ((_, logits),) = foreground_logits(self.model, pictures, [0], precision=needs.precision)
         shape = (image.shape[0], image.shape[1])
         prob = probability(logits, shape, self.model.backbone.image_size)
-        box = pictures.detected_box(0, self.model.backbone.image_size)
+        box = pictures.prompt_box(0, self.model.backbone.image_size)
         return Prediction(prob > THRESHOLD, prob, box)
 
 
@@ -88,15 +93,23 @@ def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone
     if backbone is None:
         backbone = load_backbone(info.config.backbone, where)
     model = load_adapter(adapter, backbone)
-    detector = None
-    if model.uses_boxes:
-        from amsam_ray.models.detector import load_detector  # brings ultralytics, seconds
+    pool = _detectors(info, read_tuned_detector(adapter), where, fused=model.params.prompt == "fused") if model.uses_boxes else ()
+    return Predictor(model, info, Preparer(backbone, pool[-1] if pool else None, NoCache(), pool))
 
-        chosen, tuned = info.config.detector, read_tuned_detector(adapter)
+
+def _detectors(info: AdapterInfo, tuned: bytes | None, device: torch.device, *, fused: bool) -> tuple[Detector, ...]:
+    """Return the detectors whose boxes are used; the last one gives the single box.
+
+    As in a trial, ``fused`` pools the candidates of the untuned and the tuned detector.
+    """
+    from amsam_ray.models.detector import load_detector  # imports ultralytics, which takes seconds
+
+    config, found = info.config.detector, []
+    if tuned is None or fused:
+        found.append(load_detector(config, device))
+    if tuned is not None:
         with tempfile.TemporaryDirectory(prefix="amsam-detector-") as folder:
-            if tuned is not None:
-                path = Path(folder) / "detector.safetensors"
-                path.write_bytes(tuned)
-                chosen = chosen.model_copy(update={"weights": str(path), "sha256": None})
-            detector = load_detector(chosen, where)
-    return Predictor(model, info, Preparer(backbone, detector, NoCache()))
+            path = Path(folder) / "detector.safetensors"
+            path.write_bytes(tuned)
+            found.append(load_detector(config.model_copy(update={"weights": str(path), "sha256": None}), device))
+    return tuple(detector for detector in found if detector is not None)
