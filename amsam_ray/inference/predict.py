@@ -93,7 +93,11 @@ def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone
     if backbone is None:
         backbone = load_backbone(info.config.backbone, where)
     model = load_adapter(adapter, backbone)
-    pool = _detectors(info, read_tuned_detector(adapter), where, fused=model.params.prompt == "fused") if model.uses_boxes else ()
+    pool = (
+        _detectors(info, read_tuned_detector(adapter), where, fused=model.params.prompt == "fused")
+        if model.uses_boxes
+        else ()
+    )
     return Predictor(model, info, Preparer(backbone, pool[-1] if pool else None, NoCache(), pool))
 
 

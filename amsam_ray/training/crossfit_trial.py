@@ -53,7 +53,7 @@ class _Crossfit:
         self._scores = CrossfitScores(self._config.maximise)
         self._runs: list[_FoldRun] = []
         self._curve: list[dict[str, float]] = []
-        self._trained = 0
+        self._trained = self._epochs_run = 0
         self._detected: list[bool] = []
 
     def run(self) -> TrialResult:
@@ -112,6 +112,7 @@ class _Crossfit:
             report=report if self._report is not None else None,
             on_epoch=on_epoch,
         )
+        self._epochs_run += outcome.epochs_run
         for entry in outcome.curve:
             self._curve.append({**entry, "epoch": offset + entry["epoch"], "fold": float(number)})
         if outcome.status == "completed":
@@ -143,9 +144,9 @@ class _Crossfit:
 
     def _result(self, result: TrialResult, status: str) -> TrialResult:
         config, setup = self._config, self._setup
-        result = replace(result, curve=self._curve, epochs_run=len(self._curve), trained_params=self._trained)
+        result = replace(result, curve=self._curve, epochs_run=self._epochs_run, trained_params=self._trained)
         if status == "failed":
-            reason = f"diverged at epoch {len(self._curve) + 1}"
+            reason = f"diverged at epoch {self._epochs_run + 1}"
             return replace(result, status="failed", reason=reason)
         best, _ = self._scores.best()
         size = setup.model.backbone.image_size

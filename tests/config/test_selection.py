@@ -42,9 +42,7 @@ def test_the_number_of_folds_has_a_default() -> None:
         ([8, 4, 6], 6, {1: "4 shots cannot be divided into 6 folds; set selection.folds to at most 4"}),
     ],
 )
-def test_space_files_name_the_shots_that_cannot_be_divided(
-    shots: list[int], folds: int, wrong: dict[int, str]
-) -> None:
+def test_space_files_name_the_shots_that_cannot_be_divided(shots: list[int], folds: int, wrong: dict[int, str]) -> None:
     selection = {"mode": "crossfit", "folds": folds}
     space = SpaceFile.model_validate({**BASE, "shots": shots, "selection": selection})
     found = check_space(space)

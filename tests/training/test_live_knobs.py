@@ -1,13 +1,18 @@
 """Every searchable parameter acts on training, over the whole run and not on its first step alone."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
+from amsam_ray.config.datasets import AugmentConfig
 from amsam_ray.config.methods import METHODS, live_params
-from amsam_ray.training.loop import Roles
-from tests.training.toys import toy_trainer
+from amsam_ray.inference.masks import foreground_logits
+from amsam_ray.training.loop import Roles, Trainer
+from amsam_ray.training.optim import poly_rate
+from amsam_ray.training.trial import train_trial
+from tests.training.toys import random_nano, small_trial, toy_model, toy_set, toy_trainer
 
 EPOCHS = 4
 
@@ -82,12 +87,19 @@ CHANGES = {
     "adaptors": ("mc", "tc"),
     "adaptor_blocks": ("all", "last_1"),
     "levels": (2, 1),
+    "steps": (0, 6),
+    "box_training": ("detector", "mix"),
 }
+OF_TRIALS = {"views", "prompt"}  # act before and after the loop; tested at the end of this file
 MODES = ("first_order", "unrolled", "exact")
 
 
 def test_every_parameter_of_every_method_is_held_to_be_live():
-    assert {key for method in METHODS for key in METHODS[method].keys} == {*CHANGES, "hypergradient"}
+    assert {key for method in METHODS for key in METHODS[method].keys} == {
+        *CHANGES,
+        *OF_TRIALS,
+        "hypergradient",
+    }
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -115,3 +127,43 @@ def test_the_sample_loss_is_live_at_batch_size_one_and_dead_without_a_second_ima
     assert not torch.equal(_end(w_sample=0.1, adaptors="sc"), _end(w_sample=1.0, adaptors="sc"))
     alone = Roles([0], [2])
     assert torch.equal(_end(w_sample=0.1, adaptors="sc", roles=alone), _end(w_sample=1.0, adaptors="sc", roles=alone))
+
+
+@pytest.mark.parametrize(("steps", "epochs", "total"), [(12, 4, 12), (10, 4, 12), (2, 4, 4), (0, 4, 8)])
+def test_steps_set_the_length_of_the_whole_training_and_its_schedule(monkeypatch, steps, epochs, total):
+    """Every epoch has equally many steps, so the length is rounded up; 0 stands for a pass over two pictures."""
+    rates, move = [], Trainer._move_weights
+
+    def watched(self, batch, tokens, rate):
+        rates.append(rate)
+        return move(self, batch, tokens, rate)
+
+    monkeypatch.setattr(Trainer, "_move_weights", watched)
+    trainer = toy_trainer("blo_sam", epochs=epochs, steps=steps, hypergradient="first_order")
+    for epoch in range(1, epochs + 1):
+        trainer.epoch()
+        assert trainer.epochs_done == epoch and len(rates) == epoch * total // epochs
+    assert rates == pytest.approx([poly_rate(5e-3, step, total, 0.0) for step in range(total)])
+
+
+def test_views_replace_those_of_the_augmentation(tmp_path):
+    backbone = random_nano(tmp_path)
+
+    def curve(views, augmented):
+        params = {"views": views, "steps": 4, "hypergradient": "first_order"}
+        train = {"epochs": 1, "augment": AugmentConfig(views=augmented)}
+        config = small_trial(backbone, "blo_sam", params=params, train=train)
+        return train_trial(config, cache_dir=tmp_path / "cache", work_dir=tmp_path).curve
+
+    one, two = curve(0, 1), curve(0, 2)
+    assert one != two
+    assert curve(1, 0) == one and curve(1, 2) == one
+
+
+def test_the_prompt_decides_which_boxes_are_decoded():
+    model, fusing = toy_model(prompt="box"), toy_model(prompt="fused")
+    pictures = toy_set(model)
+    candidates = torch.stack([pictures.boxes, pictures.boxes.roll(1, 0)], dim=1)
+    pictures = replace(pictures, candidates=candidates, confidences=torch.full((4, 2), 0.5))
+    box, fused = (dict(foreground_logits(m, pictures, [0], precision="fp32"))[0] for m in (model, fusing))
+    assert not torch.allclose(box, fused, atol=1e-2)

@@ -19,6 +19,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "am_sam, exact, calibration by batch": {"method": "am_sam", "calibration": "batch", "hypergradient": "exact"},
     "am_mca_sam, first order": {"method": "am_mca_sam", "hypergradient": "first_order"},
     "am_mca_sam, exact": {"method": "am_mca_sam", "hypergradient": "exact"},
+    "am_sam, drawn boxes": {"method": "am_sam", "box_training": "mix", "hypergradient": "first_order"},
     "mca_sam, one level": {"method": "mca_sam", "lr": 5e-3},
 }
 

@@ -54,6 +54,8 @@ def toy_set(model: AdaptedSam, pictures: int = 4) -> PreparedSet:
         truths=tuple(truths),
         pixels=stacked,
         view_features=encode_to(model.backbone, stacked * 0.9 + 0.1, model.cache_point) if model.needs_views else None,
+        true_boxes=torch.stack(boxes) if model.params.box_training == "mix" else None,
+        has_object=torch.ones(pictures, dtype=torch.bool) if model.params.box_training == "mix" else None,
     ).for_model(model)
 
 
