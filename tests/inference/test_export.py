@@ -19,10 +19,11 @@ from amsam_ray.data.dataset import open_dataset
 from amsam_ray.data.images import decode_image
 from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError
+from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info, save_adapter
 from amsam_ray.inference.export import export_adapter
 from amsam_ray.inference.predict import load_predictor
-from amsam_ray.models.backbone import build_sam
-from amsam_ray.models.detector import build_network, save_network
+from amsam_ray.models.backbone import build_sam, load_backbone
+from amsam_ray.models.detector import build_network, load_detector, save_network
 from amsam_ray.records.io import write_trial
 from amsam_ray.training.trial import train_trial
 from tests.records.synthetic import Folder, config, record
@@ -108,6 +109,97 @@ def test_decoder_elsewhere_gives_the_same_logits(trained: dict[str, Path], tmp_p
     assert set(made) == {"sam.pth", "model.json", "decoder.onnx" if form == "onnx" else "decoder.pt"}
 
 
+@pytest.mark.parametrize(
+    ("params", "fallback", "without_box", "prediction"),
+    [
+        ({}, "full_image", "give the box of the whole image", "the decoder's output for one box"),
+        ({}, "none", "predict decodes without a box", "the decoder's output for one box"),
+        ({"prompt": "fused"}, "full_image", "predict decodes without a box", "the decoder takes one box"),
+        (None, "full_image", None, "the decoder's output"),
+    ],
+)
+def test_model_json_says_how_predict_uses_boxes(
+    trained: dict[str, Path],
+    tmp_path: Path,
+    params: dict | None,
+    fallback: str,
+    without_box: str | None,
+    prediction: str,
+) -> None:
+    """The last case is a method without boxes."""
+    adapter = adapter_of(trained["blo_sam" if params is None else "am_sam"])
+    adapter = _changed(adapter, tmp_path / "changed.safetensors", params or {}, {"fallback": fallback})
+    export_adapter(adapter, tmp_path / "out", decoder="none")
+    about = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert about["prediction"].startswith(prediction)
+    if without_box is None:
+        assert about["without_box"] is None and about["box"] is None
+    else:
+        assert about["without_box"].startswith(without_box)
+    if params == {"prompt": "fused"}:
+        assert "confidence at least 0.01" in about["prediction"] and "the 8 most confident" in about["prediction"]
+
+
+def _changed(adapter: bytes, path: Path, params: dict, detector: dict, tuned: Path | None = None) -> bytes:
+    """Return an adapter with the same tensors under another configuration."""
+    info = read_adapter_info(adapter)
+    model = load_adapter(adapter, load_backbone(info.config.backbone, "cpu"))
+    config = info.config.model_copy(
+        update={
+            "params": info.config.params.model_copy(update=params),
+            "detector": info.config.detector.model_copy(update=detector),
+        }
+    )
+    save_adapter(path, model.trainable_state(), config, model.backbone, tuned_detector=tuned)
+    return path.read_bytes()
+
+
+def test_the_returned_box_is_the_one_that_prompted_the_decoder(trained: dict[str, Path], tmp_path: Path) -> None:
+    """Without a detection it is the box of the whole image; merged weights give the same mask with that box."""
+    adapter = _changed(adapter_of(trained["am_sam"]), tmp_path / "changed.safetensors", {}, {"confidence": 1.0})
+    export_adapter(adapter, tmp_path / "out", decoder="none")
+    sam = build_sam("nano", 256)
+    sam.load_state_dict(torch.load(tmp_path / "out" / "sam.pth", weights_only=True))
+    plain, image = SamPredictor(sam), images(1)[0][:48]
+    ((mask, _, box),) = load_predictor(adapter, "cpu")([image])
+    assert box is not None and np.allclose(box, [0, 0, image.shape[1], image.shape[0]])
+    plain.set_image(image)
+    masks = [plain.predict(box=given, multimask_output=False)[0][0] for given in (box, None)]
+    assert np.mean(masks[0] == mask) > 0.999 > np.mean(masks[1] == mask)
+    none = _changed(
+        adapter_of(trained["am_sam"]), tmp_path / "none.safetensors", {}, {"confidence": 1.0, "fallback": "none"}
+    )
+    ((mask, _, box),) = load_predictor(none, "cpu")([image])
+    assert box is None and np.mean(masks[1] == mask) > 0.999
+
+
+@pytest.mark.parametrize("prompt", ["fused", "box"])
+def test_fused_predictions_pool_the_untuned_and_the_tuned_detector(
+    trained: dict[str, Path], tmp_path: Path, prompt: str
+) -> None:
+    torch.manual_seed(1)
+    other = tmp_path / "other.safetensors"
+    network = build_network(TINY, ["object"])
+    for level in network.model[-1].cv3:
+        level[-1].bias.data += 6.0  # confident enough for candidates
+    save_network(network, other, 64)
+    adapter = _changed(adapter_of(trained["am_sam"]), tmp_path / "a.safetensors", {"prompt": prompt}, {}, other)
+    predictor = load_predictor(adapter, "cpu")
+    pool = predictor._preparer.pool
+    tuned = load_detector(DetectorConfig(weights=str(other), confidence=0.0))
+    untuned = load_detector(predictor.info.config.detector)
+    assert tuned is not None and untuned is not None
+    wanted = [untuned.fingerprint, tuned.fingerprint] if prompt == "fused" else [tuned.fingerprint]
+    assert [detector.fingerprint for detector in pool] == wanted
+    assert predictor._preparer.detector is pool[-1]
+    image = images(1)[0]
+    found = [d for one in (untuned, tuned) for d in one.candidates([image], confidence=0.01, limit=8)[0]]
+    assert found
+    ((_, _, box),) = predictor([image])
+    best = max(found, key=lambda d: d.confidence) if prompt == "fused" else tuned.detect([image])[0]
+    assert best is not None and box is not None and np.allclose(box, best.box, atol=1)
+
+
 def _run_decoder(folder: Path, form: str, embedding: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
     if form == "torchscript":
         with torch.no_grad():
@@ -136,7 +228,7 @@ def test_an_export_leaves_nothing_of_an_earlier_one(trained: dict[str, Path], tm
 
 
 def test_adaptors_in_the_encoder_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(AmsamError, match="adaptors sit in the encoder"):
+    with pytest.raises(AmsamError, match="its encoder has additional layers"):
         export_adapter(adapter_of(trained["mca_sam"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -1,5 +1,7 @@
 """Pictures prepared for a model: where masks, boxes and features go."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,14 @@ def test_a_found_box_is_told_in_pixels_of_the_original(preparer):
     found = [prepared.detected_box(place, SIZE) for place in range(3)]
     assert found[1] is None  # the fallback's box is no detection
     assert np.allclose(found[0], [0, 0, 100, 100], atol=1) and np.allclose(found[2], [0, 0, 16, 128], atol=1)
+
+
+def test_the_prompt_box_includes_the_fallback(preparer):
+    prepared = preparer.prepare(PICTURES, NEEDS)
+    boxes = [prepared.prompt_box(place, SIZE) for place in range(3)]
+    assert np.allclose(boxes[0], [0, 0, 100, 100], atol=1) and np.allclose(boxes[1], [0, 0, 64, 64])
+    none = preparer.prepare(PICTURES, replace(NEEDS, fallback="none"))
+    assert none.prompt_box(1, SIZE) is None and np.allclose(none.prompt_box(0, SIZE), boxes[0])
 
 
 def test_without_a_fallback_or_a_detector_there_is_no_box(preparer):
