@@ -1,4 +1,4 @@
-"""A trained adapter as a function from photographs to masks."""
+"""Prediction of masks with a trained adapter file."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Callable on images. Make one with ``load_predictor``.
+    """A function from images to masks; ``load_predictor`` makes one.
 
     Args:
-        model: with its trained tensors, in eval mode.
-        info: what the adapter says about itself.
-        preparer: the frozen networks; nothing is cached.
+        model: with its trained tensors, in evaluation mode.
+        info: metadata of the adapter file.
+        preparer: the frozen networks, without a cache.
     """
 
     def __init__(self, model: AdaptedSam, info: AdapterInfo, preparer: Preparer):
         self.model, self.info, self._preparer = model, info, preparer
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Segment images, one after the other.
+        """Segment images, one at a time.
 
         Args:
             images: HxWx3 uint8 RGB, of any sizes.
@@ -74,16 +74,16 @@ class Predictor:
 
 
 def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone: Backbone | None = None) -> Predictor:
-    """Load an adapter with the frozen networks that it stands on.
+    """Load an adapter file and the frozen networks that it was trained on.
 
     Args:
-        adapter: a file written by a final, or its content.
+        adapter: an adapter file written by a final, or its content.
         device: a torch device; None as ``amsam_ray.device.pick_device``.
-        backbone: the frozen SAM if it is loaded already; None loads the one that the adapter's config names.
+        backbone: the frozen SAM if it is already loaded; None loads the one of the adapter file's configuration.
 
     Raises:
-        InputError: it is no adapter, or its backbone's or detector's file is not here.
-        AmsamError: the backbone is not the one it was trained on.
+        InputError: it is no adapter file, or the backbone's or detector's file is missing.
+        AmsamError: the backbone is not the one that it was trained on.
 
     Example:
         >>> predictor = load_predictor(Path("adapter.safetensors"))  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What is taken away works elsewhere: SAM's own predictor, ONNX and TorchScript give the masks that were scored."""
+"""Exports: SAM's own predictor, ONNX and TorchScript give the masks of `predict`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ TINY = {  # a YOLOv8 of a few thousand weights
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Storages with one real final each: a method that folds into SAM, one with a cold head, one with adaptors."""
+    """Return storages with one final each: of a method that merges into SAM, of a cold head, and of adaptors."""
     torch.set_num_threads(1)
     found = {}
     tiny = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
     torch.manual_seed(0)
     save_network(build_network(TINY, ["object"]), tiny, 64)
-    detector = DetectorConfig(weights=str(tiny), confidence=0.0)  # finds something everywhere, so that boxes matter
+    detector = DetectorConfig(weights=str(tiny), confidence=0.0)  # finds a box in every image
     for name, method, params in (
         ("am_sam", "am_sam", {"hypergradient": "first_order", "lr": 1e-3}),
         ("blo_sam", "blo_sam", {"hypergradient": "first_order"}),
@@ -93,7 +93,7 @@ def test_merged_weights_give_the_same_masks_in_segment_anything(trained: dict[st
 
 
 @pytest.mark.parametrize("form", ["onnx", "torchscript"])
-def test_decoder_elsewhere_gives_the_same_logits(trained: dict[str, Path], tmp_path: Path, form: str) -> None:
+def test_the_exported_decoder_gives_the_same_logits(trained: dict[str, Path], tmp_path: Path, form: str) -> None:
     adapter = adapter_of(trained["am_sam"])
     made = export_adapter(adapter, tmp_path, decoder=form)  # type: ignore[arg-type]
     model = load_predictor(adapter, "cpu").model
@@ -216,14 +216,14 @@ def test_a_cold_head_has_no_merged_weights_but_a_decoder(trained: dict[str, Path
     assert (tmp_path / "decoder.pt").exists()
 
 
-def test_an_export_leaves_nothing_of_an_earlier_one(trained: dict[str, Path], tmp_path: Path) -> None:
+def test_an_export_replaces_an_earlier_one(trained: dict[str, Path], tmp_path: Path) -> None:
     export_adapter(adapter_of(trained["am_sam"]), tmp_path, decoder="none")
     assert (tmp_path / "sam.pth").exists()
     export_adapter(adapter_of(trained["blo_sam"]), tmp_path, decoder="none")
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "sam.pth").write_text("somebody's")
-    with pytest.raises(InputError, match=r"sam\.pth of another origin"):
+    (tmp_path / "other" / "sam.pth").write_text("not an export")
+    with pytest.raises(InputError, match=r"sam\.pth that no export wrote"):
         export_adapter(adapter_of(trained["am_sam"]), tmp_path / "other", decoder="none")
 
 
@@ -263,7 +263,7 @@ def test_predict_command_writes_the_predictor_s_masks(
         assert Image.open(tmp_path / "out" / "overlays" / f"{index}.png").size == mask.shape[::-1]
 
 
-def test_predict_takes_every_type_of_image_that_datasets_take(tmp_path: Path) -> None:
+def test_predict_reads_every_type_of_image_that_datasets_read(tmp_path: Path) -> None:
     wanted = []
     for index, suffix in enumerate(sorted(SUFFIXES)):
         wanted.append(tmp_path / f"{index}{suffix.upper() if index % 2 else suffix}")

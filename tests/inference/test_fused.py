@@ -11,7 +11,7 @@ import torch
 
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.data.procedural import render
-from amsam_ray.inference.feature_cache import PreparedCache
+from amsam_ray.inference.feature_cache import FeatureCache
 from amsam_ray.inference.inputs import CANDIDATE_CONFIDENCE, CANDIDATES, Needs, PreparedSet, Preparer
 from amsam_ray.inference.masks import foreground_logits
 from amsam_ray.models.adapted import AdaptedSam
@@ -109,7 +109,7 @@ SECOND = _Stub("second", [Detection((10.0, 0.0, 30.0, 30.0), 0.7)])
 
 
 def test_the_pool_gives_the_candidates_of_all_its_detectors(tmp_path: Path) -> None:
-    cache = PreparedCache(tmp_path)
+    cache = FeatureCache(tmp_path)
     pool = (FIRST, SECOND)
     preparer = Preparer(toy_backbone(), SECOND, cache, pool)  # type: ignore[arg-type]
     prepared = preparer.prepare(PICTURES, FUSED)
@@ -128,17 +128,17 @@ def test_the_pool_gives_the_candidates_of_all_its_detectors(tmp_path: Path) -> N
 
 
 def test_the_prompt_box_is_the_most_confident_candidate_of_the_pool(tmp_path: Path) -> None:
-    preparer = Preparer(toy_backbone(), FIRST, PreparedCache(tmp_path), (FIRST, SECOND))  # type: ignore[arg-type]
+    preparer = Preparer(toy_backbone(), FIRST, FeatureCache(tmp_path), (FIRST, SECOND))  # type: ignore[arg-type]
     box = preparer.prepare(PICTURES, FUSED).prompt_box(0, SIZE)
     assert box is not None and np.allclose(box, [10, 0, 30, 30], atol=0.1)
     for pool in ((_Stub("nothing", []),), ()):
-        none = Preparer(toy_backbone(), None, PreparedCache(tmp_path), pool)  # type: ignore[arg-type]
+        none = Preparer(toy_backbone(), None, FeatureCache(tmp_path), pool)  # type: ignore[arg-type]
         assert none.prepare(PICTURES, FUSED).prompt_box(0, SIZE) is None
 
 
 def test_another_pool_has_another_key(tmp_path: Path) -> None:
     pools = [(FIRST,), (SECOND,), (FIRST, SECOND), ()]
-    keys = {Preparer(toy_backbone(), FIRST, PreparedCache(tmp_path), pool).key for pool in pools}  # type: ignore[arg-type]
+    keys = {Preparer(toy_backbone(), FIRST, FeatureCache(tmp_path), pool).key for pool in pools}  # type: ignore[arg-type]
     assert len(keys) == 4
 
 

@@ -1,6 +1,7 @@
 """Boxes drawn for training: true, jittered or none, per picture and step."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.models.toy import SIZE
 from tests.training.toys import toy_trainer
 
 TRUE, JITTERED, NONE = 0, 1, 2
-MIX = {"box_training": "mix", "hypergradient": "first_order"}
+MIX: dict[str, Any] = {"box_training": "mix", "hypergradient": "first_order"}
 BOX = torch.tensor([20.0, 10.0, 40.0, 50.0])  # 20 x 40
 
 

@@ -1,6 +1,7 @@
 """Search trials with cross-fitted selection: scores, reports and endings."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def _config(backbone, method="samed", folds=2, **changes):
     return small_trial(backbone, method, selection=selection, train=train, **changes)
 
 
-_KNOWN = {}
+_KNOWN: dict[str, Any] = {}
 
 
 def _independent(config, cache):

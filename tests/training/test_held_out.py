@@ -1,6 +1,7 @@
 """What judges a configuration never trains it: judged shots of a fold, and test images."""
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from amsam_ray.inference.inputs import PreparedSet
 from amsam_ray.models import detector_tuning
 from amsam_ray.models.detector import build_network, save_network
 from amsam_ray.training import loop, pretrained, setup
-from amsam_ray.training.crossfit import make_folds
+from amsam_ray.training.crossfit import Fold, make_folds
 from amsam_ray.training.lru_cache import LruCache
 from amsam_ray.training.setup import TrialSetup, cached_dataset
 from amsam_ray.training.trial import train_trial
@@ -152,7 +153,7 @@ def _garbage(pictures: PreparedSet, shots, names) -> PreparedSet:
     """Replace everything that was prepared from some shots, views included."""
     bad = [place for place, name in enumerate(pictures.names) if name.partition("#")[0] in {names[s] for s in shots}]
     draws = torch.Generator().manual_seed(0)
-    changes = {}
+    changes: dict[str, Any] = {}
     for item in fields(pictures):
         value = getattr(pictures, item.name)
         if isinstance(value, Tensor):
@@ -171,7 +172,7 @@ def test_garbage_in_the_judged_shots_changes_no_weight(backbone, cache, tmp_path
     train_trial(config, cache_dir=cache, work_dir=tmp_path)
     prepare = TrialSetup.prepare
     for part in ("judged", "trained"):
-        folds = []
+        folds: list[Fold] = []
 
         def spoiled(self, preparer, part=part, folds=folds):
             fold = make_folds(self.split, FOLDS)[len(folds)]

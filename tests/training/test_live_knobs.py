@@ -1,4 +1,4 @@
-"""Every searchable parameter acts on training, over the whole run and not on its first step alone."""
+"""Every searchable parameter acts on training, during the whole run and not only on its first step."""
 
 from dataclasses import replace
 from functools import cache
@@ -28,7 +28,7 @@ def _trace(name, **given):
 
 
 def _end(method="am_mca_sam", **given):
-    """Where two epochs of training lead."""
+    """Return the weights of both levels after two epochs."""
     trainer = toy_trainer(method, epochs=2, **given)
     for _ in range(2):
         trainer.epoch()
@@ -36,14 +36,14 @@ def _end(method="am_mca_sam", **given):
 
 
 @pytest.mark.parametrize("rate", ["lr", "lr_prompt"])
-def test_a_rates_whole_trace_scales_with_it_and_with_it_alone(rate):
+def test_the_trace_of_a_rate_scales_with_that_rate_only(rate):
     other = "lr_prompt" if rate == "lr" else "lr"
     assert _trace(rate, **{rate: 2e-3}) == pytest.approx([2 * r for r in _trace(rate, **{rate: 1e-3})])
     assert _trace(other, **{rate: 2e-3}) == _trace(other, **{rate: 1e-3})
 
 
 @pytest.mark.parametrize("rate", ["lr", "lr_prompt"])
-def test_a_rate_sets_the_size_of_every_step_of_its_level_alone(rate):
+def test_a_rate_sets_the_size_of_every_step_of_its_level_only(rate):
     def steps(value):
         trainer = toy_trainer("am_sam", epochs=EPOCHS, weight_decay=0.0, hypergradient="first_order", **{rate: value})
         sizes = []
@@ -94,7 +94,7 @@ OF_TRIALS = {"views", "prompt"}  # act before and after the loop; tested at the 
 MODES = ("first_order", "unrolled", "exact")
 
 
-def test_every_parameter_of_every_method_is_held_to_be_live():
+def test_every_parameter_of_every_method_has_a_test():
     assert {key for method in METHODS for key in METHODS[method].keys} == {
         *CHANGES,
         *OF_TRIALS,
@@ -103,14 +103,14 @@ def test_every_parameter_of_every_method_is_held_to_be_live():
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_a_change_of_the_parameter_changes_where_training_leads(key):
+def test_a_change_of_the_parameter_changes_the_trained_weights(key):
     method = next(m for m in ("am_mca_sam", "sam_adapter") if key in METHODS[m].keys)
     assert key in live_params(method, {"calibration": ["sample"]})
     first, second = (_end(method, **{key: value}) for value in CHANGES[key])
     assert first.shape != second.shape or not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
 
 
-def test_the_three_hypergradients_lead_to_different_prompts_but_unrolled_is_close_to_exact():
+def test_the_three_hypergradients_give_different_prompts_and_unrolled_is_close_to_exact():
     ends = {}
     for mode in MODES:
         trainer = toy_trainer("am_sam", epochs=2, hypergradient=mode, roles=Roles([0, 1], [2, 3]))
@@ -123,7 +123,7 @@ def test_the_three_hypergradients_lead_to_different_prompts_but_unrolled_is_clos
     assert not torch.equal(ends["unrolled"], ends["exact"])
 
 
-def test_the_sample_loss_is_live_at_batch_size_one_and_dead_without_a_second_image():
+def test_the_sample_loss_acts_at_batch_size_one_and_not_with_a_single_image():
     assert not torch.equal(_end(w_sample=0.1, adaptors="sc"), _end(w_sample=1.0, adaptors="sc"))
     alone = Roles([0], [2])
     assert torch.equal(_end(w_sample=0.1, adaptors="sc", roles=alone), _end(w_sample=1.0, adaptors="sc", roles=alone))
