@@ -16,7 +16,7 @@ from amsam_ray.data.few_shot import draw_shots
 from amsam_ray.inference.inputs import PreparedSet
 from amsam_ray.models import detector_tuning
 from amsam_ray.models.detector import build_network, save_network
-from amsam_ray.training import loop, pretrained, setup
+from amsam_ray.training import loop, pretrained, setup, test_scoring
 from amsam_ray.training.crossfit import Fold, make_folds
 from amsam_ray.training.lru_cache import LruCache
 from amsam_ray.training.setup import TrialSetup, cached_dataset
@@ -126,12 +126,8 @@ def forget(monkeypatch):
     """Return a function that empties the caches of this process."""
 
     def clear():
-        for module, name in (
-            (setup, "_DATASETS"),
-            (setup, "_SPLITS"),
-            (setup, "_PREPARED"),
-            (pretrained, "_DETECTORS"),
-        ):
+        caches = [(setup, "_DATASETS"), (setup, "_SPLITS"), (setup, "_PREPARED"), (pretrained, "_DETECTORS")]
+        for module, name in [*caches, (test_scoring, "_PIECES")]:
             monkeypatch.setattr(module, name, LruCache(capacity=2**30))
 
     return clear

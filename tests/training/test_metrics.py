@@ -175,7 +175,7 @@ def test_every_image_has_the_same_weight() -> None:
 def test_means_need_images_with_the_same_scores() -> None:
     with pytest.raises(ValueError, match="no image"):
         mean_scores([])
-    with pytest.raises(ValueError, match="same scores"):
+    with pytest.raises(ValueError, match="different scores"):
         mean_scores([{"dice": 1.0}, {"iou": 1.0}])
 
 

@@ -65,7 +65,8 @@ def test_a_final_scores_the_test_split_and_writes_adapter_file_and_overlays(back
     first = result.test_images[0]
     ((mask, probability, box),) = predictor([dataset.image(first["name"])])
     truth = dataset.mask(first["name"])
-    assert mask.shape == probability.shape == truth.shape and box is None
+    assert mask.shape == probability.shape == truth.shape and box is not None
+    assert box.tolist() == [0, 0, 64, 64]  # without a detector, the fallback prompts with the whole image
     total = int(mask.sum()) + int(truth.sum())
     assert 2 * int((mask & truth).sum()) / total == pytest.approx(first["dice"])
 
