@@ -1,8 +1,8 @@
-"""Adapters on disk: the trained tensors, what they were trained with, and the backbone they belong to.
+"""Adapter files: the trained tensors, the configuration of their trial and the fingerprint of their backbone.
 
-One safetensors file, with the detector's file inside if that was tuned on the trial's shots. Its metadata holds
+One safetensors file, which contains the detector's file if that was tuned on the shots. Its metadata holds
 ``format``, ``config`` (the trial's canonical JSON), ``backbone`` (the fingerprint of the frozen SAM), ``detector``
-(of the frozen detector; absent without one) and ``version``. Nothing is pickled, so a file from elsewhere is safe
+(of the frozen detector; absent without one) and ``version``. Nothing is pickled, so files of unknown origin are safe
 to open.
 """
 
@@ -31,16 +31,16 @@ _DETECTOR = "detector.file"  # no parameter of a model has this name
 
 
 class AdapterFileError(InputError):
-    """The content of an adapter file is damaged, of another format, or not an adapter at all."""
+    """An adapter file is damaged, of another format, or not an adapter file."""
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter says about itself.
+    """The metadata of an adapter file.
 
     Attributes:
-        config: the trial that made it.
-        backbone: fingerprint of the SAM it belongs to.
+        config: the configuration of its trial.
+        backbone: fingerprint of the SAM that it was trained on.
         detector: fingerprint of the detector it was trained with, None without one.
     """
 
@@ -58,16 +58,16 @@ def save_adapter(
     detector: str | None = None,
     tuned_detector: Path | None = None,
 ) -> None:
-    """Write what a trial trained.
+    """Write an adapter file.
 
     Args:
         path: a ``.safetensors`` file; its folder exists.
-        state: the trained tensors by name, of both levels.
-        config: the trial's.
+        state: the trained tensors of both levels, by name.
+        config: the configuration of the trial.
         backbone: the frozen SAM it was trained on.
         detector: the detector's fingerprint, if one was used.
-        tuned_detector: the file of a detector that was tuned on the trial's shots. It goes into the adapter, since
-            it is nowhere else to be had.
+        tuned_detector: the file of a detector that was tuned on the trial's shots; it is stored in the adapter file,
+            because there is no other copy.
     """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if tuned_detector is not None:
@@ -84,33 +84,37 @@ def save_adapter(
 
 
 def read_adapter_info(adapter: Path | bytes) -> AdapterInfo:
-    """What an adapter says about itself, without loading tensors.
+    """Return the metadata of an adapter file without loading tensors.
 
     Raises:
-        InputError: the file is missing, cut short, no adapter, or of a format that this version does not know.
+        InputError: the file is missing, truncated, no adapter file, or of an unknown format.
     """
     where = _where(adapter)
     metadata = _metadata(_bytes(adapter), where)
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "no format")
-        raise AdapterFileError(Problem(where, f"is not an adapter of this version ({found} instead of {FORMAT})"))
+        raise AdapterFileError(
+            Problem(
+                where, f"is not an adapter file of this version ({found} instead of {FORMAT}); give one that it wrote"
+            )
+        )
     try:
         config = TrialConfig.model_validate_json(metadata["config"])
         return AdapterInfo(config, metadata["backbone"], metadata.get("detector"))
     except (KeyError, ValidationError) as error:
-        raise AdapterFileError(Problem(where, f"holds no usable config: {error}")) from None
+        raise AdapterFileError(Problem(where, f"holds no usable configuration: {error}")) from None
 
 
 def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
-    """The model that an adapter and its backbone make, in eval mode.
+    """Build the model of an adapter file on its backbone, in evaluation mode.
 
     Args:
-        adapter: a file, or its content.
+        adapter: an adapter file, or its content.
         backbone: the frozen SAM that it was trained on.
 
     Raises:
-        InputError: it is no readable adapter.
-        AmsamError: it belongs to another backbone, or its tensors are not its method's.
+        InputError: the adapter file cannot be read.
+        AmsamError: it was trained on another backbone, or its tensors do not fit its method.
     """
     info = read_adapter_info(adapter)
     where = _where(adapter)
@@ -119,7 +123,7 @@ def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
         raise AmsamError(
             f"{where} was trained on {wanted[0]} at {wanted[1]} px with weights {info.backbone[:12]}, and this is "
             f"{backbone.arch} at {backbone.image_size} px with weights {backbone.fingerprint[:12]}; "
-            "load the backbone that it names"
+            "load the backbone of its configuration"
         )
     model = build_method(info.config.method, info.config.params, backbone, seed=info.config.seed)
     state = _tensors(adapter)
@@ -129,7 +133,7 @@ def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
 
 
 def read_tuned_detector(adapter: Path | bytes) -> bytes | None:
-    """The file of the detector that was tuned on the trial's shots, None if the detector is not one of those."""
+    """Return the file of the detector that was tuned on the trial's shots; None if it was not tuned."""
     found = _tensors(adapter).get(_DETECTOR)
     return None if found is None else found.numpy().tobytes()
 
@@ -155,10 +159,10 @@ def _bytes(adapter: Path | bytes) -> bytes:
 
 
 def _metadata(content: bytes, where: str) -> dict[str, str]:
-    """The header's metadata: a safetensors file starts with the header's length (u64, little endian) and JSON."""
+    """Return the metadata of the header: a safetensors file starts with its length (u64, little endian) and JSON."""
     try:
         (length,) = struct.unpack_from("<Q", content)
         found = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except (struct.error, ValueError, AttributeError):
-        raise AdapterFileError(Problem(where, "is not a safetensors file, or is cut short")) from None
+        raise AdapterFileError(Problem(where, "is not a safetensors file, or is truncated")) from None
     return {str(key): str(value) for key, value in found.items()}

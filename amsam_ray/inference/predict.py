@@ -1,13 +1,14 @@
-"""A trained adapter as a function from photographs to masks."""
+"""Prediction of masks with a trained adapter file."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from amsam_ray.config.metrics import THRESHOLD
 from amsam_ray.device import pick_device
@@ -18,14 +19,18 @@ from amsam_ray.inference.masks import foreground_logits, probability
 from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.models.backbone import Backbone, load_backbone
 
+if TYPE_CHECKING:
+    from amsam_ray.models.detector import Detector
+
 
 class Prediction(NamedTuple):
-    """What is said about one image.
+    """The mask of one image, its probabilities, and the box that prompted the decoder.
 
     Attributes:
         mask: HxW bool at the image's size.
         probability: HxW float32 in [0, 1], of the foreground.
-        box: XYXY in pixels of the image, the detector's prompt; None where it found nothing or is not used.
+        box: XYXY in pixels of the image: the detector's box, or with ``prompt: fused`` its most confident candidate,
+            or the whole image with ``fallback: full_image``. None if the image was decoded without a box.
     """
 
     mask: np.ndarray
@@ -34,19 +39,19 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Callable on images. Make one with ``load_predictor``.
+    """A function from images to masks; ``load_predictor`` makes one.
 
     Args:
-        model: with its trained tensors, in eval mode.
-        info: what the adapter says about itself.
-        preparer: the frozen networks; nothing is cached.
+        model: with its trained tensors, in evaluation mode.
+        info: metadata of the adapter file.
+        preparer: the frozen networks, without a cache.
     """
 
     def __init__(self, model: AdaptedSam, info: AdapterInfo, preparer: Preparer):
         self.model, self.info, self._preparer = model, info, preparer
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Segment images, one after the other.
+        """Segment images, one at a time.
 
         Args:
             images: HxWx3 uint8 RGB, of any sizes.
@@ -64,21 +69,21 @@ class Predictor:
         ((_, logits),) = foreground_logits(self.model, pictures, [0], precision=needs.precision)
         shape = (image.shape[0], image.shape[1])
         prob = probability(logits, shape, self.model.backbone.image_size)
-        box = pictures.detected_box(0, self.model.backbone.image_size)
+        box = pictures.prompt_box(0, self.model.backbone.image_size)
         return Prediction(prob > THRESHOLD, prob, box)
 
 
 def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone: Backbone | None = None) -> Predictor:
-    """Load an adapter with the frozen networks that it stands on.
+    """Load an adapter file and the frozen networks that it was trained on.
 
     Args:
-        adapter: a file written by a final, or its content.
+        adapter: an adapter file written by a final, or its content.
         device: a torch device; None as ``amsam_ray.device.pick_device``.
-        backbone: the frozen SAM if it is loaded already; None loads the one that the adapter's config names.
+        backbone: the frozen SAM if it is already loaded; None loads the one of the adapter file's configuration.
 
     Raises:
-        InputError: it is no adapter, or its backbone's or detector's file is not here.
-        AmsamError: the backbone is not the one it was trained on.
+        InputError: it is no adapter file, or the backbone's or detector's file is missing.
+        AmsamError: the backbone is not the one that it was trained on.
 
     Example:
         >>> predictor = load_predictor(Path("adapter.safetensors"))  # doctest: +SKIP
@@ -88,15 +93,27 @@ def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone
     if backbone is None:
         backbone = load_backbone(info.config.backbone, where)
     model = load_adapter(adapter, backbone)
-    detector = None
-    if model.uses_boxes:
-        from amsam_ray.models.detector import load_detector  # brings ultralytics, seconds
+    pool = (
+        _detectors(info, read_tuned_detector(adapter), where, fused=model.params.prompt == "fused")
+        if model.uses_boxes
+        else ()
+    )
+    return Predictor(model, info, Preparer(backbone, pool[-1] if pool else None, NoCache(), pool))
 
-        chosen, tuned = info.config.detector, read_tuned_detector(adapter)
+
+def _detectors(info: AdapterInfo, tuned: bytes | None, device: torch.device, *, fused: bool) -> tuple[Detector, ...]:
+    """Return the detectors whose boxes are used; the last one gives the single box.
+
+    As in a trial, ``fused`` pools the candidates of the untuned and the tuned detector.
+    """
+    from amsam_ray.models.detector import load_detector  # imports ultralytics, which takes seconds
+
+    config, found = info.config.detector, []
+    if tuned is None or fused:
+        found.append(load_detector(config, device))
+    if tuned is not None:
         with tempfile.TemporaryDirectory(prefix="amsam-detector-") as folder:
-            if tuned is not None:
-                path = Path(folder) / "detector.safetensors"
-                path.write_bytes(tuned)
-                chosen = chosen.model_copy(update={"weights": str(path), "sha256": None})
-            detector = load_detector(chosen, where)
-    return Predictor(model, info, Preparer(backbone, detector, NoCache()))
+            path = Path(folder) / "detector.safetensors"
+            path.write_bytes(tuned)
+            found.append(load_detector(config.model_copy(update={"weights": str(path), "sha256": None}), device))
+    return tuple(detector for detector in found if detector is not None)
