@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +12,11 @@ from amsam_ray.config.metrics import THRESHOLD
 from amsam_ray.device import pick_device
 from amsam_ray.inference.adapter_file import AdapterInfo, load_adapter, read_adapter_info, read_tuned_detector
 from amsam_ray.inference.feature_cache import NoCache
+from amsam_ray.inference.frozen_networks import find_backbone, find_detector
 from amsam_ray.inference.inputs import Needs, Picture, Preparer
 from amsam_ray.inference.masks import foreground_logits, probability
 from amsam_ray.models.adapted import AdaptedSam
-from amsam_ray.models.backbone import Backbone, load_backbone
+from amsam_ray.models.backbone import Backbone
 
 
 class Prediction(NamedTuple):
@@ -68,35 +68,37 @@ class Predictor:
         return Prediction(prob > THRESHOLD, prob, box)
 
 
-def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone: Backbone | None = None) -> Predictor:
-    """Load an adapter with the frozen networks that it stands on.
+def load_predictor(
+    adapter: Path | bytes,
+    device: str | None = None,
+    *,
+    backbone: Backbone | Path | None = None,
+    detector: Path | None = None,
+    trust_detector: bool = False,
+) -> Predictor:
+    """Load an adapter file with the frozen networks that it needs. Files that the adapter names are not opened.
 
     Args:
         adapter: a file written by a final, or its content.
         device: a torch device; None as ``amsam_ray.device.pick_device``.
-        backbone: the frozen SAM if it is loaded already; None loads the one that the adapter's config names.
+        backbone: the frozen SAM, loaded or as a checkpoint file; None finds the shipped or fetched one with the
+            adapter's fingerprint.
+        detector: the detector's file; None takes the one inside the adapter file, the shipped or a fetched one.
+        trust_detector: load ``detector`` even if it is a .pt of unknown origin, which can run code.
 
     Raises:
-        InputError: it is no adapter, or its backbone's or detector's file is not here.
-        AmsamError: the backbone is not the one it was trained on.
+        InputError: it is not an adapter file, or the file of its backbone or detector does not exist.
+        AmsamError: the backbone or the detector is not the one it was trained with.
 
     Example:
         >>> predictor = load_predictor(Path("adapter.safetensors"))  # doctest: +SKIP
         >>> mask, probability, box = predictor([image])[0]  # doctest: +SKIP
     """
     info, where = read_adapter_info(adapter), pick_device(device)
-    if backbone is None:
-        backbone = load_backbone(info.config.backbone, where)
+    if not isinstance(backbone, Backbone):
+        backbone = find_backbone(info, where, backbone)
     model = load_adapter(adapter, backbone)
-    detector = None
+    found = None
     if model.uses_boxes:
-        from amsam_ray.models.detector import load_detector  # brings ultralytics, seconds
-
-        chosen, tuned = info.config.detector, read_tuned_detector(adapter)
-        with tempfile.TemporaryDirectory(prefix="amsam-detector-") as folder:
-            if tuned is not None:
-                path = Path(folder) / "detector.safetensors"
-                path.write_bytes(tuned)
-                chosen = chosen.model_copy(update={"weights": str(path), "sha256": None})
-            detector = load_detector(chosen, where)
-    return Predictor(model, info, Preparer(backbone, detector, NoCache()))
+        found = find_detector(info, read_tuned_detector(adapter), where, detector, trust=trust_detector)
+    return Predictor(model, info, Preparer(backbone, found, NoCache()))

@@ -138,7 +138,7 @@ def test_descriptions_of_ultralytics_first_releases_are_known() -> None:
         "ch": 3,
         "depth_multiple": 0.67,
         "width_multiple": 0.75,
-        "backbone": known["backbone"][:7] + [[-1, 1, "Conv", [768, 3, 2]], [-1, 3, "C2f", [768, True]]],
+        "backbone": [*known["backbone"][:7], [-1, 1, "Conv", [768, 3, 2]], [-1, 3, "C2f", [768, True]]],
         "head": [*known["head"][:-2], [-1, 3, "C2f", [768]], known["head"][-1]],
     }
     old["backbone"].append([-1, 1, "SPPF", [768, 5]])
@@ -203,5 +203,5 @@ def test_damaged_files_are_refused_or_load_the_same_network(
             refused += 1
         else:
             assert {name: value.shape for name, value in model.state_dict().items()} == shapes
-    assert 150 < refused
+    assert refused > 150
     assert list(work.iterdir()) == [] and [p.name for p in tmp_path.iterdir() if p != work] == [path.name]
