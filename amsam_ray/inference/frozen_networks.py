@@ -18,7 +18,7 @@ import torch
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.hashing import file_sha256
-from amsam_ray.inference.adapter_file import AdapterInfo
+from amsam_ray.inference.adapter_file import AdapterFileError, AdapterInfo
 from amsam_ray.models.backbone import Backbone, load_backbone
 from amsam_ray.models.weights import NANO_FILE, WEIGHTS
 from amsam_ray.paths import weights_dir
@@ -106,7 +106,12 @@ def find_detector(
         with tempfile.TemporaryDirectory(prefix="amsam-detector-") as folder:
             path = Path(folder) / "detector.safetensors"
             path.write_bytes(tuned)
-            detector = load_detector(_filters(info.config.detector, str(path), classes=None), device)
+            try:
+                detector = load_detector(_filters(info.config.detector, str(path), classes=None), device)
+            except InputError as error:
+                raise AdapterFileError(
+                    Problem("adapter", f"its tuned detector {problem.what}") for problem in error.problems
+                ) from None
     if detector is not None and info.detector not in (None, detector.fingerprint):
         raise AmsamError(
             f"the adapter was trained with a detector of fingerprint {info.detector[:64]}, and the one found here has "

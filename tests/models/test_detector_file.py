@@ -133,7 +133,7 @@ def test_known_networks_are_those_of_ultralytics() -> None:
 
 def test_descriptions_of_ultralytics_first_releases_are_known() -> None:
     known = network_description("yolov8m", 80)
-    old = {
+    old: dict[str, Any] = {
         "nc": 80,
         "ch": 3,
         "depth_multiple": 0.67,
