@@ -23,7 +23,9 @@ _FILES = ("sam.pth", "decoder.onnx", "decoder.pt", _ABOUT)
 DecoderFormat = Literal["onnx", "torchscript", "none"]
 
 
-def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx") -> dict[str, str]:
+def export_adapter(
+    adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx", backbone_file: Path | None = None
+) -> dict[str, str]:
     """Write an adapter file's model into a folder, in formats for other programs (see ``docs/results.md``).
 
     ``sam.pth`` is a state dict for ``segment_anything.sam_model_registry``; ``decoder.onnx`` or ``decoder.pt`` maps
@@ -34,6 +36,8 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
         adapter: the content of an adapter file.
         out: the folder; created if missing.
         decoder: the format of the decoder.
+        backbone_file: the checkpoint of the frozen SAM; None finds the shipped or fetched one with the adapter's
+            fingerprint.
 
     Returns:
         File name -> description; for a file that was not written, the reason in parentheses.
@@ -46,10 +50,10 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
     import torch
 
     from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info
-    from amsam_ray.models.backbone import load_backbone
+    from amsam_ray.inference.frozen_networks import find_backbone
 
     info = read_adapter_info(adapter)
-    backbone = load_backbone(info.config.backbone, "cpu")
+    backbone = find_backbone(info, "cpu", backbone_file)
     model = load_adapter(adapter, backbone)
     made: dict[str, str] = {}
     try:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from amsam_ray.config.metrics import THRESHOLD
 from amsam_ray.device import pick_device
 from amsam_ray.inference.adapter_file import AdapterInfo, load_adapter, read_adapter_info, read_tuned_detector
 from amsam_ray.inference.feature_cache import NoCache
+from amsam_ray.inference.frozen_networks import find_backbone, find_detectors
 from amsam_ray.inference.inputs import Needs, Picture, Preparer
 from amsam_ray.inference.masks import foreground_logits, probability
 from amsam_ray.models.adapted import AdaptedSam
-from amsam_ray.models.backbone import Backbone, load_backbone
+from amsam_ray.models.backbone import Backbone
 
 if TYPE_CHECKING:
     from amsam_ray.models.detector import Detector
@@ -73,47 +72,38 @@ class Predictor:
         return Prediction(prob > THRESHOLD, prob, box)
 
 
-def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone: Backbone | None = None) -> Predictor:
-    """Load an adapter file and the frozen networks that it was trained on.
+def load_predictor(
+    adapter: Path | bytes,
+    device: str | None = None,
+    *,
+    backbone: Backbone | Path | None = None,
+    detector: Path | None = None,
+    trust_detector: bool = False,
+) -> Predictor:
+    """Load an adapter file with the frozen networks that it needs. Files that the adapter names are not opened.
 
     Args:
         adapter: an adapter file written by a final, or its content.
         device: a torch device; None as ``amsam_ray.device.pick_device``.
-        backbone: the frozen SAM if it is already loaded; None loads the one of the adapter file's configuration.
+        backbone: the frozen SAM, loaded or as a checkpoint file; None finds the shipped or fetched one with the
+            adapter's fingerprint.
+        detector: the detector's file; None takes the one inside the adapter file, the shipped or a fetched one.
+        trust_detector: load ``detector`` even if it is a .pt of unknown origin, which can run code.
 
     Raises:
-        InputError: it is no adapter file, or the backbone's or detector's file is missing.
-        AmsamError: the backbone is not the one that it was trained on.
+        InputError: it is not an adapter file, or the file of its backbone or detector does not exist.
+        AmsamError: the backbone or the detector is not the one it was trained with.
 
     Example:
         >>> predictor = load_predictor(Path("adapter.safetensors"))  # doctest: +SKIP
         >>> mask, probability, box = predictor([image])[0]  # doctest: +SKIP
     """
     info, where = read_adapter_info(adapter), pick_device(device)
-    if backbone is None:
-        backbone = load_backbone(info.config.backbone, where)
+    if not isinstance(backbone, Backbone):
+        backbone = find_backbone(info, where, backbone)
     model = load_adapter(adapter, backbone)
-    pool = (
-        _detectors(info, read_tuned_detector(adapter), where, fused=model.params.prompt == "fused")
-        if model.uses_boxes
-        else ()
-    )
+    pool: tuple[Detector, ...] = ()
+    if model.uses_boxes:
+        tuned, fused = read_tuned_detector(adapter), model.params.prompt == "fused"
+        pool = find_detectors(info, tuned, where, detector, trust=trust_detector, fused=fused)
     return Predictor(model, info, Preparer(backbone, pool[-1] if pool else None, NoCache(), pool))
-
-
-def _detectors(info: AdapterInfo, tuned: bytes | None, device: torch.device, *, fused: bool) -> tuple[Detector, ...]:
-    """Return the detectors whose boxes are used; the last one gives the single box.
-
-    As in a trial, ``fused`` pools the candidates of the untuned and the tuned detector.
-    """
-    from amsam_ray.models.detector import load_detector  # imports ultralytics, which takes seconds
-
-    config, found = info.config.detector, []
-    if tuned is None or fused:
-        found.append(load_detector(config, device))
-    if tuned is not None:
-        with tempfile.TemporaryDirectory(prefix="amsam-detector-") as folder:
-            path = Path(folder) / "detector.safetensors"
-            path.write_bytes(tuned)
-            found.append(load_detector(config.model_copy(update={"weights": str(path), "sha256": None}), device))
-    return tuple(detector for detector in found if detector is not None)

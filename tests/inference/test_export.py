@@ -24,6 +24,7 @@ from amsam_ray.inference.export import export_adapter
 from amsam_ray.inference.predict import load_predictor
 from amsam_ray.models.backbone import build_sam, load_backbone
 from amsam_ray.models.detector import build_network, load_detector, save_network
+from amsam_ray.models.detector_networks import register_network
 from amsam_ray.records.io import write_trial
 from amsam_ray.training.trial import train_trial
 from tests.records.synthetic import Folder, config, record
@@ -33,11 +34,15 @@ TINY = {  # a YOLOv8 of a few thousand weights
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]]],
     "head": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]], [[2, 3, 4], 1, "Detect", ["nc"]]],
 }
+register_network("tiny", TINY)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return storages with one final each: of a method that merges into SAM, of a cold head, and of adaptors."""
+    """Return storages with one final each: of a method that merges into SAM, of a cold head, and of adaptors.
+
+    Also ``tiny``, the file of their detector.
+    """
     torch.set_num_threads(1)
     found = {}
     tiny = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
@@ -59,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made = record(trial, 0, 0, result=result)
         write_trial(Folder(folder / "results"), made, result)
         found[name] = folder / "results"
-    return found
+    return {**found, "tiny": tiny}
 
 
 def adapter_of(storage: Path) -> bytes:
@@ -84,7 +89,7 @@ def test_merged_weights_give_the_same_masks_in_segment_anything(trained: dict[st
     export_adapter(adapter, tmp_path, decoder="none")
     sam = build_sam("nano", 256)
     sam.load_state_dict(torch.load(tmp_path / "sam.pth", weights_only=True))
-    plain, ours = SamPredictor(sam), load_predictor(adapter, "cpu")
+    plain, ours = SamPredictor(sam), load_predictor(adapter, "cpu", detector=trained["tiny"])
     for image, (mask, _, box) in zip(images(), ours(images()), strict=True):
         plain.set_image(image)
         assert box is not None
@@ -96,7 +101,7 @@ def test_merged_weights_give_the_same_masks_in_segment_anything(trained: dict[st
 def test_the_exported_decoder_gives_the_same_logits(trained: dict[str, Path], tmp_path: Path, form: str) -> None:
     adapter = adapter_of(trained["am_sam"])
     made = export_adapter(adapter, tmp_path, decoder=form)  # type: ignore[arg-type]
-    model = load_predictor(adapter, "cpu").model
+    model = load_predictor(adapter, "cpu", detector=trained["tiny"]).model
     embedding = torch.randn(1, model.prompt.no_mask_embed.shape[1], 16, 16, generator=torch.Generator().manual_seed(0))
     for corners in ([20.0, 30.0, 200.0, 220.0], [0.0, 0.0, 256.0, 100.0]):
         box = torch.tensor([corners])
@@ -252,10 +257,12 @@ def test_predict_command_writes_the_predictor_s_masks(
         Image.fromarray(image).save(given / f"{index}.png")
     (given / "broken.jpg").write_bytes(b"no image")
     (adapter,) = trained[name].rglob("*.safetensors")
-    result = run("predict", given, "--adapter", adapter, "--out", tmp_path / "out", "--batch", 2)
+    result = run(
+        "predict", given, "--adapter", adapter, "--out", tmp_path / "out", "--batch", 2, "--detector", trained["tiny"]
+    )
     assert result.exception is not None and "1 of 4 files" in str(result.exception)
     assert "broken.jpg" in result.stderr and "3 masks" in result.stdout
-    wanted = load_predictor(adapter, "cpu")(images(3))
+    wanted = load_predictor(adapter, "cpu", detector=trained["tiny"])(images(3))
     for index, prediction in enumerate(wanted):
         mask = np.asarray(Image.open(tmp_path / "out" / "masks" / f"{index}.png"))
         assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255}

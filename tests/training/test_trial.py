@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_a_final_scores_the_test_split_and_writes_adapter_file_and_overlays(back
         return
     assert result.adapter is not None
     dataset = cached_dataset(config, cache)
-    predictor = load_predictor(result.adapter)
+    predictor = load_predictor(result.adapter, backbone=Path(backbone.checkpoint))
     first = result.test_images[0]
     ((mask, probability, box),) = predictor([dataset.image(first["name"])])
     truth = dataset.mask(first["name"])
