@@ -134,7 +134,8 @@ def find_detectors(
     As in a trial, ``fused`` pools the candidates of the untuned and the tuned detector.
 
     Args:
-        info, tuned, device, given, trust: as ``find_detector``.
+        info, tuned, device, trust: as ``find_detector``.
+        given: as ``find_detector``; with a tuned detector and ``fused``, the untuned one.
         fused: whether the masks of all candidate boxes are fused.
 
     Raises:
@@ -142,11 +143,12 @@ def find_detectors(
     """
     from amsam_ray.models.detector import load_detector  # imports ultralytics, which takes seconds
 
-    primary = find_detector(info, tuned, device, given, trust=trust)
-    if primary is None:
-        return ()
-    untuned = load_detector(_known(info), device) if fused and tuned is not None and given is None else None
-    return (primary,) if untuned is None else (untuned, primary)
+    if not fused or tuned is None:
+        primary = find_detector(info, tuned, device, given, trust=trust)
+        return () if primary is None else (primary,)
+    config = _known(info) if given is None else _given(info.config.detector, given, trust)
+    pool = load_detector(config, device), find_detector(info, tuned, device)
+    return tuple(detector for detector in pool if detector is not None)
 
 
 def _known(info: AdapterInfo) -> DetectorConfig:

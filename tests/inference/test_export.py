@@ -166,7 +166,7 @@ def test_the_returned_box_is_the_one_that_prompted_the_decoder(trained: dict[str
     sam = build_sam("nano", 256)
     sam.load_state_dict(torch.load(tmp_path / "out" / "sam.pth", weights_only=True))
     plain, image = SamPredictor(sam), images(1)[0][:48]
-    ((mask, _, box),) = load_predictor(adapter, "cpu")([image])
+    ((mask, _, box),) = load_predictor(adapter, "cpu", detector=trained["tiny"])([image])
     assert box is not None and np.allclose(box, [0, 0, image.shape[1], image.shape[0]])
     plain.set_image(image)
     masks = [plain.predict(box=given, multimask_output=False)[0][0] for given in (box, None)]
@@ -174,7 +174,7 @@ def test_the_returned_box_is_the_one_that_prompted_the_decoder(trained: dict[str
     none = _changed(
         adapter_of(trained["am_sam"]), tmp_path / "none.safetensors", {}, {"confidence": 1.0, "fallback": "none"}
     )
-    ((mask, _, box),) = load_predictor(none, "cpu")([image])
+    ((mask, _, box),) = load_predictor(none, "cpu", detector=trained["tiny"])([image])
     assert box is None and np.mean(masks[1] == mask) > 0.999
 
 
@@ -189,7 +189,8 @@ def test_fused_predictions_pool_the_untuned_and_the_tuned_detector(
         level[-1].bias.data += 6.0  # confident enough for candidates
     save_network(network, other, 64)
     adapter = _changed(adapter_of(trained["am_sam"]), tmp_path / "a.safetensors", {"prompt": prompt}, {}, other)
-    predictor = load_predictor(adapter, "cpu")
+    given = trained["tiny"] if prompt == "fused" else None  # otherwise the tuned detector inside is all that is used
+    predictor = load_predictor(adapter, "cpu", detector=given)
     pool = predictor._preparer.pool
     tuned = load_detector(DetectorConfig(weights=str(other), confidence=0.0))
     untuned = load_detector(predictor.info.config.detector)
