@@ -125,7 +125,8 @@ def _start(cpus: float | None, folder: Path) -> None:
                 _node_ip_address="127.0.0.1",
             )
         except Exception as error:
-            # Ray gives its node 30 s, which a busy machine may miss; it raises nothing narrower than Exception.
+            # Ray gives its node 30 s, which a busy machine may miss. It then raises a bare Exception without a code, so
+            # the text is all that tells this from other failures.
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
