@@ -9,6 +9,7 @@ from typing import Any
 from amsam_ray.config.datasets import DatasetConfig, SelectionConfig
 from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.config.metrics import METRICS
+from amsam_ray.config.params import on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
 from amsam_ray.config.space_checks import live_space, switch_values
 from amsam_ray.config.trial import TrainConfig, TrialConfig
@@ -141,7 +142,7 @@ def _first_points(
     published = resolve_params(entry.name, {}).as_dict()
     points: list[dict[str, Any]] = []
     for point in (published, *space.search.first):
-        cut = {key: point.get(key, published[key]) for key in searched}
+        cut = {key: on_off_word(point.get(key, published[key])) for key in searched}
         if cut and cut not in points:
             points.append(cut)
     return tuple(points)
