@@ -14,7 +14,6 @@ from typing import Literal
 from amsam_ray.search.observers import Observer
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
 
-
 StopCode = Literal["aborted", "interrupted", "seconds", "trials", "gpu_hours"]
 """Why no further trial starts, for programs: the sweep was aborted or interrupted, or that budget is spent."""
 
