@@ -20,6 +20,8 @@ def space(
     epochs: int = 20,
     finals: dict[str, Any] | None = None,
     resources: dict[str, Any] | None = None,
+    selection: dict[str, Any] | None = None,
+    objective: str = "auto",
     name: str = "tiny",
     **search: Any,
 ) -> SpaceFile:
@@ -35,6 +37,8 @@ def space(
             ],
             "shots": list(shots),
             "methods": list(methods),
+            "selection": selection or {},
+            "objective": objective,
             "train": {"epochs": epochs},
             "search": {**given, **search},
             "finals": finals or {"top_k": 1, "seeds": 2},
