@@ -154,7 +154,7 @@ def make_trial(number: int = 0) -> TrialSpec:
 
 @pytest.mark.parametrize(
     ("budget", "why"),
-    [(Budget(trials=2), "trials"), (Budget(seconds=0.5), "time"), (Budget(gpu_hours=1e-5), "GPU hours")],
+    [(Budget(trials=2), "trials"), (Budget(seconds=0.5), "seconds"), (Budget(gpu_hours=1e-5), "gpu_hours")],
 )
 def test_a_spent_budget_closes_the_gate_without_stopping_what_runs(budget: Budget, why: str) -> None:
     conditions = StopConditions(budget)
@@ -166,7 +166,7 @@ def test_a_spent_budget_closes_the_gate_without_stopping_what_runs(budget: Budge
     deadline = time.monotonic() + 20
     while conditions.may_start() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert conditions.stop_reason and why in conditions.stop_reason
+    assert conditions.stop_code == why and "budget" in str(conditions.stop_reason)
     assert not conditions.stop_now
 
 
@@ -183,6 +183,7 @@ def test_ctrl_c_once_finishes_and_twice_stops() -> None:
     before = signal.getsignal(signal.SIGINT)
     with interruptible(conditions):
         os.kill(os.getpid(), signal.SIGINT)
+        assert conditions.stop_code == conditions.stop_reason == "interrupted"
         assert not conditions.may_start() and not conditions.stop_now
         os.kill(os.getpid(), signal.SIGINT)
         assert conditions.stop_now
