@@ -6,6 +6,7 @@ draws ``docs/images/demo.png`` from the finals' overlays. A test compares the sp
 
 from __future__ import annotations
 
+import csv
 import re
 import subprocess
 import sys
@@ -39,11 +40,13 @@ def leaderboard(storage: str) -> str:
 
 def picture(storage: Path, shots: int = 8) -> Image.Image:
     """Draw one row per method, with each dataset's median and worst test images as columns."""
-    overlays = sorted(storage.glob(f"sweeps/*/overlays/*.k{shots}.*.png"))
     cells: dict[tuple[str, str], Path] = {}
-    for path in overlays:
-        dataset, _, method, *_, rank, _ = path.name.split(".")
-        cells.setdefault((method, f"{dataset}, {rank}"), path)
+    with (storage / "leaderboards" / "all.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "run" and row["shots"] == str(shots)]
+    for row in rows:
+        for rank in ("best", "median", "worst"):
+            path = storage / "sweeps" / row["sweep"] / "overlays" / f"{row['trial']}.{rank}.png"
+            cells[row["method"], f"{row['dataset']}, {rank}"] = path
     methods = sorted({method for method, _ in cells}, key=["sam", "blo_sam", "am_sam"].index)
     columns = sorted({column for _, column in cells if not column.endswith("best")})
     step = _TILE + _GAP

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
 import time
@@ -139,10 +138,8 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
 def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepResult) -> None:
     """Print warnings, the leaderboard and the sweep's state."""
-    from amsam_ray.records.index import Index
-    from amsam_ray.records.leaderboard import build_leaderboard, leaderboard_key
+    from amsam_ray.records.leaderboard import leaderboard_key
     from amsam_ray.records.tables import to_terminal
-    from amsam_ray.storage.open import open_storage
 
     for problem in outcome.problems:
         print(f"warning: {problem}", file=err)
@@ -150,9 +147,7 @@ def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: st
         where = "on the disks of the nodes that produced them; run the same command there to upload them"
         print(f"warning: {len(outcome.waiting)} results are not in the storage yet but {where}", file=err)
     labels = [str(dataset.label) for dataset in space.datasets]
-    with contextlib.closing(Index(open_storage(storage))) as index:
-        index.update()
-        rows = build_leaderboard(index.cells(), datasets=labels, remember=index.remember)
+    rows = outcome.leaderboard
     console.print(to_terminal(rows))
     boards = ", ".join(leaderboard_key(label) for label in labels if any(row["dataset"] == label for row in rows))
     if boards:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from amsam_ray.config.methods import METHODS, live_params
 from amsam_ray.config.metrics import METRICS
@@ -31,6 +31,13 @@ from amsam_ray.storage.base import ConflictError, NotFoundError, Storage, Unavai
 
 _BASELINE = "sam_adapter"
 _ATTEMPTS = 100
+
+
+class LeaderboardUpdate(NamedTuple):
+    """The rows of the leaderboards of all datasets, and the files among the records that were skipped."""
+
+    rows: list[Row]
+    problems: list[Problem]
 
 
 def leaderboard_key(dataset: str) -> str:
@@ -81,7 +88,7 @@ def build_leaderboard(
 
 def update_leaderboards(
     storage: Storage, datasets: Collection[str] | None = None, *, index_dir: Path | None = None
-) -> list[Problem]:
+) -> LeaderboardUpdate:
     """Recompute and store the leaderboards of ``datasets`` (None: of all datasets with records), and the joint one.
 
     A leaderboard is replaced only if it has not changed since before the records were listed; otherwise it is computed
@@ -95,7 +102,7 @@ def update_leaderboards(
         index_dir: folder of the local index, by default ``amsam_ray.paths.index_dir()``.
 
     Returns:
-        One problem for each file under ``records/`` that was skipped.
+        The rows of all datasets, and one problem for each file under ``records/`` that was skipped.
 
     Raises:
         UnavailableError: other writers keep changing the leaderboards.
@@ -106,7 +113,7 @@ def update_leaderboards(
             problems = index.update()
             rows = build_leaderboard(index.cells(), remember=index.remember)
             if _replace_changed(storage, stored, _csv_files(rows, datasets)):
-                return problems
+                return LeaderboardUpdate(rows, problems)
             time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))
     raise UnavailableError(f"{storage.uri}: the leaderboards change faster than they can be written; try again later.")
 

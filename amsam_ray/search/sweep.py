@@ -19,6 +19,8 @@ from amsam_ray.records.io import replace_damaged
 from amsam_ray.records.leaderboard import update_leaderboards
 from amsam_ray.records.schema import record_key
 from amsam_ray.search.budget import StopCode, StopConditions, interruptible
+from amsam_ray.records.tables import Row
+from amsam_ray.search.budget import StopConditions, interruptible
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.checks import check_sweep
 from amsam_ray.search.dashboards import DashboardWriter
@@ -60,6 +62,7 @@ class SweepResult:
         waiting: keys of results that the storage has not received yet; they wait on the disks of their nodes.
         ran: whether any trial was left to run.
         failed_cells: ids of the cells all of whose trials failed.
+        leaderboard: rows of the sweep's datasets.
         deferred: cell id -> why its images cannot be read; the next run continues there once they can.
     """
 
@@ -71,6 +74,7 @@ class SweepResult:
     waiting: Sequence[str] = ()
     ran: bool = True
     failed_cells: Sequence[str] = ()
+    leaderboard: Sequence[Row] = ()
     deferred: Mapping[str, str] = field(default_factory=dict)
     stop_code: StopCode | None = None
 
@@ -205,7 +209,8 @@ class _Run:
 
     def result(self, *, ran: bool = True) -> SweepResult:
         """Write the leaderboards and return how the run ended."""
-        skipped = update_leaderboards(self._storage, [dataset.label for dataset in self._space.datasets])
+        datasets = [dataset.label for dataset in self._space.datasets]
+        rows, skipped = update_leaderboards(self._storage, datasets)
         if not self.complete():
             self._reload()  # a lane that was stopped may have recorded a trial without reporting it
         finished = self.complete()
@@ -219,6 +224,7 @@ class _Run:
             problems=tuple(dict.fromkeys([*self._records.problems, *skipped])),
             waiting=self._waiting,
             ran=ran,
+            leaderboard=[row for row in rows if row["dataset"] in datasets],
             deferred=self._deferred,
             failed_cells=[state.cell.id for state in self._states if state.all_failed],
         )

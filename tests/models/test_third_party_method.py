@@ -114,7 +114,7 @@ def test_it_is_trained_recorded_and_ranked(tmp_path: Path) -> None:
     )
     write_trial(storage, record, result)
     assert read_records(storage) == ([record], [])
-    assert update_leaderboards(storage, index_dir=tmp_path / "index") == []
+    assert update_leaderboards(storage, index_dir=tmp_path / "index").problems == []
     table = storage.get(leaderboard_key(cell.dataset.label)).decode()
     (row,) = [row for row in csv.DictReader(io.StringIO(table)) if row["source"] == "run"]
     assert (row["method"], float(row["lr"]), int(row["trained_params"])) == (NAME, 1e-3, result.trained_params)

@@ -203,7 +203,7 @@ def test_stored_leaderboards(tmp_path: Path) -> None:
     storage.put("leaderboards/lesion.csv", b"stale")
     (tmp_path / "results" / "leaderboards" / "my notes.csv").write_text("mine")
     (tmp_path / "results/sweeps/a-00000000/records/x.json").write_text("half")
-    (problem,) = update_leaderboards(storage, index_dir=tmp_path / "index")
+    (problem,) = update_leaderboards(storage, index_dir=tmp_path / "index").problems
     assert problem.where.endswith("x.json")
     lesion, polyp, both = (storage.get(f"leaderboards/{n}.csv").decode() for n in ("lesion", "polyp", "all"))
     assert lesion.splitlines() + polyp.splitlines()[1:] == both.splitlines()

@@ -45,12 +45,6 @@ def test_a_published_setting_outside_the_range_is_tried_all_the_same() -> None:
     assert 1e-4 <= study.ask(1)["lr"] <= 1e-3
 
 
-def test_published_choice_that_is_not_listed_is_tried_as_it_is() -> None:
-    study = CellStudy(one_cell(space={"rank": {"choice": [2, 8]}, "lr": LR}))
-    first = study.ask(0)
-    assert first == {"rank": 4, "lr": 5e-3}
-
-
 def test_the_files_own_points_follow() -> None:
     study = CellStudy(one_cell(first=[{"lr": 1e-2, "lambda": 0.6}]))
     assert [study.ask(n) for n in (0, 1)][1] == {"lr": 1e-2, "lambda": 0.6}
@@ -170,3 +164,11 @@ def test_seeds_are_the_same_everywhere_and_differ() -> None:
     assert derived_seed(0, "a.k4.b", 1) == derived_seed(0, "a.k4.b", 1) == 1364625820
     assert len({derived_seed(0, "c", n) for n in range(1000)}) == 1000
     assert derived_seed("ab", "c") != derived_seed("a", "bc")
+
+
+def test_published_value_outside_the_choices_is_tried_exactly() -> None:
+    cell = one_cell(space={"rank": {"choice": [2, 8]}, "lr": LR})
+    study = CellStudy(cell)
+    assert study.ask(0) == dict(cell.published or {}) == {"rank": 4, "lr": 5e-3}
+    study.tell(0, done(0, 0.5))
+    assert study.ask(1)["rank"] in (2, 8)

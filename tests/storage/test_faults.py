@@ -65,7 +65,7 @@ def _sweep_through(moto: S3Server, proxy: FaultProxy, tmp_path: Path, outage: fl
     assert not list((tmp_path / "spool" / "rejected").rglob("*.json"))
     # Readers survive the same faults.
     storage = open_storage(uri)
-    assert update_leaderboards(storage, index_dir=tmp_path / "index") == []
+    assert update_leaderboards(storage, index_dir=tmp_path / "index").problems == []
     assert len(read_records(storage)[0]) == len(trials)
 
 
