@@ -18,9 +18,8 @@ from amsam_ray.paths import spool_dir
 from amsam_ray.records.io import replace_damaged
 from amsam_ray.records.leaderboard import update_leaderboards
 from amsam_ray.records.schema import record_key
-from amsam_ray.search.budget import StopCode, StopConditions, interruptible
 from amsam_ray.records.tables import Row
-from amsam_ray.search.budget import StopConditions, interruptible
+from amsam_ray.search.budget import StopCode, StopConditions, interruptible
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.checks import check_sweep
 from amsam_ray.search.dashboards import DashboardWriter
