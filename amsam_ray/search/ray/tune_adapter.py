@@ -212,7 +212,7 @@ class LaneScheduler(_NotPickled, FIFOScheduler):
 
     Args:
         dispatcher: receives the events.
-        errors: lane -> the exception that ended it; Tune tells its searcher only that there was one.
+        errors: lane -> the exception that ended it; Tune passes its searcher only a flag.
     """
 
     def __init__(self, dispatcher: Dispatcher, errors: dict[str, BaseException]):
