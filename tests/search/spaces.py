@@ -25,7 +25,7 @@ def space(
     name: str = "tiny",
     **search: Any,
 ) -> SpaceFile:
-    """A space over procedural images; keyword arguments beyond those named go to its ``search`` section."""
+    """Return a space over procedural images; other keyword arguments go to its ``search`` section."""
     families = ("lesion", "polyp", "camouflage", "shadow", "person")
     given = {"trials": 6, "sampler": "random", "scheduler": "none", "space": {"lr": LR, "lambda": LAMBDA}}
     return parse_space(
@@ -48,6 +48,6 @@ def space(
 
 
 def one_cell(**given: Any) -> Cell:
-    """The only cell of a space."""
+    """Return the only cell of a space."""
     (cell,) = make_cells(space(**given))
     return cell
