@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def cell(
     metric: str = "dice",
 ) -> Iterator[Record]:
     """A search trial and its finals, one per row of ``images``; ``selection`` is that of the search."""
-    chosen = {"selection": selection, "dataset": dataset, "metric": metric}
+    chosen: dict[str, Any] = {"selection": selection, "dataset": dataset, "metric": metric}
     yield record(config(**chosen), number, score=score, sweep=sweep, published=published)
     paper = {**chosen, "selection": None} if published and selection == CROSSFIT else chosen
     for seed, scores in enumerate(images):
@@ -178,7 +179,7 @@ def test_selection_score_of_crossfitted_finals_is_that_of_the_search_trial(tmp_p
 
 
 def test_gain_is_positive_where_a_smaller_error_is_better(tmp_path: Path) -> None:
-    more = {"dataset": "cod10k", "metric": "mae"}
+    more: dict[str, Any] = {"dataset": "cod10k", "metric": "mae"}
     row = only_row(
         tmp_path,
         *cell(0, [[0.20, 0.31, 0.12]], choice=0, published=True, score=0.2, **more),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ def study(storage: Storage, cell: Cell) -> optuna.Study:
     return optuna.load_study(study_name=cell.id, storage=journal)
 
 
-CURVE: list[dict[str, float | None]] = [
+CURVE: list[dict[str, float]] = [
     {"epoch": 1.0, "loss": 0.9, "val_dice": 0.4},
-    {"epoch": 2.0, "loss": 0.5, "val_dice": None},
+    {"epoch": 2.0, "loss": 0.5, "val_dice": math.nan},
 ]
 
 
@@ -107,13 +108,12 @@ def test_value_outside_the_space_is_an_attribute(storage: Storage) -> None:
 
 
 def test_curves_of_every_trial_with_their_times(storage: Storage) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     cell = make_cell()
     (trial,) = trials(cell, 1)
     recorded(storage, trial, TrialResult("completed", val={"dice": 0.6}, curve=CURVE, epochs_run=2))
     write(storage, cell, [trial])
-    events = EventAccumulator(str(dashboard_dir(storage, SWEEP) / CURVES / trial.trial_id)).Reload()
+    events = accumulator.EventAccumulator(str(dashboard_dir(storage, SWEEP) / CURVES / trial.trial_id)).Reload()
     assert [(e.step, pytest.approx(e.value)) for e in events.Scalars("loss")] == [(1, 0.9), (2, 0.5)]
     assert [e.step for e in events.Scalars("val_dice")] == [1], "a missing score is no point"
     assert [e.wall_time for e in events.Scalars("loss")] == [START + 10, START + 20]

@@ -24,7 +24,7 @@ from tests.search.spaces import LR, one_cell, space
 from tests.search.test_state import completed, make_state, run_all
 
 CROSSFIT = {"mode": "crossfit", "folds": 2}
-PUBLISHED = {"lr": 5e-3, "lambda": 0.8}
+PUBLISHED: dict[str, object] = {"lr": 5e-3, "lambda": 0.8}
 OTHER = {"lr": 1e-3, "lambda": 0.6}
 THIRD = {"lr": 2e-3, "lambda": 0.7}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from typing import NoReturn
 
 import pytest
 import ray
@@ -119,7 +120,7 @@ def test_log_of_an_attempt_ends_with_its_traceback_if_there_is_one(
 def setup_failure(error: Exception) -> ActorDiedError:
     """The error of an actor whose constructor raised, as Ray builds it."""
 
-    def frame() -> None:
+    def frame() -> NoReturn:  # Ray drops the outermost frame, which is its own
         raise error
 
     try:

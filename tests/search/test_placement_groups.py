@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,6 @@ def test_actor_whose_setup_fails_is_stated_by_its_exception(cluster: Path) -> No
 
     from amsam_ray.search.ray.tune_adapter import _cause
 
-    @ray.remote(num_cpus=0)
     class Broken:
         def __init__(self) -> None:
             raise RuntimeError("the disk is full\nand has been for days")
@@ -80,5 +80,6 @@ def test_actor_whose_setup_fails_is_stated_by_its_exception(cluster: Path) -> No
         def step(self) -> None: ...
 
     with pytest.raises(ray.exceptions.ActorDiedError) as caught:
-        ray.get(Broken.remote().step.remote())
+        actor: Any = ray.remote(num_cpus=0)(Broken)
+        ray.get(actor.remote().step.remote())
     assert _cause(caught.value) == ("a lane cannot be set up: RuntimeError: the disk is full", "start")
