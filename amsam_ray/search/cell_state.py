@@ -88,10 +88,10 @@ class CellState:
 
         So the published setting stays among the trials of a sweep that is extended.
         """
-        tried = [self.study.live(outcome.params) for outcome in self.searched.values()]
+        tried = {frozenset(self.study.live(outcome.params).items()) for outcome in self.searched.values()}
         points = self.study.fixed_points
         taken = (points[number] for number in sorted(self._taken) if number < len(points))
-        return [point for point in taken if self.study.live(point) not in tried]
+        return [point for point in taken if frozenset(self.study.live(point).items()) not in tried]
 
     def _next_point(self, number: int) -> Mapping[str, Any] | None:
         """Return the lost point to try as trial ``number``; the fixed point of that number then waits in its place."""
