@@ -144,7 +144,8 @@ def test_interrupt_before_the_first_trial_ends_the_run_at_once(tmp_path: Path) -
     victim.write_text(victim.read_text()[:100])
     assert driver.run("--dry-run") == 0
     assert f"warning: {victim.relative_to(driver.results)}: " in driver.terminal()
-    assert "1 cell, 4 trials, 1 to run" in driver.terminal()
+    # Before the search is over, the plan counts finals of both the best and the published setting.
+    assert "1 cell, 6 trials, 3 to run" in driver.terminal()
 
     # The trial of a damaged record runs again; the new record replaces the file, which is kept.
     damaged = victim.read_text()
