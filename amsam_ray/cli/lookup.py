@@ -90,7 +90,9 @@ def read_adapter(name: str, storage: str) -> bytes:
         folder, _, file = name.rpartition("/")
         source, key = open_storage(folder), file
     elif Path(name).is_file():
-        return Path(name).read_bytes()
+        from amsam_ray.models.tensor_file import read_content  # imports torch
+
+        return read_content(Path(name))
     elif name.endswith(".safetensors"):
         raise InputError(Problem(name, "does not exist; give an adapter file, a trial or a cell"))
     else:

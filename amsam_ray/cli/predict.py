@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 _OVERLAY_SIDE = 1024
 
+BACKBONE = click.option(
+    "--backbone",
+    type=click.Path(path_type=Path),
+    help="SAM checkpoint that the adapter was trained on [default: the shipped or fetched one].",
+)
+
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -30,20 +36,37 @@ _OVERLAY_SIDE = 1024
 @click.option("--overlays/--no-overlays", default=True, help="Also write images with the masks' outlines.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images in memory at a time.")
 @click.option("--device", help="A torch device [default: a GPU if there is one].")
+@BACKBONE
+@click.option(
+    "--detector",
+    type=click.Path(path_type=Path),
+    help="Detector to use [default: the one inside the adapter file, the shipped or a fetched one].",
+)
+@click.option("--trust-detector", is_flag=True, help="Load a --detector that is a .pt of unknown origin; can run code.")
 def predict(
-    images: tuple[Path, ...], adapter: str, storage: str, out: Path, overlays: bool, batch: int, device: str | None
+    images: tuple[Path, ...],
+    adapter: str,
+    storage: str,
+    out: Path,
+    overlays: bool,
+    batch: int,
+    device: str | None,
+    backbone: Path | None,
+    detector: Path | None,
+    trust_detector: bool,
 ) -> None:
     """Segment IMAGES, which are files or folders.
 
     Writes OUT/masks/NAME.png (255 on the object, at the image's size) and OUT/overlays/NAME.png. Unreadable files are
-    listed and skipped; the exit status is then 1.
+    listed and skipped; the exit status is then 1. Files that the adapter file names are not opened: for other networks
+    than the shipped and published ones, give --backbone and --detector.
     """
     paths = find_images(images)
     content = read_adapter(adapter, storage)
     from amsam_ray.inference.predict import load_predictor
 
     with naming(adapter):
-        predictor = load_predictor(content, device)
+        predictor = load_predictor(content, device, backbone=backbone, detector=detector, trust_detector=trust_detector)
     failed = 0
     with click.progressbar(length=len(paths), label="predict", file=sys.stderr) as progress:
         rest = iter(paths)

@@ -12,6 +12,7 @@ from amsam_ray.config.added_fields import WithAddedFields
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAX_PATH = 4096
+_MIN_CROSSFIT_SHOTS = 4  # two folds of fewer shots leave a level without one
 
 
 def slug(text: str) -> str:
@@ -100,6 +101,25 @@ class SelectionConfig(WithAddedFields):
     def fold_count(self) -> int:
         """Number of folds; 1 without cross-fitting."""
         return (self.folds or 4) if self.mode == "crossfit" else 1
+
+    def shots_fault(self, shots: int) -> str | None:
+        """Return why K shots cannot be divided into the folds, with the remedy; None if they can.
+
+        Every fold must hold out a shot and keep one for each of two levels.
+
+        Args:
+            shots: K.
+        """
+        if self.mode != "crossfit":
+            return None
+        if shots < _MIN_CROSSFIT_SHOTS:
+            what = f"{shots} shots are too few for selection mode crossfit"
+            return f"{what}; use at least {_MIN_CROSSFIT_SHOTS} shots or another selection.mode"
+        if self.fold_count > shots:
+            what = f"{shots} shots cannot be divided into {self.fold_count} folds"
+            return f"{what}; set selection.folds to at most {shots} or use more shots"
+        # With K >= 4 and at least two folds, a fold keeps at least floor(K / 2) >= 2 shots.
+        return None
 
 
 class AugmentConfig(BaseModel):

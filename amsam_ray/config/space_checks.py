@@ -28,6 +28,7 @@ Code = Literal[
     "condition-order",
     "condition-value",
     "first-not-searched",
+    "crossfit-shots",
     "gpu-share",
     "path",
 ]
@@ -60,6 +61,7 @@ def check_space(space: SpaceFile) -> list[SpaceFinding]:
         *_methods(space),
         *_distributions(space),
         *_first_points(space),
+        *_crossfit(space),
         *_objective(space),
         *_resources(space),
         *_paths(space),
@@ -183,6 +185,12 @@ def _first_points(space: SpaceFile) -> Iterator[SpaceFinding]:
             elif owners:
                 for problem in check_params(owners[0], {key: value}):
                     yield SpaceFinding("parameter-value", path, problem.what)
+
+
+def _crossfit(space: SpaceFile) -> Iterator[SpaceFinding]:
+    for index, shots in enumerate(space.shots):
+        if fault := space.selection.shots_fault(shots):
+            yield SpaceFinding("crossfit-shots", ("shots", index), fault)
 
 
 def _objective(space: SpaceFile) -> Iterator[SpaceFinding]:

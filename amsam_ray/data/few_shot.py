@@ -58,15 +58,17 @@ def draw_shots(dataset: Pool, shots: int, seed: int, selection: SelectionConfig)
         dataset: pool to draw from; only the drawn images are read.
         shots: K, even and at least 2.
         seed: any integer.
-        selection: how many further images to hold out for selection.
+        selection: how many further images to hold out for selection, or into how many folds to divide the shots.
 
     Raises:
-        InputError: K is odd or below 2, or the pool is too small.
+        InputError: K is odd or below 2, cannot be divided into the folds, or the pool is too small.
         ImageError: a drawn file cannot be read.
     """
     problems = []
     if shots < 2 or shots % 2:
         problems.append(Problem("shots", f"{shots} cannot be halved into D1 and D2; use an even number of at least 2"))
+    elif fault := selection.shots_fault(shots):
+        problems.append(Problem("shots", fault))
     if shots + selection.images > len(dataset.train):
         held = f" and {selection.images} held-out images" if selection.images else ""
         what = f"{shots} shots{held} are more than the {len(dataset.train)} train images of {dataset.label}"

@@ -1,1 +1,1 @@
-"""From photographs to masks: prepared inputs, predictions, adapter files, exports."""
+"""Inference: prepared inputs, predictions, adapter files and exports."""

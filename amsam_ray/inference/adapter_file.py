@@ -2,22 +2,20 @@
 
 One safetensors file, with the detector's file inside if that was tuned on the trial's shots. Its metadata holds
 ``format``, ``config`` (the trial's canonical JSON), ``backbone`` (the fingerprint of the frozen SAM), ``detector``
-(of the frozen detector; absent without one) and ``version``. Nothing is pickled, so a file from elsewhere is safe
-to open.
+(of the frozen detector; absent without one) and ``version``. Nothing in the file is executed, and no file that its
+config names is opened (``frozen_networks``); ``docs/security.md`` states what is checked.
 """
 
 from __future__ import annotations
 
-import json
-import struct
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from amsam_ray import __version__
@@ -25,21 +23,23 @@ from amsam_ray.config.trial import TrialConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.models.adapted import AdaptedSam, build_method
 from amsam_ray.models.backbone import Backbone
+from amsam_ray.models.tensor_file import TensorFileError, TensorHeader, load_tensors, read_content, read_header
 
 FORMAT = "amsam_ray.adapter/1"
 _DETECTOR = "detector.file"  # no parameter of a model has this name
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
 class AdapterFileError(InputError):
-    """The content of an adapter file is damaged, of another format, or not an adapter at all."""
+    """The content of an adapter file is damaged, of another format, or not an adapter."""
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter says about itself.
+    """The metadata of an adapter.
 
     Attributes:
-        config: the trial that made it.
+        config: the configuration of the trial that wrote it.
         backbone: fingerprint of the SAM it belongs to.
         detector: fingerprint of the detector it was trained with, None without one.
     """
@@ -58,16 +58,16 @@ def save_adapter(
     detector: str | None = None,
     tuned_detector: Path | None = None,
 ) -> None:
-    """Write what a trial trained.
+    """Write the trained tensors of a trial.
 
     Args:
         path: a ``.safetensors`` file; its folder exists.
         state: the trained tensors by name, of both levels.
-        config: the trial's.
+        config: the configuration of the trial.
         backbone: the frozen SAM it was trained on.
         detector: the detector's fingerprint, if one was used.
-        tuned_detector: the file of a detector that was tuned on the trial's shots. It goes into the adapter, since
-            it is nowhere else to be had.
+        tuned_detector: the file of a detector that was tuned on the trial's shots. It is written into the adapter,
+            its only copy besides the node's cache.
     """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if tuned_detector is not None:
@@ -84,61 +84,91 @@ def save_adapter(
 
 
 def read_adapter_info(adapter: Path | bytes) -> AdapterInfo:
-    """What an adapter says about itself, without loading tensors.
+    """Return what an adapter says about itself, without loading tensors.
 
     Raises:
-        InputError: the file is missing, cut short, no adapter, or of a format that this version does not know.
+        InputError: the file is missing, cut short, not an adapter, or of a format that this version does not know.
     """
-    where = _where(adapter)
-    metadata = _metadata(_bytes(adapter), where)
+    return _info(_bytes(adapter), _where(adapter))
+
+
+def _info(content: bytes, where: str) -> AdapterInfo:
+    metadata = _header(content, where).metadata
     if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "no format")
-        raise AdapterFileError(Problem(where, f"is not an adapter of this version ({found} instead of {FORMAT})"))
+        found = metadata.get("format", "no format")[:100]
+        what = f"is not an adapter of this version ({found} instead of {FORMAT}). Use the version that wrote it."
+        raise AdapterFileError(Problem(where, what))
     try:
         config = TrialConfig.model_validate_json(metadata["config"])
-        return AdapterInfo(config, metadata["backbone"], metadata.get("detector"))
-    except (KeyError, ValidationError) as error:
-        raise AdapterFileError(Problem(where, f"holds no usable config: {error}")) from None
+        backbone, detector = metadata["backbone"], metadata.get("detector")
+    except KeyError as error:
+        what = f"holds no usable config: {error} is missing. Copy or download the file again."
+        raise AdapterFileError(Problem(where, what)) from None
+    except ValidationError as error:
+        what = f"holds no usable config: {str(error)[:2000]}. Use the version that wrote it."
+        raise AdapterFileError(Problem(where, what)) from None
+    if not all(_FINGERPRINT.fullmatch(text) for text in (backbone, detector) if text is not None):
+        what = "holds no usable config: a fingerprint is not 64 hexadecimal digits. Copy or download the file again."
+        raise AdapterFileError(Problem(where, what))
+    return AdapterInfo(config, backbone, detector)
 
 
 def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
-    """The model that an adapter and its backbone make, in eval mode.
+    """Return the model of an adapter on its backbone, in evaluation mode.
 
     Args:
         adapter: a file, or its content.
         backbone: the frozen SAM that it was trained on.
 
     Raises:
-        InputError: it is no readable adapter.
-        AmsamError: it belongs to another backbone, or its tensors are not its method's.
+        InputError: it is not a readable adapter, its values do not fit its method, or a weight is NaN or infinite.
+        AmsamError: it belongs to another backbone, or the names or shapes of its tensors are not those of its method.
     """
-    info = read_adapter_info(adapter)
-    where = _where(adapter)
+    content, where = _bytes(adapter), _where(adapter)
+    info = _info(content, where)
     wanted = (info.config.backbone.arch, info.config.backbone.size)
     if info.backbone != backbone.fingerprint or wanted != (backbone.arch, backbone.image_size):
         raise AmsamError(
             f"{where} was trained on {wanted[0]} at {wanted[1]} px with weights {info.backbone[:12]}, and this is "
             f"{backbone.arch} at {backbone.image_size} px with weights {backbone.fingerprint[:12]}; "
-            "load the backbone that it names"
+            "load the backbone with its fingerprint"
         )
-    model = build_method(info.config.method, info.config.params, backbone, seed=info.config.seed)
-    state = _tensors(adapter)
+    try:
+        model = build_method(info.config.method, info.config.params, backbone, seed=info.config.seed)
+    except (ValueError, RuntimeError, OverflowError, ZeroDivisionError) as error:
+        what = f"holds no usable config: {info.config.method} cannot be built ({str(error)[:200]}). Use another file."
+        raise AdapterFileError(Problem(where, what)) from None
+    state = _tensors(content, where)
     state.pop(_DETECTOR, None)
     model.load_trainable_state(state)
     return model.eval()
 
 
 def read_tuned_detector(adapter: Path | bytes) -> bytes | None:
-    """The file of the detector that was tuned on the trial's shots, None if the detector is not one of those."""
-    found = _tensors(adapter).get(_DETECTOR)
+    """Return the file of the detector that was tuned on the trial's shots; None if the adapter contains none."""
+    found = _tensors(_bytes(adapter), _where(adapter)).get(_DETECTOR)
     return None if found is None else found.numpy().tobytes()
 
 
-def _tensors(adapter: Path | bytes) -> dict[str, Tensor]:
+def _tensors(content: bytes, where: str) -> dict[str, Tensor]:
+    _header(content, where)
     try:
-        return load(_bytes(adapter))
-    except SafetensorError as error:
-        raise AdapterFileError(Problem(_where(adapter), f"is damaged: {error}")) from None
+        return load_tensors(content, where)
+    except TensorFileError as error:
+        raise AdapterFileError(error.problems) from None
+
+
+def _header(content: bytes, where: str) -> TensorHeader:
+    """Return the checked header: the bytes of a detector are the only tensor that does not hold floats."""
+    try:
+        header = read_header(content, where, other_dtypes=("U8",))
+    except TensorFileError as error:
+        raise AdapterFileError(error.problems) from None
+    for name, entry in header.tensors.items():
+        if (entry.dtype == "U8") != (name == _DETECTOR):
+            what = f"is damaged: {name[:100]!r} has type {entry.dtype}. Copy or download it again."
+            raise AdapterFileError(Problem(where, what))
+    return header
 
 
 def _where(adapter: Path | bytes) -> str:
@@ -146,19 +176,4 @@ def _where(adapter: Path | bytes) -> str:
 
 
 def _bytes(adapter: Path | bytes) -> bytes:
-    if isinstance(adapter, bytes):
-        return adapter
-    try:
-        return adapter.read_bytes()
-    except OSError as error:
-        raise InputError(Problem(str(adapter), f"cannot be read ({error.strerror})")) from None
-
-
-def _metadata(content: bytes, where: str) -> dict[str, str]:
-    """The header's metadata: a safetensors file starts with the header's length (u64, little endian) and JSON."""
-    try:
-        (length,) = struct.unpack_from("<Q", content)
-        found = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (struct.error, ValueError, AttributeError):
-        raise AdapterFileError(Problem(where, "is not a safetensors file, or is cut short")) from None
-    return {str(key): str(value) for key, value in found.items()}
+    return adapter if isinstance(adapter, bytes) else read_content(adapter)

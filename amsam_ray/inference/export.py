@@ -1,4 +1,4 @@
-"""A trained adapter as files that need none of this package: plain SAM weights, and its decoder."""
+"""Export of an adapter file for use without this package: plain SAM weights, and the decoder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.inference.inputs import CANDIDATE_CONFIDENCE, CANDIDATES
+from amsam_ray.models.merge import merged_state
 
 if TYPE_CHECKING:
     from torch import nn
 
     from amsam_ray.models.adapted import AdaptedSam
-from amsam_ray.models.merge import merged_state
 
 _ABOUT = "model.json"
 _FILES = ("sam.pth", "decoder.onnx", "decoder.pt", _ABOUT)
@@ -22,8 +23,10 @@ _FILES = ("sam.pth", "decoder.onnx", "decoder.pt", _ABOUT)
 DecoderFormat = Literal["onnx", "torchscript", "none"]
 
 
-def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx") -> dict[str, str]:
-    """Write what ``docs/results.md`` describes into the folder ``out``.
+def export_adapter(
+    adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx", backbone_file: Path | None = None
+) -> dict[str, str]:
+    """Write an adapter file's model into a folder, in formats for other programs (see ``docs/results.md``).
 
     ``sam.pth`` is a state dict for ``segment_anything.sam_model_registry``; ``decoder.onnx`` or ``decoder.pt`` maps
     an image embedding (1xCxGxG) and, for methods with a detector, a box (1x4, XYXY in pixels of the encoder's
@@ -31,38 +34,39 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
 
     Args:
         adapter: the content of an adapter file.
-        out: made if absent.
-        decoder: the decoder's format.
+        out: the folder; created if missing.
+        decoder: the format of the decoder.
+        backbone_file: the checkpoint of the frozen SAM; None finds the shipped or fetched one with the adapter's
+            fingerprint.
 
     Returns:
-        File name -> what it is, and for a file that could not be made ``(why)`` under the name it would have had.
+        File name -> description; for a file that was not written, the reason in parentheses.
 
     Raises:
-        InputError: ``adapter`` is none, its backbone is not here, or ``out`` holds files of these names that no
-            export has left there. Those of an earlier export are replaced, all of them.
-        AmsamError: its method changes the encoder in ways that plain SAM has no place for, or the ``export`` extra is
-            not installed.
+        InputError: ``adapter`` is no adapter file, the backbone's file is missing, or ``out`` holds files of these
+            names that are not from an export. All files of an earlier export are replaced.
+        AmsamError: plain SAM cannot represent the method's encoder, or the ``export`` extra is not installed.
     """
     import torch
 
     from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info
-    from amsam_ray.models.backbone import load_backbone
+    from amsam_ray.inference.frozen_networks import find_backbone
 
     info = read_adapter_info(adapter)
-    backbone = load_backbone(info.config.backbone, "cpu")
+    backbone = find_backbone(info, "cpu", backbone_file)
     model = load_adapter(adapter, backbone)
     made: dict[str, str] = {}
     try:
         state = merged_state(model)
     except AmsamError as error:
         if model.encoder is not None:
-            raise  # the decoder alone is of no use without its encoder
+            raise  # the decoder is useless without its encoder
         made["sam.pth"] = f"(not written: {error})"
         state = None
     _make_room(out)
     if state is not None:
         torch.save(state, out / "sam.pth")
-        made["sam.pth"] = "SAM's weights with the training folded in"
+        made["sam.pth"] = "SAM's weights merged with the trained ones"
     if decoder != "none":
         name = "decoder.onnx" if decoder == "onnx" else "decoder.pt"
         _write_decoder(model, out / name, decoder)
@@ -75,6 +79,8 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
         "pixel_std": backbone.sam.pixel_std.flatten().tolist(),
         "backbone_sha256": backbone.fingerprint,
         "box": "XYXY in pixels of the encoder's input" if model.uses_boxes else None,
+        "without_box": _without_box(model, info.config.detector.fallback),
+        "prediction": _prediction(model),
         "object": "where the logit is above 0",
         "config": info.config.model_dump(mode="json", by_alias=True),
     }
@@ -83,12 +89,32 @@ def export_adapter(adapter: bytes, out: Path, *, decoder: DecoderFormat = "onnx"
     return made
 
 
+def _without_box(model: AdaptedSam, fallback: str) -> str | None:
+    """Return what to give the decoder for an image without a box, as ``predict`` does."""
+    if not model.uses_boxes:
+        return None
+    if model.params.prompt == "fused" or fallback == "none":
+        return "predict decodes without a box; the exported decoder needs one and cannot"
+    return "give the box of the whole image: 0, 0, its width, its height, scaled as the image (not of the padded input)"
+
+
+def _prediction(model: AdaptedSam) -> str:
+    """Return how ``predict`` arrives at a mask from outputs of the decoder."""
+    if not model.uses_boxes or model.params.prompt != "fused":
+        return "the decoder's output for one box" if model.uses_boxes else "the decoder's output"
+    return (
+        "the decoder takes one box; predict decodes every candidate box of each detector "
+        f"(confidence at least {CANDIDATE_CONFIDENCE:g}, the {CANDIDATES} most confident of each) and averages "
+        "the sigmoids of their logits, weighted by confidence; the object is where the average is above 0.5"
+    )
+
+
 def _make_room(out: Path) -> None:
-    """Make the folder and remove an earlier export from it, so that no file of another model stays beside the new."""
+    """Create the folder and remove an earlier export from it, so that no file of another model remains."""
     out.mkdir(parents=True, exist_ok=True)
     present = [name for name in _FILES if (out / name).exists()]
     if present and _ABOUT not in present:
-        raise InputError(Problem(str(out), f"holds {', '.join(present)} of another origin; name another folder"))
+        raise InputError(Problem(str(out), f"holds {', '.join(present)} that no export wrote; use another folder"))
     for name in present:
         (out / name).unlink()
 
@@ -106,7 +132,7 @@ def _write_decoder(model: AdaptedSam, path: Path, form: DecoderFormat) -> None:
     with torch.no_grad():
         if form == "torchscript":
             with warnings.catch_warnings():
-                # The sizes that tracing fixes are fixed by the backbone.
+                # Tracing fixes sizes; the backbone has fixed them already.
                 warnings.simplefilter("ignore", torch.jit.TracerWarning)
                 torch.jit.save(torch.jit.trace(decoder, inputs), str(path))
             return
@@ -127,7 +153,7 @@ def _write_decoder(model: AdaptedSam, path: Path, form: DecoderFormat) -> None:
 
 
 def _plain_decoder(model: AdaptedSam) -> nn.Module:
-    """The model after its encoder, with LoRA folded, in eval mode."""
+    """Return the part of the model after its encoder, with LoRA merged, in evaluation mode."""
     from torch import Tensor, nn
     from torch.nn.utils import parametrize
 

@@ -1,10 +1,10 @@
 """A store of computed tensors on a node's disk, shared by all processes of the node.
 
-What is frozen is computed once: a lane that finds an entry reads it, two that want the same entry at the same time
-compute it once, and lanes that want the same hundred entries divide them among themselves.
+Outputs of frozen networks are computed once: a process that finds an entry reads it, two that need the same entry at
+the same time compute it once, and processes that need the same entries divide the work.
 
-An entry's name is a hash of everything that its value depends on, so nothing is ever out of date or invalidated;
-removing the folder costs time and nothing else. Entries are safetensors files, mapped into memory when read.
+An entry's name is a hash of everything that its value depends on, so entries are never stale; deleting the folder only
+costs time. Entries are safetensors files, mapped into memory when read.
 """
 
 from __future__ import annotations
@@ -25,36 +25,40 @@ from amsam_ray.hashing import sha256_hex
 Entry = dict[str, Tensor]
 Compute = Callable[[list[int]], Iterable[Mapping[str, Tensor]]]
 
-_VERSION = 1  # part of every key: raise it when the same inputs would be prepared differently
+_VERSION = 1  # part of every key; raise it if the same inputs are prepared differently
 
 
 def entry_key(kind: str, **depends_on: Any) -> str:
-    """The name of an entry: SHA-256, 64 hex digits, of its kind and of all that its value depends on.
+    """Return the name of an entry: the SHA-256, 64 hex digits, of its kind and of everything that its value depends on.
 
     Args:
-        kind: what it is, for instance ``features``.
+        kind: for example ``features``.
         depends_on: plain values (text, numbers, lists, None).
     """
-    told = json.dumps({"kind": kind, "version": _VERSION, **depends_on}, sort_keys=True)
-    return sha256_hex(told)
+    text = json.dumps({"kind": kind, "version": _VERSION, **depends_on}, sort_keys=True)
+    return sha256_hex(text)
 
 
 class NoCache:
-    """Computes every time: for images that are seen once."""
+    """A cache that keeps nothing, for images that are used once."""
 
     def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
-        """As ``PreparedCache.get``."""
+        """Compute the entries, as ``FeatureCache.get``."""
         entries: list[Entry] = []
         for start in range(0, len(keys), batch):
             entries += [dict(entry) for entry in compute(list(range(len(keys)))[start : start + batch])]
         return entries
 
 
-class PreparedCache:
-    """Entries under ``root``.
+class FeatureCache:
+    """A cache of tensors in a folder.
 
     Args:
-        root: a folder of this node; made if absent.
+        root: a folder of this node; created if missing.
+
+    Attributes:
+        hits: number of entries read.
+        computed: number of entries computed.
     """
 
     def __init__(self, root: Path):
@@ -63,16 +67,15 @@ class PreparedCache:
         self.computed = 0
 
     def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
-        """The entries called ``keys``, read or computed, in their order.
+        """Return the entries named ``keys`` in their order, read or computed.
 
-        Safe when several threads and processes want overlapping keys at once: each missing entry is computed by
-        one of them while the others take what is left or wait for it. A process that dies while it computes
-        leaves its lock to the next.
+        Several threads and processes may ask for overlapping keys: each missing entry is computed by one of them,
+        while the others compute other entries or wait. The lock of a process that dies is released.
 
         Args:
             keys: from ``entry_key``.
-            compute: called with positions in ``keys``; yields their entries in that order. Tensors on the CPU.
-            batch: how many entries are computed per call at most.
+            compute: called with positions in ``keys``; yields their entries in that order, tensors on the CPU.
+            batch: largest number of entries computed per call.
         """
         found: dict[int, Entry] = {}
         missing = []
@@ -87,7 +90,7 @@ class PreparedCache:
             taken = self._take(keys, missing, batch)
             if taken:
                 self._compute(keys, taken, compute, found)
-            else:  # others compute all that is missing: wait for the first of them
+            else:  # other processes compute all missing entries; wait for the first
                 with self._lock(keys[missing[0]]):
                     pass
             missing = [position for position in missing if not self._arrived(keys, position, found)]
@@ -101,7 +104,7 @@ class PreparedCache:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            if self._path(keys[position]).exists():  # it came while we were looking elsewhere
+            if self._path(keys[position]).exists():  # written since it was looked up
                 lock.release()
                 continue
             taken[position] = lock
@@ -140,7 +143,7 @@ class PreparedCache:
             return None
         try:
             return load_file(path)
-        except SafetensorError:  # cut short by a full disk: as if it were not there
+        except SafetensorError:  # truncated by a full disk; treat it as missing
             path.unlink(missing_ok=True)
             return None
 
@@ -150,7 +153,7 @@ class PreparedCache:
         half = path.with_name(f"{key}.{os.getpid()}.part")
         try:
             save_file(entry, half)
-            half.replace(path)  # readers see all of an entry or nothing of it
+            half.replace(path)  # readers see a complete entry or none
         finally:
             half.unlink(missing_ok=True)
 

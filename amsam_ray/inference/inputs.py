@@ -1,4 +1,4 @@
-"""What a model is fed: the pictures of a split, prepared once and stacked in memory.
+"""Inputs of a model: the pictures of a split, prepared once and stacked in memory.
 
 Legend: N pictures, S the side of the encoder's input, G = S / 16, h = 4G the side of the decoder's output.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amsam_ray.device import autocast
-from amsam_ray.inference.feature_cache import NoCache, PreparedCache, entry_key
+from amsam_ray.inference.feature_cache import FeatureCache, NoCache, entry_key
 from amsam_ray.models.adapted import AdaptedSam, ModelInputs
 from amsam_ray.models.backbone import Backbone, encode_to
 from amsam_ray.models.parts.high_pass import high_pass
@@ -35,12 +35,12 @@ class Picture:
     """One labelled image, or a view of one.
 
     Attributes:
-        name: for messages and records.
-        key: changes whenever the pixels change.
+        name: as in messages and records.
+        key: identifies the pixels.
         image: reads HxWx3 uint8, RGB.
         mask: reads HxW bool.
         view: reads an augmented view of the image (HxWx3 uint8), for the sample-level contrast.
-        view_key: as ``key``, of that view.
+        view_key: identifies the pixels of that view.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Needs:
-    """Which inputs a model wants; two models with equal needs share their prepared pictures.
+    """The inputs that a model needs; models with equal needs share their prepared pictures.
 
     Attributes:
         point: where the frozen part of the encoder ends, see ``amsam_ray.models.backbone.encode_to``.
         boxes: whether boxes are used.
-        pixels: whether the encoder's input itself is wanted, for the high-pass component.
-        views: whether features of an augmented view are wanted.
-        precision: "fp32" or "bf16", of the frozen encoder and of what is stored.
+        pixels: whether the encoder's input itself is needed, for the high-pass component.
+        views: whether features of an augmented view are needed.
+        precision: "fp32" or "bf16", of the frozen encoder and of the stored features.
         fallback: the prompt of a picture without a detection, ``full_image`` or ``none``.
         candidates: whether all candidate boxes are used, see ``PreparedSet.candidates``.
         true_boxes: whether the boxes of the true masks are used, in training only.
@@ -77,7 +77,7 @@ class Needs:
 
     @classmethod
     def of(cls, model: AdaptedSam, *, training: bool, precision: str, fallback: str) -> Needs:
-        """The needs of ``model``; views only matter in training."""
+        """Return the needs of ``model``; views and true boxes are needed only in training."""
         return cls(
             point=model.cache_point,
             boxes=model.uses_boxes,
@@ -98,8 +98,8 @@ class PreparedSet:
         names: N names.
         features: N x C x G x G or N x G x G x d, float32, or bfloat16 if prepared so.
         boxes: N x 4 float32, XYXY in pixels of the encoder's input.
-        has_box: N bool, whether the box is a prompt (of the detector or the fallback).
-        detected: N bool, whether the detector found something.
+        has_box: N bool, whether the box prompts the decoder (the detector's or that of the fallback).
+        detected: N bool, whether the detector found a box.
         target: N x h x h bool, the mask at the decoder's resolution.
         valid: N x h x h bool, False on SAM's padding.
         truths: N masks, HxW bool at the original size.
@@ -133,30 +133,48 @@ class PreparedSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, of tensors and masks."""
+        """Total size of tensors and masks in bytes."""
         tensors = [value for value in vars(self).values() if isinstance(value, Tensor)]
         return sum(tensor.nbytes for tensor in tensors) + sum(truth.nbytes for truth in self.truths)
 
     def for_model(self, model: AdaptedSam) -> PreparedSet:
-        """The same pictures with the high-pass component that ``model``'s ``freq_ratio`` asks for.
+        """Return the same pictures with the high-pass component for the ``freq_ratio`` of ``model``.
 
-        That ratio is searched, so its outcome is computed per trial and not kept.
+        The ratio is a searched parameter, so the component is computed per trial and not stored.
         """
         if self.pixels is None:
             return self
         return replace(self, highpass=high_pass(self.pixels, model.params.freq_ratio))
 
     def detected_box(self, place: int, image_size: int) -> np.ndarray | None:
-        """The detector's box on one picture, XYXY in pixels of the original; None where it found nothing."""
-        if not bool(self.detected[place]):
+        """Return the detector's box on one picture, XYXY in pixels of the original; None where it found nothing."""
+        return self._to_original(self.boxes[place], place, image_size) if bool(self.detected[place]) else None
+
+    def prompt_box(self, place: int, image_size: int) -> np.ndarray | None:
+        """Return the box that prompts the decoder on one picture, XYXY in pixels of the original.
+
+        It is the detector's box or that of the fallback; with candidates, the most confident one. None where the
+        picture is decoded without a box.
+
+        Args:
+            place: position of the picture.
+            image_size: S, the side of the encoder's input in pixels.
+        """
+        if self.candidates is None or self.confidences is None:
+            return self._to_original(self.boxes[place], place, image_size) if bool(self.has_box[place]) else None
+        if not bool(self.confidences[place].any()):
             return None
+        best = int(self.confidences[place].argmax())
+        return self._to_original(self.candidates[place, best], place, image_size)
+
+    def _to_original(self, box_4: Tensor, place: int, image_size: int) -> np.ndarray:
         rows, columns = self.truths[place].shape
         height, width = resized_shape((rows, columns), image_size)
-        box: np.ndarray = self.boxes[place].cpu().numpy() * np.array([columns / width, rows / height] * 2)
+        box: np.ndarray = box_4.cpu().numpy() * np.array([columns / width, rows / height] * 2)
         return box
 
     def batch(self, index: Sequence[int]) -> Batch:
-        """The pictures at ``index`` as a batch."""
+        """Return the pictures at ``index`` as a batch."""
         at = torch.as_tensor(list(index), device=self.features.device)
         return Batch(
             ModelInputs(
@@ -180,35 +198,35 @@ class Batch:
     valid: Tensor
 
     def without_views(self) -> Batch:
-        """The same for a forward pass that contrasts nothing."""
+        """Return the same batch without views, for a forward pass without contrastive losses."""
         return replace(self, inputs=replace(self.inputs, view_features=None))
 
 
 @dataclass(frozen=True)
 class Preparer:
-    """Frozen networks and the cache of what they computed.
+    """Prepares pictures with the frozen networks and a cache of their outputs.
 
     Attributes:
         backbone: the frozen SAM, on its device.
-        detector: the frozen detector, None where no boxes are wanted.
+        detector: the frozen detector; None if no boxes are needed.
         cache: this node's cache.
-        pool: the detectors whose candidate boxes are used together; by default ``detector`` alone.
+        pool: the detectors whose candidate boxes are fused; by default ``detector`` alone.
     """
 
     backbone: Backbone
     detector: Detector | None
-    cache: PreparedCache | NoCache
+    cache: FeatureCache | NoCache
     pool: tuple[Detector, ...] = ()
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Changes whenever prepared pictures may: the frozen networks and the size of the input."""
+        """Identity of the frozen networks and the size of the input, which prepared pictures depend on."""
         detectors = (self.detector, *self.pool)
         fingerprints = tuple(detector and detector.fingerprint for detector in detectors)
         return self.backbone.fingerprint, self.backbone.image_size, *fingerprints
 
     def prepare(self, pictures: Sequence[Picture], needs: Needs) -> PreparedSet:
-        """Read or compute everything that ``needs`` names for ``pictures``."""
+        """Return the pictures with all inputs in ``needs``, from the cache or computed."""
         size, device = self.backbone.image_size, self.backbone.device
         truths = tuple(picture.mask() for picture in pictures)
         boxes, has_box, detected = self._boxes(pictures, truths, needs)
@@ -242,7 +260,7 @@ class Preparer:
         )
 
     def _candidates(self, pictures: Sequence[Picture], truths: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Candidate boxes of all detectors of the pool, N x M x 4, and their confidences, N x M."""
+        """Return the candidate boxes of all detectors of the pool, N x M x 4, and their confidences, N x M."""
         pool = self.pool or ((self.detector,) if self.detector else ())
         width = CANDIDATES * len(pool)
         boxes, confidences = torch.zeros(len(pictures), width, 4), torch.zeros(len(pictures), width)
@@ -344,24 +362,24 @@ class Preparer:
 
 
 def encoder_batch(backbone: Backbone) -> int:
-    """How many images go through the encoder at once: all of a GPU's appetite at 256 px, one at 1024 px on a CPU."""
+    """Return the number of images per pass of the encoder: at 256 px 128 on a GPU and 8 on a CPU; fewer if larger."""
     per_image = (backbone.image_size / 256) ** 2
     room = 128 if backbone.device.type == "cuda" else 8
     return max(1, int(room / per_image))
 
 
 def low_res_target(mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """A mask at the decoder's resolution, placed as SAM places the image.
+    """Return a mask at the decoder's resolution, placed as SAM places the image.
 
-    A cell belongs to the object where at least half of its area does (averaging before the threshold, so that
-    thin parts of a large photograph are not lost to the sampling grid).
+    A cell belongs to the object if at least half of its area does. Averaging before the threshold keeps thin parts
+    of large photographs, which sampling would lose.
 
     Args:
         mask: HxW bool.
         side: h, the side of the square.
 
     Returns:
-        target and valid, both h x h bool; valid is False on the padding right and below.
+        target and valid, both h x h bool; valid is False on the padding at the right and the bottom.
     """
     height, width = resized_shape((mask.shape[0], mask.shape[1]), side)
     small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Predicted masks, at the images' original size, whatever the batch."""
+"""Predicted masks at the images' original size, independent of the batch."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def foreground_logits(
     precision: str,
     values: Mapping[str, Tensor] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Foreground minus background logit of each picture, on the decoder's h x h grid.
+    """Yield the foreground minus the background logit of each picture, on the decoder's h x h grid.
 
-    A prediction never depends on the pictures beside it: where the model mixes a batch (``calibration: batch``) one
-    picture is decoded at a time, as the paper's batch of one does.
+    A prediction never depends on other pictures: a model that mixes a batch (``calibration: batch``) decodes one
+    picture at a time, as with the paper's batch of one.
 
     Args:
-        model: with the pictures' needs.
-        pictures: prepared for it.
-        index: which of them.
+        model: the method to run.
+        pictures: prepared for ``model``.
+        index: positions in ``pictures``.
         precision: of activations.
-        values: of what trains, by name; None for the model's own.
+        values: trained tensors by name; None uses the model's own.
 
     Yields:
         A position in ``pictures`` and h x h float32.
@@ -63,7 +63,7 @@ def foreground_logits(
 
 
 def _single(model: AdaptedSam, pictures: PreparedSet, positions: list[int], values: dict[str, Tensor]) -> Tensor:
-    """Logit differences with each picture's own prompt, B x h x h."""
+    """Return logit differences with one prompt per picture, B x h x h."""
     return _differences(model, pictures.batch(positions).without_views().inputs, values)
 
 
@@ -95,7 +95,7 @@ def _fused(model: AdaptedSam, pictures: PreparedSet, positions: list[int], value
 
 
 def _only(inputs: ModelInputs, place: int) -> ModelInputs:
-    """The batch of one picture out of ``inputs``."""
+    """Return the batch of one picture of ``inputs``."""
     tensors = {item.name: getattr(inputs, item.name) for item in fields(inputs)}
     return replace(inputs, **{name: t[place : place + 1] for name, t in tensors.items() if t is not None})
 
@@ -106,7 +106,7 @@ def _differences(model: AdaptedSam, inputs: ModelInputs, values: dict[str, Tenso
 
 
 def probability(logits_hh: Tensor, shape: tuple[int, int], image_size: int) -> np.ndarray:
-    """Foreground probability at the original size.
+    """Return the foreground probability at the original size.
 
     The two logits are resized before the softmax, as SAM resizes its own before the threshold. Resizing is linear, so
     it may act on their difference, whose sigmoid is the softmax.
@@ -123,6 +123,6 @@ def probability(logits_hh: Tensor, shape: tuple[int, int], image_size: int) -> n
 
 
 def _decoder_batch(pictures: PreparedSet) -> int:
-    """As many pictures as keep the upscaled embeddings in about 256 MB: 128 at 256 px, 8 at 1024 px."""
+    """Return a batch size whose upscaled embeddings take about 256 MB: 128 at 256 px, 8 at 1024 px."""
     side = pictures.target.shape[-1]
     return max(1, 128 * 64**2 // side**2)

@@ -1,4 +1,4 @@
-"""Small pictures that show how a prediction lies on its image."""
+"""Overlays: small pictures of an image with its true and predicted outlines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def overlay(
     *,
     side: int = SIDE,
 ) -> np.ndarray:
-    """An image with the outlines of the true mask (green) and the predicted one (red), and the box (blue).
+    """Draw the outlines of the true mask (green) and the predicted one (red), and the box (blue).
 
     Args:
         image: HxWx3 uint8, RGB.
@@ -46,7 +46,7 @@ def overlay(
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write HxWx3 uint8 RGB, or HxW uint8 grey, as a PNG; the folder is made if absent."""
+    """Write HxWx3 uint8 RGB, or HxW uint8 grey, as a PNG; the folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture)
     assert written

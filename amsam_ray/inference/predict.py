@@ -1,11 +1,10 @@
-"""A trained adapter as a function from photographs to masks."""
+"""Prediction of masks with a trained adapter file."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,19 +12,24 @@ from amsam_ray.config.metrics import THRESHOLD
 from amsam_ray.device import pick_device
 from amsam_ray.inference.adapter_file import AdapterInfo, load_adapter, read_adapter_info, read_tuned_detector
 from amsam_ray.inference.feature_cache import NoCache
+from amsam_ray.inference.frozen_networks import find_backbone, find_detectors
 from amsam_ray.inference.inputs import Needs, Picture, Preparer
 from amsam_ray.inference.masks import foreground_logits, probability
 from amsam_ray.models.adapted import AdaptedSam
-from amsam_ray.models.backbone import Backbone, load_backbone
+from amsam_ray.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from amsam_ray.models.detector import Detector
 
 
 class Prediction(NamedTuple):
-    """What is said about one image.
+    """The mask of one image, its probabilities, and the box that prompted the decoder.
 
     Attributes:
         mask: HxW bool at the image's size.
         probability: HxW float32 in [0, 1], of the foreground.
-        box: XYXY in pixels of the image, the detector's prompt; None where it found nothing or is not used.
+        box: XYXY in pixels of the image: the detector's box, or with ``prompt: fused`` its most confident candidate,
+            or the whole image with ``fallback: full_image``. None if the image was decoded without a box.
     """
 
     mask: np.ndarray
@@ -34,19 +38,19 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Callable on images. Make one with ``load_predictor``.
+    """A function from images to masks; ``load_predictor`` makes one.
 
     Args:
-        model: with its trained tensors, in eval mode.
-        info: what the adapter says about itself.
-        preparer: the frozen networks; nothing is cached.
+        model: with its trained tensors, in evaluation mode.
+        info: metadata of the adapter file.
+        preparer: the frozen networks, without a cache.
     """
 
     def __init__(self, model: AdaptedSam, info: AdapterInfo, preparer: Preparer):
         self.model, self.info, self._preparer = model, info, preparer
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Segment images, one after the other.
+        """Segment images, one at a time.
 
         Args:
             images: HxWx3 uint8 RGB, of any sizes.
@@ -64,39 +68,42 @@ class Predictor:
         ((_, logits),) = foreground_logits(self.model, pictures, [0], precision=needs.precision)
         shape = (image.shape[0], image.shape[1])
         prob = probability(logits, shape, self.model.backbone.image_size)
-        box = pictures.detected_box(0, self.model.backbone.image_size)
+        box = pictures.prompt_box(0, self.model.backbone.image_size)
         return Prediction(prob > THRESHOLD, prob, box)
 
 
-def load_predictor(adapter: Path | bytes, device: str | None = None, *, backbone: Backbone | None = None) -> Predictor:
-    """Load an adapter with the frozen networks that it stands on.
+def load_predictor(
+    adapter: Path | bytes,
+    device: str | None = None,
+    *,
+    backbone: Backbone | Path | None = None,
+    detector: Path | None = None,
+    trust_detector: bool = False,
+) -> Predictor:
+    """Load an adapter file with the frozen networks that it needs. Files that the adapter names are not opened.
 
     Args:
-        adapter: a file written by a final, or its content.
+        adapter: an adapter file written by a final, or its content.
         device: a torch device; None as ``amsam_ray.device.pick_device``.
-        backbone: the frozen SAM if it is loaded already; None loads the one that the adapter's config names.
+        backbone: the frozen SAM, loaded or as a checkpoint file; None finds the shipped or fetched one with the
+            adapter's fingerprint.
+        detector: the detector's file; None takes the one inside the adapter file, the shipped or a fetched one.
+        trust_detector: load ``detector`` even if it is a .pt of unknown origin, which can run code.
 
     Raises:
-        InputError: it is no adapter, or its backbone's or detector's file is not here.
-        AmsamError: the backbone is not the one it was trained on.
+        InputError: it is not an adapter file, or the file of its backbone or detector does not exist.
+        AmsamError: the backbone or the detector is not the one it was trained with.
 
     Example:
         >>> predictor = load_predictor(Path("adapter.safetensors"))  # doctest: +SKIP
         >>> mask, probability, box = predictor([image])[0]  # doctest: +SKIP
     """
     info, where = read_adapter_info(adapter), pick_device(device)
-    if backbone is None:
-        backbone = load_backbone(info.config.backbone, where)
+    if not isinstance(backbone, Backbone):
+        backbone = find_backbone(info, where, backbone)
     model = load_adapter(adapter, backbone)
-    detector = None
+    pool: tuple[Detector, ...] = ()
     if model.uses_boxes:
-        from amsam_ray.models.detector import load_detector  # brings ultralytics, seconds
-
-        chosen, tuned = info.config.detector, read_tuned_detector(adapter)
-        with tempfile.TemporaryDirectory(prefix="amsam-detector-") as folder:
-            if tuned is not None:
-                path = Path(folder) / "detector.safetensors"
-                path.write_bytes(tuned)
-                chosen = chosen.model_copy(update={"weights": str(path), "sha256": None})
-            detector = load_detector(chosen, where)
-    return Predictor(model, info, Preparer(backbone, detector, NoCache()))
+        tuned, fused = read_tuned_detector(adapter), model.params.prompt == "fused"
+        pool = find_detectors(info, tuned, where, detector, trust=trust_detector, fused=fused)
+    return Predictor(model, info, Preparer(backbone, pool[-1] if pool else None, NoCache(), pool))

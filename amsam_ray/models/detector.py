@@ -1,22 +1,26 @@
 """The frozen detector: finds the most confident box of an image (AM-SAM, arXiv 2410.09714, "Automated Prompting").
 
-Boxes are XYXY in pixels of the original image. The network and its post-processing are ultralytics' (AGPL-3.0).
+Boxes are XYXY in pixels of the original image. The network and its post-processing are ultralytics' (AGPL-3.0). A
+detector's safetensors file is data: its architecture is one of ``detector_networks``, and nothing in it is executed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import file_sha256, sha256_hex
+from amsam_ray.models.detector_networks import network_description, network_name
+from amsam_ray.models.tensor_file import load_tensors, read_content, read_header
 from amsam_ray.models.ultralytics_quiet import import_ultralytics, process_unchanged
 from amsam_ray.models.weights import WEIGHTS
 from amsam_ray.paths import weights_dir
@@ -33,6 +37,31 @@ OFFICIAL_SHA256 = {
     "yolov8x.pt": "3df4ada6b4dad6d657868f2fdf7faecfb34dcfccf3a25c4b82079064718524c8",
 }
 """SHA-256 of the publisher's release files, which load without ``trust``."""
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("a class name must be printable text")
+    return name
+
+
+ClassName = Annotated[str, Field(strict=True, min_length=1, max_length=100), AfterValidator(_printable)]
+
+
+class DetectorDescription(BaseModel):
+    """What a detector's file says about its network.
+
+    Attributes:
+        network: a known architecture: its name, or ultralytics' description, which is only compared.
+        names: the names of the classes.
+        image_size: side in pixels of the letterboxed input in training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: str | dict[str, Any] = "yolov8n.yaml"
+    names: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=2000)] = ("object",)
+    image_size: int = Field(NANO_IMAGE_SIZE, strict=True, ge=32, le=2048)
 
 
 @dataclass(frozen=True)
@@ -191,20 +220,28 @@ def detector_path(config: DetectorConfig) -> Path:
     return path
 
 
-def build_network(network: str | dict[str, Any], names: Sequence[str]) -> Any:
+def build_network(network: str | Mapping[str, Any], names: Sequence[str]) -> Any:
     """Build a detection network of ultralytics with random weights, in evaluation mode.
 
-    The global random state is restored afterwards.
+    The layers are those of the known architecture; of ``network`` itself, ultralytics reads nothing. The global random
+    state is restored afterwards.
 
     Args:
-        network: the name of an ultralytics model file such as ``yolov8n.yaml``, or the content of such a file.
+        network: a known architecture: its name, such as ``yolov8n``, or ultralytics' description of it.
         names: the names of its classes.
+
+    Raises:
+        InputError: the architecture is not known.
     """
+    known = network_description(network_name(network), len(names))
     import_ultralytics()
     with process_unchanged(), torch.random.fork_rng(devices=[]):
         from ultralytics.nn.tasks import DetectionModel
 
-        model: Any = DetectionModel(network, ch=3, nc=len(names), verbose=False)
+        model: Any = DetectionModel(known, ch=3, nc=len(names), verbose=False)
+    if isinstance(network, Mapping):
+        # Equal to the known one except for numbers of no effect; kept so that a tuned file has the same bytes.
+        model.yaml = {**network, "nc": len(names), "channels": 3}
     model.names = dict(enumerate(names))
     model.task = "detect"
     return model.eval()
@@ -217,36 +254,63 @@ def save_network(model: Any, path: Path, image_size: int) -> None:
         model: an ultralytics detection network.
         path: file to write.
         image_size: side in pixels of the letterboxed input in training.
+
+    Raises:
+        InputError: the architecture is not known, or the names or the size exceed the limits of a detector's file.
     """
     from safetensors.torch import save_file
 
-    state = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in model.state_dict().items()
-    }
     description = {
         "network": {key: value for key, value in model.yaml.items() if key != "yaml_file"},
         "names": [model.names[number] for number in sorted(model.names)],
         "image_size": image_size,
     }
-    save_file(state, path, metadata={"detector": json.dumps(description, sort_keys=True)})
+    text = json.dumps(description, sort_keys=True)
+    _description(text, str(path))
+    state = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(state, path, metadata={"detector": text})
+
+
+def _description(text: str, where: str) -> DetectorDescription:
+    """Return the checked description of a detector's file."""
+    try:
+        found = DetectorDescription.model_validate(json.loads(text))
+        network_name(found.network)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        what = f"{'.'.join(str(part) for part in first['loc'][:2])}: {first['msg']}"
+    except InputError as error:
+        what = "; ".join(str(problem) for problem in error.problems)
+    except (ValueError, RecursionError):
+        what = "its description is not valid JSON"
+    else:
+        return found
+    raise _not_a_detector(where, what)
+
+
+def _not_a_detector(where: str, what: str) -> InputError:
+    what = f"is not a detector of amsam-ray ({what.rstrip('.')}). Give a file that amsam-ray wrote, or a .pt."
+    return InputError(Problem(where, what))
 
 
 def _load_safetensors(path: Path) -> tuple[Any, int]:
-    from safetensors import SafetensorError, safe_open
-
+    content, where = read_content(path), str(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        given = json.loads(metadata.get("detector", "{}"))
-        model = build_network(given.get("network", "yolov8n.yaml"), given.get("names", ["object"]))
-        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(
-            Problem(str(path), f"is not a detector of amsam-ray ({error}). Give a file that amsam-ray wrote, or a .pt.")
-        ) from None
-    return model, int(given.get("image_size", NANO_IMAGE_SIZE))
+        header = read_header(content, where, other_dtypes=("I64",))
+    except InputError as error:
+        raise _not_a_detector(where, error.problems[0].what) from None
+    given = _description(header.metadata.get("detector", "{}"), where)
+    model = build_network(given.network, given.names)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if header.shapes != wanted:
+        name = sorted({*header.shapes.items()} ^ {*wanted.items()})[0][0]
+        raise _not_a_detector(where, f"tensor {name[:100]!r} does not fit its network")
+    state = load_tensors(content, where)
+    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+    return model, given.image_size
 
 
 def _load_pickle(path: Path, trust: bool) -> tuple[Any, int]:

@@ -23,7 +23,8 @@ from torch import Tensor
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.hashing import file_sha256, sha256_hex
-from amsam_ray.models.detector import build_network, load_detector, save_network
+from amsam_ray.models.detector import OFFICIAL_SHA256, Detector, build_network, load_detector, save_network
+from amsam_ray.models.detector_networks import network_name
 from amsam_ray.models.ultralytics_quiet import process_unchanged
 
 _VERSION = 2  # part of the cache key; raise it with every change of the training below
@@ -79,7 +80,8 @@ def tune_detector(
         The configuration of the tuned detector: the same filters, and the new file as ``weights``.
 
     Raises:
-        InputError: no detector or no epochs are configured, no shot has an object, or the detector does not load.
+        InputError: no detector or no epochs are configured, no shot has an object, the detector does not load, or its
+            architecture is not known.
         AmsamError: training diverged.
     """
     problems = []
@@ -93,6 +95,7 @@ def tune_detector(
         raise InputError(problems)
     start = load_detector(config.model_copy(update={"classes": None}), device, state_dir=state_dir)
     assert start is not None
+    network = _network(start)
     facts = [
         _VERSION,
         start.weights_sha256,
@@ -107,7 +110,7 @@ def tune_detector(
     with FileLock(f"{path}.lock"):
         if not path.exists():
             ordered = sorted(shots, key=lambda shot: shot.key)
-            model, fresh = _one_class(start.model, torch.device(device))
+            model, fresh = _one_class(start.model, network, torch.device(device))
             _train(model, fresh, ordered, start.image_size, config.finetune_epochs, seed, torch.device(device))
             part = path.with_suffix(f".{os.getpid()}.part")
             save_network(model.cpu(), part, start.image_size)
@@ -117,11 +120,25 @@ def tune_detector(
     )
 
 
-def _one_class(start: Any, device: torch.device) -> tuple[Any, set[str]]:
+def _network(start: Detector) -> str | dict[str, Any]:
+    """Return the architecture of a detector, for ``build_network``; raises InputError if it is not known."""
+    description = dict(start.model.yaml)
+    try:
+        network_name(description)
+    except InputError as error:
+        for file, sha256 in OFFICIAL_SHA256.items():
+            if start.weights_sha256 == sha256:
+                return Path(file).stem
+        what = f"the detector cannot be tuned: it {error.problems[0].what} Or set finetune_epochs: 0."
+        raise InputError(Problem("detector.weights", what)) from None
+    return description
+
+
+def _one_class(start: Any, network: str | dict[str, Any], device: torch.device) -> tuple[Any, set[str]]:
     """Return a one-class network with all weights of ``start`` that fit, and the names of its new weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # seeds the layers of the head that depend on the number of classes
-        model = build_network(dict(start.yaml), ["object"])
+        model = build_network(network, ["object"])
     ours = model.state_dict()
     fitting = {
         name: tensor.float()

@@ -1,4 +1,4 @@
-"""Which pictures each step sees."""
+"""Batches: the pictures of each step."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from amsam_ray.errors import InputError, Problem
 
 
 def generator(seed: int, purpose: int) -> torch.Generator:
-    """A generator of its own for every ``purpose``, so that one's draws do not move another's."""
+    """Return an independent random generator for each ``purpose``: draws for one do not change those for another."""
     state = int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state & (2**63 - 1))
 
 
 def joint_batch_size(wanted: int, pictures: int, *, contrasts: bool) -> int:
-    """How many pictures a step sees, over all workers together.
+    """Return the number of pictures per step, over all workers together.
 
     Args:
         wanted: ``train.batch_size``.
-        pictures: how many there are; a batch never holds one twice.
-        contrasts: whether the sample-level loss is in use. It has no negatives in a batch of one picture, so a
-            batch then holds two at least, if there are two.
+        pictures: number of training pictures; a batch never holds one twice.
+        contrasts: whether the sample-level loss is used. It has no negatives in a batch of one picture, so a
+            batch then holds at least two, if there are two.
 
     Raises:
         InputError: the batch cannot be shared evenly by the workers.
@@ -43,14 +43,14 @@ def joint_batch_size(wanted: int, pictures: int, *, contrasts: bool) -> int:
 
 
 class Stream:
-    """An endless sequence of joint batches: pass after pass over ``pictures``, each in an order of its own.
+    """An endless sequence of joint batches: passes over ``pictures``, each in a new random order.
 
     Every batch is full and holds no picture twice; one that begins at the end of a pass ends in the next.
 
     Args:
-        pictures: their indices.
+        pictures: indices of pictures.
         size: pictures per joint batch, at most ``len(pictures)``.
-        draws: where the orders come from.
+        draws: source of the random orders.
     """
 
     def __init__(self, pictures: Sequence[int], size: int, draws: torch.Generator):
@@ -61,15 +61,15 @@ class Stream:
 
     @property
     def steps(self) -> int:
-        """Batches per epoch: enough for every picture to be seen."""
+        """Batches per epoch: as many as one pass over the pictures needs."""
         return -(-len(self._pictures) // self._size)
 
     def next(self) -> list[int]:
-        """The indices of the next joint batch."""
+        """Return the indices of the next joint batch."""
         if len(self._waiting) < self._size:
             order = torch.randperm(len(self._pictures), generator=self._draws).tolist()
             fresh = [self._pictures[place] for place in order]
-            # those that are in this batch already come last
+            # pictures that are already in this batch come last
             self._waiting += sorted(fresh, key=self._waiting.__contains__)
         batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
         return batch

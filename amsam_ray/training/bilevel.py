@@ -5,7 +5,7 @@ prompt embedding, L1 the loss on D1 and L2 the loss on D2. W*(A) is taken one st
 
     W' = AdamW(W, g),  g = dL1/dW (W, A),
 
-with the optimiser's moments, bias correction, weight decay and rate as they stand. Then, with v = dL2/dW' and
+with the optimiser's current moments, bias correction, weight decay and learning rate. Then, with v = dL2/dW' and
 u = (dW'/dg)^T v,
 
     dL2/dA = dL2/dA (W', A) + (d^2 L1 / dA dW) u.
@@ -15,12 +15,12 @@ u = (dW'/dg)^T v,
   r = 0.01 / ||u||. Two further passes, no second derivatives.
 - ``exact``: the same by double backward.
 
-Where the loss is smooth between W - r u and W + r u, the two agree to a millionth on SAM's decoder. Its ReLUs have
-kinks, though: one that lies within this reach is seen by the difference and not by the derivative, and the two then
-differ by some hundredths to tenths of the gradient's norm. A shorter reach meets fewer kinks, until rounding rules.
+Where the loss is smooth between W - r u and W + r u, the two agree within one millionth on SAM's decoder. If a ReLU of
+the decoder has its kink between them, the difference includes it and the derivative does not; the two then differ by
+some hundredths to tenths of the gradient's norm. A smaller r meets fewer kinks, and its rounding errors are larger.
 
-Nothing here writes into W, A or the optimiser's state, and no gradient is accumulated anywhere: every one is
-returned by ``torch.autograd.grad``.
+Nothing here changes W, A or the optimiser's state in place, and no gradients are accumulated: all come from
+``torch.autograd.grad``.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from amsam_ray import parallel
 from amsam_ray.training.optim import AdamW, AdamWState
 
 REACH = 0.01
-"""Length of the finite difference's step in the space of W, as DARTS and BLO-SAM have it."""
+"""Length of the finite difference's step in the space of W, as in DARTS and BLO-SAM."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class LowerStep:
-    """The lower level's next step: the loss it descends and the optimiser that takes it.
+    """The lower level's next step: its loss and its optimiser.
 
     Attributes:
         loss: L1 of (W, A) on one batch of D1, both flat; the same value for the same arguments at every call.
-        optimiser, state, lr: as the next step will use them.
+        optimiser, state, lr: those of the next step.
     """
 
     loss: Loss
@@ -55,12 +55,12 @@ class LowerStep:
     lr: float
 
     def ahead(self, weights: Tensor, grad: Tensor) -> Tensor:
-        """W' as a differentiable function of ``grad``."""
+        """Return W' as a differentiable function of ``grad``."""
         return self.optimiser.step(weights, grad, self.state, self.lr)[0]
 
 
 def gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-    """L and dL/dW at (W, A), both the mean over workers, detached."""
+    """Return L and dL/dW at (W, A), both means over workers, detached."""
     weights = weights.detach().requires_grad_()
     value = loss(weights, prompt.detach())
     (grad,) = torch.autograd.grad(value, weights)
@@ -70,7 +70,7 @@ def gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tenso
 def hypergradient(
     mode: str, lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor, *, reach: float = REACH
 ) -> tuple[Tensor, Tensor]:
-    """L2 and its gradient with respect to A, both the mean over workers, detached.
+    """Return L2 and its gradient with respect to A, both means over workers, detached.
 
     Args:
         mode: ``first_order``, ``unrolled`` or ``exact``.
@@ -90,7 +90,7 @@ def hypergradient(
         return _unrolled(lower, upper, weights, prompt, reach)
     if mode == "exact":
         return _exact(lower, upper, weights, prompt)
-    raise ValueError(f"hypergradient {mode!r} is none of first_order, unrolled, exact")
+    raise ValueError(f"hypergradient {mode!r} is unknown; use first_order, unrolled or exact")
 
 
 def _exact(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor, re
     length = float(through.norm())
     total = parallel.mean(direct)
     if length > 0:
-        # r = reach / length would overflow for a vanishing direction, so the direction is made a unit first
+        # r = reach / length would overflow for a very short direction, so the direction is normalised first
         unit = through / length
         forth = _prompt_gradient(lower.loss, weights + reach * unit, prompt)
         back = _prompt_gradient(lower.loss, weights - reach * unit, prompt)

@@ -3,12 +3,12 @@
 Legend: B images, K tokens, D channels, L adapted blocks. Similarities rho are cosines.
 
 Both are -log(exp(rho+ / tau) / (exp(rho+ / tau) + sum_j exp(rho-_j / tau))), computed as a log-softmax, so that
-they and their gradients stay finite at any temperature that a float can hold (1 / 0.03 is far from the limit).
+they and their gradients are finite at low temperatures too.
 
 Memory. All K^2 similarities of 64 x 64 tokens are 16.8 M per image and block. The training loop draws
 ``contrast_tokens`` tokens of each image anew at every step (1,024 by default: 1.05 M similarities), the same ones
-in all blocks. Asking for all of them is possible: above ``CHUNK`` rows the loss is computed in slices that are
-recomputed in the backward pass, so that one slice of K columns is alive at a time.
+in all blocks. All tokens can be used: above ``CHUNK`` rows the loss is computed in slices that are recomputed in the
+backward pass, so that only one slice of K columns is in memory at a time.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from torch.utils.checkpoint import checkpoint
 
 from amsam_ray.parallel import gather, rank
 
-CHUNK = 1024  # rows of the similarity matrix that exist at once
+CHUNK = 1024  # rows of the similarity matrix in memory at once
 
 
 def draw_tokens(tokens: int, wanted: int, generator: torch.Generator) -> Tensor | None:
-    """Which tokens of an image take part: ``wanted`` of ``tokens`` without replacement, None for all of them."""
+    """Draw ``wanted`` of ``tokens`` token numbers without replacement; return None for all of them."""
     if wanted >= tokens:
         return None
     return torch.randperm(tokens, generator=generator)[:wanted]
 
 
 def token_loss(x_BKD: Tensor, y_BKD: Tensor, tau: float, index: Tensor | None = None) -> Tensor:
-    """Token-level loss of one block: each output token against the input tokens of the same image.
+    """Return the token-level loss of one block: each output token against the input tokens of the same image.
 
     For token i the positive pair is (y_i, x_i), the negatives are (y_i, x_j) for every other token j.
 
     Args:
-        x_BKD: tokens that go into the adaptor.
-        y_BKD: tokens that come out of it.
+        x_BKD: input tokens of the adaptor.
+        y_BKD: output tokens of the adaptor.
         tau: temperature, positive.
-        index: which tokens take part, 1-D; None for all.
+        index: numbers of the tokens to use, 1-D; None for all.
 
     Returns:
-        A scalar, the mean over tokens and images. 0 if one token takes part.
+        A scalar, the mean over tokens and images; 0 for a single token.
     """
     if index is not None:
         index = index.to(x_BKD.device)
@@ -62,7 +62,7 @@ def token_loss(x_BKD: Tensor, y_BKD: Tensor, tau: float, index: Tensor | None = 
 
 
 def sum_rows(rows_BRD: Tensor, columns_BKD: Tensor, start: int, tau: float) -> Tensor:
-    """Sum of the losses of R unit rows whose positives are the columns ``start`` to ``start + R``."""
+    """Return the sum of the losses of R unit rows whose positives are the columns ``start`` to ``start + R``."""
     similar_BRK = rows_BRD @ columns_BKD.transpose(1, 2) / tau
     images, rows, columns = similar_BRK.shape
     target = torch.arange(start, start + rows, device=similar_BRK.device).repeat(images)
@@ -70,15 +70,15 @@ def sum_rows(rows_BRD: Tensor, columns_BKD: Tensor, start: int, tau: float) -> T
 
 
 def sample_loss(z_BD: Tensor, view_BD: Tensor, tau: float) -> Tensor:
-    """Sample-level loss of one block: each image against its augmented view and the other images.
+    """Return the sample-level loss of one block: each image against its augmented view and the other images.
 
     For image i the positive pair is (z_i, view_i), the negatives are (z_i, z_j) for every other image j of the
     batch. In a data-parallel run the negatives come from all workers, with gradient, and the mean over workers
     equals the loss of the joint batch.
 
-    A batch of one image has nothing to be told apart from: numerator and denominator are equal and the loss is
-    exactly 0, with gradient 0, whatever the weight and the temperature. The training loop therefore takes at
-    least two images a step for methods that use this loss.
+    A batch of one image has no negatives: numerator and denominator are equal, and the loss and its gradient are
+    exactly 0 for any weight and temperature. The training loop therefore uses at least two images per step for
+    methods with this loss.
 
     Args:
         z_BD: pooled tokens of the images.
@@ -110,7 +110,7 @@ def contrast_loss(
     w_sample: float,
     index: Tensor | None,
 ) -> Tensor:
-    """w_t mean_l CL_t + w_s mean_l CL_s, what MCA-SAM adds to the lower level's loss.
+    """Return w_t mean_l CL_t + w_s mean_l CL_s, which MCA-SAM adds to the lower level's loss.
 
     The mean over blocks keeps a weight's meaning when ``adaptor_blocks`` changes.
 
@@ -119,7 +119,7 @@ def contrast_loss(
         pooled: (z, view) of every block with a sample-level adaptor, each B x D.
         tau_token, tau_sample: temperatures.
         w_token, w_sample: weights.
-        index: the tokens that take part in the token-level loss.
+        index: numbers of the tokens in the token-level loss; None for all.
     """
     total = torch.zeros((), device=(tokens or pooled)[0][0].device)
     if tokens and w_token:

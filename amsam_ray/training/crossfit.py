@@ -38,8 +38,10 @@ class Fold:
 def make_folds(split: FewShotSplit, folds: int) -> list[Fold]:
     """Divide the shots of a split into folds.
 
-    Shots are taken alternately from D1 and D2, so that every group holds about as many of either, and what remains
-    for training is halved again into D1 and D2 in the split's order.
+    The order is that of the shots taken alternately from D1 and D2. Group i holds every N-th of them from the i-th on,
+    so the sizes of groups differ by at most one. The shots that remain go alternately to D1 and D2 of the fold, so
+    that D1 has as many as D2 or one more. The roles in a fold therefore differ from those in the split, which are
+    random too.
 
     Args:
         split: a draw of K shots without held-out images.

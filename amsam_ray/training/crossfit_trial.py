@@ -53,7 +53,7 @@ class _Crossfit:
         self._scores = CrossfitScores(self._config.maximise)
         self._runs: list[_FoldRun] = []
         self._curve: list[dict[str, float]] = []
-        self._trained = 0
+        self._trained = self._epochs_run = 0
         self._detected: list[bool] = []
 
     def run(self) -> TrialResult:
@@ -112,9 +112,18 @@ class _Crossfit:
             report=report if self._report is not None else None,
             on_epoch=on_epoch,
         )
+        self._epochs_run += outcome.epochs_run
         for entry in outcome.curve:
             self._curve.append({**entry, "epoch": offset + entry["epoch"], "fold": float(number)})
-        if outcome.status == "completed" or (outcome.status == "pruned" and not self._scores.folds):
+        if outcome.status == "completed":
+            # A rung can add an epoch to one fold; the average curve has the epochs of all folds.
+            kept = [
+                place
+                for place, epoch in enumerate(run.epochs)
+                if epoch % config.train.eval_every == 0 or epoch == self._epochs
+            ]
+            self._scores.add([run.epochs[place] for place in kept], [run.scores[place] for place in kept])
+        elif outcome.status == "pruned" and not self._scores.folds:
             self._scores.add(run.epochs, run.scores)
         return outcome.status
 
@@ -129,16 +138,15 @@ class _Crossfit:
             scores.append(score_logits(logits, truth, model.backbone.image_size, [config.metric])[config.metric])
             run.logits[epoch, shot] = logits.cpu()
             self._truths = pictures.truths
-        if epoch % config.train.eval_every == 0 or epoch == self._epochs or not run.epochs:
-            run.epochs.append(epoch)
-            run.scores.append(scores)
+        run.epochs.append(epoch)
+        run.scores.append(scores)
         return sum(scores) / len(scores)
 
     def _result(self, result: TrialResult, status: str) -> TrialResult:
         config, setup = self._config, self._setup
-        result = replace(result, curve=self._curve, epochs_run=len(self._curve), trained_params=self._trained)
+        result = replace(result, curve=self._curve, epochs_run=self._epochs_run, trained_params=self._trained)
         if status == "failed":
-            reason = f"diverged at epoch {len(self._curve) + 1}"
+            reason = f"diverged at epoch {self._epochs_run + 1}"
             return replace(result, status="failed", reason=reason)
         best, _ = self._scores.best()
         size = setup.model.backbone.image_size

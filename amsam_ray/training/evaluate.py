@@ -24,26 +24,26 @@ def score_pictures(
     precision: str,
     values: Mapping[str, Tensor] | None = None,
 ) -> list[dict[str, float]]:
-    """Scores of each picture at its original size; arguments as ``foreground_logits``.
+    """Score each picture at its original size; other arguments as ``foreground_logits``.
 
     Args:
-        metrics: names out of ``METRICS``; ``dice_low_res`` is the Dice on the decoder's grid.
+        metrics: names of ``METRICS``; ``dice_low_res`` is the Dice on the decoder's grid.
 
     Returns:
-        One dict per entry of ``index``, in its order, with the metrics in the order asked for.
+        One dict per entry of ``index``, in its order, with the metrics in the order of ``metrics``.
     """
     found = foreground_logits(model, pictures, index, precision=precision, values=values)
     return [score_logits(logits, pictures.truths[at], model.backbone.image_size, metrics) for at, logits in found]
 
 
 def score_logits(logits_hh: Tensor, truth: np.ndarray, image_size: int, metrics: Sequence[str]) -> dict[str, float]:
-    """Scores of one prediction at the image's original size.
+    """Score one prediction at the image's original size.
 
     Args:
         logits_hh: foreground minus background, on the decoder's grid.
         truth: HxW bool, the true mask.
         image_size: side of the encoder's input in pixels.
-        metrics: names out of ``METRICS``; ``dice_low_res`` is the Dice on the decoder's grid.
+        metrics: names of ``METRICS``; ``dice_low_res`` is the Dice on the decoder's grid.
     """
     prob = probability(logits_hh, (truth.shape[0], truth.shape[1]), image_size)
     found = score_image(prob, truth, [name for name in metrics if name != LOW_RES])

@@ -36,7 +36,7 @@ OnEpoch = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Roles:
-    """Which of the prepared pictures train which level, by index. ``upper`` is ignored with one level."""
+    """The pictures that train each level, by index. ``upper`` is ignored with one level."""
 
     lower: Sequence[int]
     upper: Sequence[int]
@@ -46,11 +46,11 @@ class Trainer:
     """Weights, optimisers and batches of one trial.
 
     Args:
-        model: a freshly built method; its parameters are read here and never written.
+        model: a newly built method; its parameters are read and never written.
         pictures: D1 and D2, prepared.
-        roles: which of them train which level.
+        roles: the pictures of each level.
         train: length, batch size and precision.
-        seed: of the order of the pictures and of the tokens that are contrasted.
+        seed: of the order of pictures, the tokens of the contrastive loss and the drawn boxes.
 
     Raises:
         InputError: the workers cannot share the batches evenly.
@@ -83,7 +83,7 @@ class Trainer:
 
     @property
     def trained(self) -> int:
-        """How many numbers both levels train."""
+        """Number of trained parameters of both levels."""
         return len(self._lower) + len(self._upper)
 
     @property
@@ -92,7 +92,7 @@ class Trainer:
         return self._iteration // self._steps
 
     def named(self) -> Named:
-        """The present values of everything that trains, by name; never changed in place."""
+        """Return the current values of all trained tensors, by name; they are never changed in place."""
         return self._named(self.weights, self.prompt)
 
     def epoch(self) -> dict[str, float]:
@@ -119,7 +119,7 @@ class Trainer:
 
     def _move_prompt(self, batch: Batch, tokens: Tensor | None, d2: Stream, rate: float, rate_prompt: float) -> float:
         mode = self._params.hypergradient
-        # The difference of two bf16 gradients a hundredth apart would be rounding noise.
+        # The difference of two bf16 gradients that are a hundredth apart is rounding noise.
         precision = "fp32" if mode == "unrolled" else self._train.precision
         step = LowerStep(self._lower_loss(batch, tokens, precision), self._optimiser, self._weights_state, rate)
         upper = self._upper_loss(self._batch(d2))
@@ -165,7 +165,7 @@ class Trainer:
         self, weights: Tensor, prompt: Tensor, batch: Batch, precision: str, *, contrasts: bool
     ) -> ModelOutput:
         if self._model.training != contrasts:
-            self._model.train(contrasts)  # in training mode a model returns what is contrasted; else no difference
+            self._model.train(contrasts)  # training mode only adds the outputs of the contrastive losses
         with autocast(weights.device, precision):
             output: ModelOutput = functional_call(
                 self._model, self._named(weights, prompt), (batch.inputs,), tie_weights=False
@@ -202,12 +202,12 @@ class Trainer:
 
 @dataclass
 class LoopResult:
-    """How a run of the loop ended.
+    """The result of a run of the loop.
 
     Attributes:
         curve: see ``TrialResult``.
         best_epoch: the epoch whose score was best, from 1; 0 if none was scored.
-        best: the values of what trains at that epoch, by name.
+        best: the trained tensors at that epoch, by name.
         epochs_run: epochs completed.
         status: ``completed``, ``pruned`` by the report, or ``failed`` because a loss or a logit was NaN or Inf.
     """
@@ -234,10 +234,10 @@ def run(
     """Train for ``train.epochs`` epochs and keep the best-scored weights.
 
     Args:
-        trainer: at its start.
-        train: length, and how often to score. The first rung and the last epoch are scored in any case.
+        trainer: before its first epoch.
+        train: length, and epochs between scores. The first rung and the last epoch are always scored.
         score: the objective on the selection images for given values; None keeps the weights of the last epoch.
-        metric: its name, for the curve.
+        metric: name of the objective in the curve.
         maximise: whether larger is better.
         rungs: epochs (from 1) at which ``report`` is asked.
         report: called with the epoch and the best score so far; True ends the run. In a data-parallel run every

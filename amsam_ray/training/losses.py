@@ -18,14 +18,14 @@ _SMOOTH = 1e-5  # SAMed's constant: the Dice loss of an empty mask predicted as 
 
 
 def cross_entropy(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
-    """Softmax cross-entropy averaged over the valid pixels of each image. Returns B values."""
+    """Return the softmax cross-entropy of each image, averaged over its valid pixels, B values."""
     per_pixel = F.cross_entropy(logits_B2HW, target_BHW.long(), reduction="none")
     valid = valid_BHW.to(per_pixel.dtype)
     return (per_pixel * valid).sum((1, 2)) / valid.sum((1, 2))
 
 
 def soft_dice(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
-    """Soft Dice loss with squared denominators, the mean of both channels, as SAMed's and BLO-SAM's DiceLoss.
+    """Return the soft Dice loss with squared denominators, the mean of both channels, as DiceLoss of SAMed and BLO-SAM.
 
     1 - (2 sum(s t) + e) / (sum(s^2) + sum(t^2) + e), with s the softmax and t the one-hot target.
 
@@ -42,7 +42,7 @@ def soft_dice(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Ten
 
 
 def ce_dice(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, lambda_: float) -> Tensor:
-    """AM-SAM's eq. 5, (1 - lambda) CE + lambda Dice, a scalar: the mean over images.
+    """Return AM-SAM's eq. 5, (1 - lambda) CE + lambda Dice, a scalar: the mean over images.
 
     Args:
         logits_B2HW: two-channel logits.
@@ -56,7 +56,7 @@ def ce_dice(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, lambda_:
 
 
 def bce_iou(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
-    """SAM-Adapter's loss (arXiv 2304.09148): binary cross-entropy plus soft IoU, a scalar.
+    """Return SAM-Adapter's loss (arXiv 2304.09148): binary cross-entropy plus soft IoU, a scalar.
 
     Its one logit is the difference of our two: sigmoid(fg - bg) = softmax(bg, fg)[fg]. The two terms have equal
     weight, as published. Arguments as ``ce_dice``.
@@ -73,7 +73,7 @@ def bce_iou(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor) -> Tenso
 
 
 def mask_loss(kind: str, logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, lambda_: float) -> Tensor:
-    """The loss named ``kind`` ("ce_dice" or "bce_iou"; the latter ignores ``lambda_``), in float32 at least."""
+    """Return the loss named ``kind`` ("ce_dice" or "bce_iou"; the latter ignores ``lambda_``), in float32 at least."""
     logits_B2HW = logits_B2HW.float() if logits_B2HW.dtype == torch.bfloat16 else logits_B2HW
     if kind == "bce_iou":
         return bce_iou(logits_B2HW, target_BHW, valid_BHW)

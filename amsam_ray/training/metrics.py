@@ -1,7 +1,7 @@
 """Scores of a predicted mask against the true one, at the image's original size.
 
-The S-, E- and F-measure family and MAE come from pysodmetrics, distances from scipy; no own versions of those. The
-conventions (empty masks, averaging, thresholds) are written for users in `docs/data.md`.
+The S-, E- and F-measure family and MAE come from pysodmetrics, distances from scipy. The
+conventions (empty masks, averaging, thresholds) are documented in `docs/data.md`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def score_image(prob_HW: np.ndarray, truth_HW: np.ndarray, metrics: Sequence[str
     Args:
         prob_HW: foreground probabilities, HW float in [0, 1].
         truth_HW: the true mask, HW bool.
-        metrics: names out of `METRICS`, ``dice_low_res`` excepted (`low_res_dice`).
+        metrics: names of `METRICS`, except ``dice_low_res`` (see `low_res_dice`).
 
     Returns:
-        The scores by name, in the order asked for; fractions in [0, 1] but for ``hd95``, which is in pixels.
+        The scores by name, in the order of ``metrics``: fractions in [0, 1], and ``hd95`` in pixels.
 
     Raises:
         ValueError: shapes differ, probabilities are out of range or not finite, the truth is not bool, or a name
@@ -57,32 +57,32 @@ def score_image(prob_HW: np.ndarray, truth_HW: np.ndarray, metrics: Sequence[str
 
 
 def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of per-image scores over images: every image counts the same, whatever its size.
+    """Return the means over images of per-image scores; every image has the same weight.
 
     Raises:
         ValueError: there is no image, or the images have different scores.
     """
     if not scores:
-        raise ValueError("no image was scored")
+        raise ValueError("no image was scored; give at least one")
     if any(set(one) != set(scores[0]) for one in scores):
-        raise ValueError("every image needs the same scores")
+        raise ValueError("images have different scores; score all with the same metrics")
     return {name: math.fsum(one[name] for one in scores) / len(scores) for name in scores[0]}
 
 
 def dice(pred_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    """2 |P and T| / (|P| + |T|) of two bool masks; 1 if both are empty."""
+    """Return 2 |P and T| / (|P| + |T|) of two bool masks; 1 if both are empty."""
     total = _count(pred_HW) + _count(truth_HW)
     return 2 * _count(pred_HW & truth_HW) / total if total else 1.0
 
 
 def iou(pred_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    """|P and T| / |P or T| of two bool masks; 1 if both are empty."""
+    """Return |P and T| / |P or T| of two bool masks; 1 if both are empty."""
     union = _count(pred_HW | truth_HW)
     return _count(pred_HW & truth_HW) / union if union else 1.0
 
 
 def ber(pred_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    """Balanced error rate, 1 - (TPR + TNR) / 2, of two bool masks.
+    """Return the balanced error rate, 1 - (TPR + TNR) / 2, of two bool masks.
 
     Vicente et al., ECCV 2016. Where the truth has only one class, the error rate of that class alone.
     """
@@ -95,18 +95,18 @@ def ber(pred_HW: np.ndarray, truth_HW: np.ndarray) -> float:
 
 
 def hd95(pred_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    """95th percentile of the distances between the borders of two bool masks, in pixels.
+    """Return the 95th percentile of the distances between the borders of two bool masks, in pixels.
 
     Border pixels are those with a 4-neighbour outside the mask (or at the image's edge); distances from each border
-    to the other are taken together, as medpy's ``hd95`` does. 0 if both masks are empty; the length of the
-    image's diagonal, the worst that can be, if one is.
+    to the other are pooled, as in medpy's ``hd95``. 0 if both masks are empty; the length of the image's diagonal, the
+    worst possible value, if one is.
     """
     from scipy import ndimage
 
     if not pred_HW.any() or not truth_HW.any():
         return 0.0 if pred_HW.any() == truth_HW.any() else math.hypot(*truth_HW.shape)
     rows, columns = np.nonzero(pred_HW | truth_HW)
-    # Distances are between pixels of the two masks, so what surrounds both can be cut away.
+    # Distances are between pixels of the two masks, so the image can be cropped to both.
     box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     borders = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (pred_HW, truth_HW)]
     distances = [ndimage.distance_transform_edt(~other)[border] for border, other in (borders, borders[::-1])]
@@ -114,16 +114,16 @@ def hd95(pred_HW: np.ndarray, truth_HW: np.ndarray) -> float:
 
 
 def low_res_dice(prob_SS: np.ndarray, truth_HW: np.ndarray) -> float:
-    """Dice on the decoder's own grid, where BLO-SAM's published code scores.
+    """Return the Dice on the decoder's grid, where BLO-SAM's published code scores.
 
     Args:
-        prob_SS: foreground probabilities on the S x S grid of the decoder, the padding at right and bottom included.
-        truth_HW: the true mask at the original size, HW bool. It is brought to the grid by nearest neighbour: the
-            longer side becomes S, as SAM's resize-and-pad does, and the padding is left out of the score.
+        prob_SS: foreground probabilities on the S x S grid of the decoder, including the padding.
+        truth_HW: the true mask at the original size, HW bool. It is resized to the grid by nearest neighbour: the
+            longer side becomes S, as SAM resizes and pads, and the padding does not count.
     """
     side = prob_SS.shape[0]
     if prob_SS.shape != (side, side):
-        raise ValueError(f"the decoder's grid must be square, got {prob_SS.shape}")
+        raise ValueError(f"the decoder's grid must be square, not {prob_SS.shape}")
     height, width = truth_HW.shape
     scale = side / max(height, width)
     rows, columns = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -149,9 +149,9 @@ def _check(prob_HW: np.ndarray, truth_HW: np.ndarray, metrics: Sequence[str]) ->
 
 
 def _stretched(prob_HW: np.ndarray, truth_HW: np.ndarray) -> np.ndarray:
-    """Probabilities stretched to fill [0, 1], as the evaluation of camouflage and saliency papers does.
+    """Return probabilities stretched to [0, 1], as evaluations of camouflage and saliency do.
 
-    Where the truth is empty the best prediction is flat, and stretching it would turn noise into objects.
+    If the truth is empty, the best prediction is flat, and stretching would turn noise into objects.
     """
     prob_HW = prob_HW.astype(np.float64)
     low, high = prob_HW.min(), prob_HW.max()
@@ -180,7 +180,7 @@ def _e_measures(prob_HW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) 
     from py_sod_metrics import Emeasure
 
     if not truth_HW.any():
-        # Thresholds at 0 and at twice the mean would call every pixel of a blank prediction object.
+        # Thresholds at 0 and at twice the mean would make every pixel of a blank prediction object.
         return dict.fromkeys(_E_MEASURES, 1 - _count(pred_HW) / pred_HW.size)
     measure = Emeasure()
     measure.step(_stretched(prob_HW, truth_HW), truth_HW, normalize=False)
@@ -200,7 +200,7 @@ def _weighted_f(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
 
 
 def _threshold_means(prob_HW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) -> dict[str, float]:
-    """Dice and IoU averaged over 256 thresholds, as PraNet's evaluation of polyps does (Fan et al., MICCAI 2020)."""
+    """Return Dice and IoU averaged over 256 thresholds, as PraNet's evaluation of polyps (Fan et al., MICCAI 2020)."""
     from py_sod_metrics import DICEHandler, FmeasureV2, IOUHandler
 
     if not truth_HW.any():

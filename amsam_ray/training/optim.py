@@ -18,11 +18,11 @@ from torch import Tensor
 
 
 class FlatParams:
-    """The bijection between named tensors and one vector.
+    """A mapping between named tensors and one vector, in both directions.
 
     Args:
-        named: the tensors that give names, order and shapes; all of one dtype and device. None at all stand for
-            a level that trains nothing, an empty vector.
+        named: the tensors that give names, order and shapes; all of one dtype and device. A level that trains
+            nothing has none, and an empty vector.
     """
 
     def __init__(self, named: Mapping[str, Tensor]):
@@ -33,18 +33,18 @@ class FlatParams:
         return sum(self.sizes)
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
-        """A vector with a copy of the tensors' values, detached."""
+        """Return a vector with a copy of the tensors' values, detached."""
         return torch.cat([named[name].detach().reshape(-1) for name in self.shapes])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Views into ``vector`` in the tensors' shapes; gradients flow back into the vector."""
+        """Return views of ``vector`` in the tensors' shapes; gradients flow back into the vector."""
         parts = vector.split(self.sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
 @dataclass(frozen=True)
 class AdamWState:
-    """What AdamW remembers between steps: how many were taken, and the two moments, each a vector."""
+    """The state of AdamW between steps: the number of steps taken, and the two moments, each a vector."""
 
     steps: int
     exp_avg: Tensor

@@ -19,29 +19,29 @@ moves, so that the pooled tokens of both show the same scene."""
 
 
 def originals(dataset: Dataset, names: Sequence[str], seed: int) -> list[Picture]:
-    """The images called ``names``. ``seed`` decides what their contrast views look like."""
+    """Return the images named ``names``; ``seed`` draws their contrast views."""
     return [_original(dataset, name, seed) for name in names]
 
 
 def fixed_views(dataset: Dataset, name: str, seed: int, augment: AugmentConfig) -> list[Picture]:
-    """``augment.views`` views of one image, drawn once with ``seed``: further training pictures."""
+    """Return ``augment.views`` views of one image, drawn once with ``seed``, as additional training pictures."""
 
     @lru_cache(maxsize=1)
     def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
         return views(dataset.image(name), dataset.mask(name), augment.views, seed, augment)
 
-    # a view depends on the mask too: a zoom that would lose the object is left out
+    # A view also depends on the mask: a zoom that would lose the object is not used.
     content = f"{dataset.content_key(name)}/{dataset.mask_key(name)}" if augment.views else ""
-    told = f"{content}/{seed}/{augment.model_dump_json(exclude={'views'})}"
+    text = f"{content}/{seed}/{augment.model_dump_json(exclude={'views'})}"
 
     def view(number: int) -> Picture:
         return Picture(
             name=f"{name}#{number}",
-            key=f"{told}/{number}",
+            key=f"{text}/{number}",
             image=lambda: drawn()[number][0],
             mask=lambda: drawn()[number][1],
             view=lambda: _contrast_view(drawn()[number][0], seed),
-            view_key=_contrast_key(f"{told}/{number}", seed),
+            view_key=_contrast_key(f"{text}/{number}", seed),
         )
 
     return [view(number) for number in range(augment.views)]
@@ -52,7 +52,7 @@ def with_views(shots: Sequence[int], originals: int, views: int) -> list[int]:
 
     Args:
         shots: positions of originals.
-        originals: number of originals; behind them stand the views of shot 0, then those of shot 1, ...
+        originals: number of originals; the views of shot 0 follow them, then those of shot 1, and so on.
         views: number of views of each shot.
     """
     return [*shots, *(originals + shot * views + view for shot in shots for view in range(views))]

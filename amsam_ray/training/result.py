@@ -1,4 +1,4 @@
-"""What a trial leaves behind. Imports no torch."""
+"""The result of a trial. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Overlay:
     Attributes:
         rank: ``best``, ``median`` or ``worst`` by the objective metric.
         name: the image's name in its dataset.
-        score: its objective metric.
-        path: a PNG inside the trial's work folder.
+        score: value of the objective metric.
+        path: a PNG in the trial's work folder.
     """
 
     rank: Rank
@@ -33,10 +33,10 @@ class TrialResult:
     """The outcome of one trial.
 
     Attributes:
-        status: ``completed``; ``pruned`` if the report at a rung said stop; ``failed`` if the loss diverged.
-        reason: why it failed, for instance ``diverged at epoch 7``.
+        status: ``completed``; ``pruned`` if the report at a rung returned True; ``failed`` if training diverged.
+        reason: why it failed, for example ``diverged at epoch 7``.
         val: scores on the selection images at the best epoch, means over images; metrics as named in
-            ``amsam_ray.config.metrics``, as fractions or pixels, never per cent. Empty if no epoch was scored.
+            ``amsam_ray.config.metrics``, as fractions or pixels, not per cent. Empty if no epoch was scored.
         val_images: per selection image ``name`` and the objective, of a cross-fitted trial; empty otherwise.
         best_epoch: the epoch (from 1) whose weights were kept, of a cross-fitted trial the best of the average curve;
             0 if nothing was trained or no epoch was scored.
@@ -47,14 +47,14 @@ class TrialResult:
         test: means over the test split, None unless the trial is a final.
         test_images: per test image ``name`` and its scores.
         overlays: the best, median and worst test image.
-        shots_sha256: which images were the shots, as in their manifest.
-        backbone_fingerprint, detector_fingerprint: which frozen weights it stood on; None without a detector.
+        shots_sha256: fingerprint of the draw of shots.
+        backbone_fingerprint, detector_fingerprint: fingerprints of the frozen weights; None without a detector.
         prompt_coverage: share of the images, of the test split for a final and of the selection images otherwise,
-            on which the detector found something; None where no detector is used.
-        trained_params: how many numbers both levels trained.
+            on which the detector found a box; None without a detector.
+        trained_params: number of trained parameters of both levels.
         timings: seconds per phase: ``load``, ``prepare``, ``train``, ``select`` and, for a final, ``test``.
-        peak_memory_bytes: of the device during the trial (process peak on a CPU).
-        adapter: the trained tensors as safetensors in the work folder; None if nothing was trained or kept.
+        peak_memory_bytes: peak memory of the device during the trial (of the process on a CPU).
+        adapter: the adapter file in the work folder; None if nothing was trained or kept.
     """
 
     status: Status
@@ -77,7 +77,7 @@ class TrialResult:
     adapter: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; paths become strings."""
+        """Return plain values for JSON; paths become strings."""
         plain = asdict(self)
         plain["adapter"] = None if self.adapter is None else str(self.adapter)
         for overlay in plain["overlays"]:

@@ -1,4 +1,4 @@
-"""What every trial needs before it trains: dataset, shots, frozen networks, model and prepared pictures."""
+"""The parts of a trial before training: dataset, shots, frozen networks, model and prepared pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.dataset import Dataset, open_dataset
 from amsam_ray.data.few_shot import FewShotSplit, draw_shots
 from amsam_ray.device import pick_device, reset_peak_memory
-from amsam_ray.inference.feature_cache import PreparedCache
+from amsam_ray.inference.feature_cache import FeatureCache
 from amsam_ray.inference.inputs import Needs, Picture, PreparedSet, Preparer
 from amsam_ray.models.adapted import build_method
 from amsam_ray.paths import mirrors_dir, prepared_dir
@@ -32,9 +32,9 @@ class TrialSetup:
     """The parts of a trial and the time that its phases take.
 
     Args:
-        config: all that the trial depends on.
+        config: the trial.
         cache_dir: this node's caches.
-        device: a torch device; None as ``amsam_ray.device.pick_device``.
+        device: a torch device; None chooses one as ``amsam_ray.device.pick_device``.
 
     Attributes:
         dataset, split, backbone, model: as the configuration names them; the model is untrained.
@@ -61,8 +61,8 @@ class TrialSetup:
             return cached_detectors(config.detector, self.device, self.cache_dir, self.dataset, names, self.split.seed)
 
     def preparer(self, detectors: Detectors) -> Preparer:
-        """Return what prepares pictures with the frozen networks."""
-        return Preparer(self.backbone, detectors.primary, PreparedCache(prepared_dir(self.cache_dir)), detectors.pool)
+        """Return the preparer of pictures with the frozen networks."""
+        return Preparer(self.backbone, detectors.primary, FeatureCache(prepared_dir(self.cache_dir)), detectors.pool)
 
     def prepare(self, preparer: Preparer) -> PreparedSet:
         """Return all labelled pictures: D1, D2 and held-out images in this order, then the views of each shot."""
@@ -125,7 +125,7 @@ class TrialSetup:
 
 
 def cached_dataset(config: TrialConfig, cache_dir: Path) -> Dataset:
-    """The trial's dataset, opened once per process; the test split only for finals."""
+    """Return the trial's dataset, opened once per process; only finals have the test split."""
     key = (config.dataset.model_dump_json(), config.role)
     return _DATASETS.get(
         key, lambda: open_dataset(config.dataset, split=config.role, mirror_dir=mirrors_dir(cache_dir))
@@ -133,6 +133,6 @@ def cached_dataset(config: TrialConfig, cache_dir: Path) -> Dataset:
 
 
 def cached_split(config: TrialConfig, dataset: Dataset) -> FewShotSplit:
-    """The trial's shots, drawn once per process."""
+    """Return the trial's shots, drawn once per process."""
     key = (config.dataset.model_dump_json(), config.shots, config.shot_seed, config.selection)
     return _SPLITS.get(key, lambda: draw_shots(dataset, config.shots, config.shot_seed, config.selection))

@@ -1,4 +1,4 @@
-"""A final's scores on the test split, a few images at a time: memory does not grow with the split."""
+"""Scores of a final on the test split, in pieces, so that memory does not grow with the split."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from amsam_ray.training.metrics import mean_scores
 from amsam_ray.training.pictures import originals
 from amsam_ray.training.result import Overlay, Rank
 
-# Small test splits stay in memory between the finals of a cell; of large ones, the last pieces.
+# Between the finals of a cell, small test splits stay in memory, and the last pieces of large ones.
 _PIECES = LruCache(capacity=2**29, size_of=lambda prepared: prepared.nbytes)
 
 
 @dataclass(frozen=True)
 class FinalScores:
-    """What the test split says.
+    """Scores on the test split.
 
     Attributes:
-        means: over images.
+        means: means over images.
         images: per image ``name`` and its scores, in the split's order.
         overlays: of the best, median and worst image.
-        detected: share of the images on which the detector found something.
+        detected: share of the images on which the detector found a box.
     """
 
     means: dict[str, float]
@@ -59,11 +59,11 @@ def score_test_split(
     Args:
         model: trained.
         dataset: opened with its test split.
-        preparer, needs: how its images are prepared.
-        identity: tells one dataset from another within a process.
-        metrics: names out of ``METRICS``.
-        objective, maximise: what ranks images for the overlays.
-        folder: where the overlays are written, by rank 0.
+        preparer, needs: prepare the images.
+        identity: identifies the dataset within a process.
+        metrics: names of ``METRICS``.
+        objective, maximise: the ranking of images for the overlays.
+        folder: the folder of the overlays, which rank 0 writes.
     """
     mine = dataset.test[parallel.rank() :: parallel.world_size()]
     rows: list[dict[str, Any]] = []
@@ -79,7 +79,7 @@ def score_test_split(
     rows = sorted(parallel.collect(rows), key=lambda row: order[row["name"]])
     overlays = []
     if parallel.rank() == 0:
-        for rank, name, score in _telling(rows, objective, maximise):
+        for rank, name, score in _ranked(rows, objective, maximise):
             path = folder / f"{rank}.png"
             _draw(model, dataset, preparer, needs, name, path)
             overlays.append(Overlay(rank, name, score, path))
@@ -111,8 +111,8 @@ def _prepare(dataset: Dataset, names: Sequence[str], preparer: Preparer, needs: 
     return preparer.prepare(originals(dataset, names, 0), needs)
 
 
-def _telling(rows: Sequence[dict[str, Any]], objective: str, maximise: bool) -> list[tuple[Rank, str, float]]:
-    """The best, the median and the worst row: rank, name and score."""
+def _ranked(rows: Sequence[dict[str, Any]], objective: str, maximise: bool) -> list[tuple[Rank, str, float]]:
+    """Return the best, the median and the worst row: rank, name and score."""
     ranked = sorted(rows, key=lambda row: float(row["scores"][objective]), reverse=maximise)
     chosen: dict[Rank, dict[str, Any]] = {
         "best": ranked[0],

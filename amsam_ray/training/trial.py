@@ -1,4 +1,4 @@
-"""One trial from its configuration to its result, in one plain call."""
+"""Training and scoring of one trial, from its configuration to its result."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def train_trial(
 ) -> TrialResult:
     """Train one configuration and score it.
 
-    Knows nothing of Ray. Within an initialised ``torch.distributed`` process group every worker calls this with equal
-    arguments; together they compute what one worker would, and rank 0's result and files are the ones to keep.
+    Needs no Ray. In an initialised ``torch.distributed`` process group every worker calls this with equal arguments.
+    Together they compute what one worker would; use the result and the files of rank 0.
 
     Args:
-        config: all that the trial depends on.
-        cache_dir: this node's prepared inputs, shared by all its processes; made if absent.
-        work_dir: where the adapter and the overlays of a final go; made if absent.
+        config: the trial.
+        cache_dir: this node's prepared inputs, shared by all its processes; created if missing.
+        work_dir: folder of a final's adapter file and overlays; created if missing.
         rungs: epochs (from 1) at which ``report`` is called.
         report: given the epoch and the best objective so far, returns True to stop the trial as ``pruned``. Every
             worker calls it and must get the same answer.
-        on_epoch: called after every epoch with its number and the number of epochs, a heartbeat for instance.
-        device: a torch device; None as ``amsam_ray.device.pick_device``.
+        on_epoch: called after every epoch with its number and the number of epochs, for example as a heartbeat.
+        device: a torch device; None chooses one as ``amsam_ray.device.pick_device``.
 
     Returns:
-        The result. A loss that becomes NaN or Inf is a result too: ``failed``, with the curve so far.
+        The result; ``failed``, with the curve so far, if a loss became NaN or Inf.
 
     Raises:
-        InputError: something in the configuration cannot be: dataset, checkpoint, rank, batch size.
-        Exception: what else goes wrong (out of memory, damaged image) is left to the caller.
+        InputError: the configuration is not possible: dataset, shots, checkpoint, rank or batch size.
+        Exception: other failures (out of memory, damaged image) are left to the caller.
 
     Example:
         >>> from amsam_ray.config.methods import resolve_params

@@ -1,4 +1,4 @@
-"""Adapters: what is written is what comes back, on the right backbone alone."""
+"""Adapter files: read back as written, and only for their backbone."""
 
 import json
 
@@ -22,7 +22,7 @@ METHODS = ["samed", "sam_adapter", "blo_sam", "am_sam", "am_mca_sam"]
 
 
 def _trained(method, folder):
-    """A model whose every trained number differs from its start, and its adapter."""
+    """Return a model whose trained parameters all differ from their start, and its adapter file."""
     config = small_trial(BackboneConfig(image_size=SIZE), method)
     model = build_method(method, config.params, toy_backbone(), seed=7).eval()
     torch.manual_seed(1)
@@ -45,7 +45,7 @@ def test_a_round_trip_gives_identical_logits(tmp_path, method):
             assert not loaded.training
 
 
-def test_it_tells_what_it_was_trained_with(tmp_path):
+def test_the_metadata_are_those_of_the_trial(tmp_path):
     model, path, config = _trained("am_sam", tmp_path)
     info = read_adapter_info(path)
     assert info.config == read_adapter_info(path.read_bytes()).config == config
@@ -64,7 +64,7 @@ def test_another_backbone_is_refused(tmp_path):
         load_adapter(path, toy_backbone(seed=1))
 
 
-def test_a_tuned_detector_travels_inside(tmp_path):
+def test_a_tuned_detector_is_stored_inside(tmp_path):
     model, path, config = _trained("am_sam", tmp_path)
     assert read_tuned_detector(path) is None
     detector = tmp_path / "tuned.safetensors"
@@ -75,7 +75,7 @@ def test_a_tuned_detector_travels_inside(tmp_path):
     assert torch.equal(load_adapter(path, toy_backbone())(inputs).logits, model(inputs).logits)
 
 
-def test_files_that_are_no_adapters_are_refused_with_their_name(tmp_path):
+def test_other_files_are_refused_with_their_name(tmp_path):
     missing = tmp_path / "missing.safetensors"
     with pytest.raises(InputError, match=r"missing\.safetensors: cannot be read"):
         read_adapter_info(missing)
@@ -91,7 +91,7 @@ def test_files_that_are_no_adapters_are_refused_with_their_name(tmp_path):
         read_adapter_info(tmp_path / "odd.safetensors")
 
 
-def test_a_file_cut_short_is_refused(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     _, path, _ = _trained("blo_sam", tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="is damaged"):

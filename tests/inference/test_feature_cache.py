@@ -1,4 +1,4 @@
-"""The node's cache: computed once, by one of those who want it, whole or not at all."""
+"""The node's cache: every entry is computed once, by one process, and written completely or not at all."""
 
 import multiprocessing
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from amsam_ray.inference.feature_cache import NoCache, PreparedCache, entry_key
+from amsam_ray.inference.feature_cache import FeatureCache, NoCache, entry_key
 
 KEYS = [entry_key("test", number=number) for number in range(24)]
 
@@ -17,7 +17,7 @@ def _entry(position):
 
 
 class Computing:
-    """Makes entries and notes which positions each call asked for."""
+    """Computes entries and records the positions of each call."""
 
     def __init__(self):
         self.calls = []
@@ -27,10 +27,10 @@ class Computing:
         return map(_entry, positions)
 
 
-def test_a_second_use_is_a_read(tmp_path):
+def test_the_second_use_reads(tmp_path):
     compute = Computing()
-    first = PreparedCache(tmp_path).get(KEYS[:5], compute, batch=2)
-    again = PreparedCache(tmp_path).get(KEYS[:5], lambda positions: pytest.fail("computed twice"))
+    first = FeatureCache(tmp_path).get(KEYS[:5], compute, batch=2)
+    again = FeatureCache(tmp_path).get(KEYS[:5], lambda positions: pytest.fail("computed twice"))
     assert sorted(position for call in compute.calls for position in call) == [0, 1, 2, 3, 4]
     assert max(map(len, compute.calls)) == 2
     for entries in (first, again):
@@ -38,7 +38,7 @@ def test_a_second_use_is_a_read(tmp_path):
 
 
 def test_only_what_is_missing_is_computed(tmp_path):
-    cache = PreparedCache(tmp_path)
+    cache = FeatureCache(tmp_path)
     cache.get(KEYS[:3], lambda positions: map(_entry, positions))
     compute = Computing()
     cache.get(KEYS[:5], compute, batch=8)
@@ -47,28 +47,28 @@ def test_only_what_is_missing_is_computed(tmp_path):
 
 def test_the_same_key_twice_is_one_entry(tmp_path):
     compute = Computing()
-    PreparedCache(tmp_path).get([KEYS[0]] * 3, compute, batch=8)
+    FeatureCache(tmp_path).get([KEYS[0]] * 3, compute, batch=8)
     assert compute.calls == [[0]]
 
 
 def test_dtypes_and_shapes_survive(tmp_path):
     entry = {"features": torch.randn(3, 2).T.to(torch.bfloat16), "found": torch.tensor(True)}
-    PreparedCache(tmp_path).get(KEYS[:1], lambda positions: [entry])
-    (read,) = PreparedCache(tmp_path).get(KEYS[:1], lambda positions: pytest.fail("computed twice"))
+    FeatureCache(tmp_path).get(KEYS[:1], lambda positions: [entry])
+    (read,) = FeatureCache(tmp_path).get(KEYS[:1], lambda positions: pytest.fail("computed twice"))
     assert all(read[name].dtype == value.dtype and torch.equal(read[name], value) for name, value in entry.items())
 
 
-def test_a_file_cut_short_is_computed_again(tmp_path):
-    cache = PreparedCache(tmp_path)
+def test_a_truncated_file_is_computed_again(tmp_path):
+    cache = FeatureCache(tmp_path)
     cache.get(KEYS[:1], lambda positions: map(_entry, positions))
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:20])
-    (entry,) = PreparedCache(tmp_path).get(KEYS[:1], lambda positions: map(_entry, positions))
+    (entry,) = FeatureCache(tmp_path).get(KEYS[:1], lambda positions: map(_entry, positions))
     assert torch.equal(entry["features"], _entry(0)["features"])
 
 
-def test_a_failure_leaves_nothing_and_blocks_nobody(tmp_path):
-    cache = PreparedCache(tmp_path)
+def test_a_failure_writes_nothing_and_releases_its_locks(tmp_path):
+    cache = FeatureCache(tmp_path)
 
     def fail(positions):
         raise RuntimeError("out of memory")
@@ -79,7 +79,7 @@ def test_a_failure_leaves_nothing_and_blocks_nobody(tmp_path):
     assert len(cache.get(KEYS[:2], lambda positions: map(_entry, positions))) == 2
 
 
-def test_keys_depend_on_everything_told():
+def test_keys_depend_on_all_arguments():
     keys = {entry_key("features", image=image, size=size) for image in "ab" for size in (1, 2)}
     assert len(keys | {entry_key("box", image="a", size=1)}) == 5
 
@@ -98,7 +98,7 @@ def _want_all(folder: str, log: str) -> None:
                 file.write(f"{position}\n")
             yield _entry(position)
 
-    entries = PreparedCache(Path(folder)).get(KEYS, compute, batch=3)
+    entries = FeatureCache(Path(folder)).get(KEYS, compute, batch=3)
     assert [float(entry["features"][0, 0]) for entry in entries] == list(range(len(KEYS)))
 
 
@@ -108,10 +108,10 @@ def _die_computing(folder: str) -> None:
         time.sleep(600)
         return map(_entry, positions)
 
-    PreparedCache(Path(folder)).get(KEYS[:2], compute, batch=2)
+    FeatureCache(Path(folder)).get(KEYS[:2], compute, batch=2)
 
 
-def test_processes_that_want_the_same_compute_each_entry_once(tmp_path):
+def test_processes_that_need_the_same_entries_compute_each_once(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     log = tmp_path / "log"
     workers = [spawn.Process(target=_want_all, args=(str(tmp_path / "cache"), str(log))) for _ in range(2)]
@@ -123,7 +123,7 @@ def test_processes_that_want_the_same_compute_each_entry_once(tmp_path):
     assert sorted(map(int, log.read_text().split())) == list(range(len(KEYS)))
 
 
-def test_a_process_that_is_killed_leaves_its_work_to_the_next(tmp_path):
+def test_the_work_of_a_killed_process_is_taken_over(tmp_path):
     worker = multiprocessing.get_context("spawn").Process(target=_die_computing, args=(str(tmp_path),))
     worker.start()
     deadline = time.monotonic() + 240
@@ -132,5 +132,5 @@ def test_a_process_that_is_killed_leaves_its_work_to_the_next(tmp_path):
     assert (tmp_path / "started").exists()
     worker.kill()
     worker.join(10)
-    entries = PreparedCache(tmp_path).get(KEYS[:2], lambda positions: map(_entry, positions))
+    entries = FeatureCache(tmp_path).get(KEYS[:2], lambda positions: map(_entry, positions))
     assert len(entries) == 2

@@ -1,10 +1,12 @@
-"""Pictures prepared for a model: where masks, boxes and features go."""
+"""Pictures prepared for a model: masks, boxes and features."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from amsam_ray.inference.feature_cache import PreparedCache
+from amsam_ray.inference.feature_cache import FeatureCache
 from amsam_ray.inference.inputs import Needs, Picture, Preparer, low_res_target
 from amsam_ray.models.backbone import encode_to
 from amsam_ray.models.detector import Detection
@@ -43,10 +45,10 @@ PICTURES = [_picture("bright", (100, 200), 200), _picture("dark", (64, 64), 20),
 
 @pytest.fixture
 def preparer(tmp_path):
-    return Preparer(toy_backbone(), LeftHalf(), PreparedCache(tmp_path))  # type: ignore[arg-type]
+    return Preparer(toy_backbone(), LeftHalf(), FeatureCache(tmp_path))  # type: ignore[arg-type]
 
 
-def test_features_are_the_frozen_encoders(preparer):
+def test_features_are_outputs_of_the_frozen_encoder(preparer):
     prepared = preparer.prepare(PICTURES, NEEDS)
     images = torch.stack([to_input(picture.image(), SIZE) for picture in PICTURES])
     assert torch.allclose(prepared.features, encode_to(preparer.backbone, images, "embedding"), atol=1e-5)
@@ -69,11 +71,19 @@ def test_boxes_are_mapped_through_resize_and_pad_and_fall_back_to_the_image(prep
     assert prepared.boxes.tolist() == [[0, 0, 32, 32], [0, 0, 64, 64], [0, 0, 8, 64]]
 
 
-def test_a_found_box_is_told_in_pixels_of_the_original(preparer):
+def test_a_detected_box_is_in_pixels_of_the_original(preparer):
     prepared = preparer.prepare(PICTURES, NEEDS)
     found = [prepared.detected_box(place, SIZE) for place in range(3)]
     assert found[1] is None  # the fallback's box is no detection
     assert np.allclose(found[0], [0, 0, 100, 100], atol=1) and np.allclose(found[2], [0, 0, 16, 128], atol=1)
+
+
+def test_the_prompt_box_includes_the_fallback(preparer):
+    prepared = preparer.prepare(PICTURES, NEEDS)
+    boxes = [prepared.prompt_box(place, SIZE) for place in range(3)]
+    assert np.allclose(boxes[0], [0, 0, 100, 100], atol=1) and np.allclose(boxes[1], [0, 0, 64, 64])
+    none = preparer.prepare(PICTURES, replace(NEEDS, fallback="none"))
+    assert none.prompt_box(1, SIZE) is None and np.allclose(none.prompt_box(0, SIZE), boxes[0])
 
 
 def test_without_a_fallback_or_a_detector_there_is_no_box(preparer):
@@ -84,7 +94,7 @@ def test_without_a_fallback_or_a_detector_there_is_no_box(preparer):
     assert blind.prepare(PICTURES, NEEDS).boxes[0].tolist() == [0, 0, 64, 32]
 
 
-def test_targets_lie_where_sam_puts_the_image():
+def test_targets_are_placed_as_sam_places_the_image():
     mask = np.zeros((100, 200), dtype=bool)
     mask[:50] = True
     target, valid = low_res_target(mask, 16)
@@ -99,7 +109,7 @@ def test_a_target_cell_needs_half_of_its_area():
     assert target[:, 0].all() and not target[:, 1:].any()
 
 
-def test_pixels_views_and_bf16_come_only_when_needed(preparer):
+def test_pixels_views_and_bf16_are_prepared_only_when_needed(preparer):
     needs = Needs("tokens@1", boxes=False, pixels=True, views=True, precision="bf16", fallback="none")
     prepared = preparer.prepare(PICTURES, needs)
     assert prepared.features.dtype == torch.bfloat16 and prepared.features.shape == (3, 4, 4, 24)

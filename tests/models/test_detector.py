@@ -27,6 +27,7 @@ from amsam_ray.models.detector import (
     load_detector,
     save_network,
 )
+from amsam_ray.models.detector_networks import register_network
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 
 TINY = {  # a YOLOv8 of a few thousand weights
@@ -34,6 +35,7 @@ TINY = {  # a YOLOv8 of a few thousand weights
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]]],
     "head": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]], [[2, 3, 4], 1, "Detect", ["nc"]]],
 }
+register_network("tiny", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +268,10 @@ before = torch.get_num_threads(), cv2.getNumThreads(), np.get_printoptions(), os
 from pathlib import Path
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.models.detector import load_detector
+from amsam_ray.models.detector_networks import register_network
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 
+register_network("tiny", json.loads(sys.argv[4]))
 weights, state = sys.argv[1], Path(sys.argv[2])
 image = np.full((40, 60, 3), 90, np.uint8)
 mask = np.zeros((40, 60), bool)
@@ -288,7 +292,7 @@ def test_ultralytics_uses_no_network_and_writes_no_stray_files(tiny: Path, tmp_p
         folder.mkdir()
     project = str(Path(module.__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", GUARDED, str(tiny), str(state), project],
+        [sys.executable, "-c", GUARDED, str(tiny), str(state), project, json.dumps(TINY)],
         env={"HOME": str(home), "PATH": "/usr/bin:/bin", "TMPDIR": str(scratch)},
         cwd=work,
         capture_output=True,

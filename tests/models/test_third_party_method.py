@@ -98,7 +98,9 @@ def test_it_is_trained_recorded_and_ranked(tmp_path: Path) -> None:
     result = train_trial(config, cache_dir=tmp_path / "cache", work_dir=tmp_path)
     assert result.status == "completed" and result.epochs_run == 2 and result.trained_params > 1000
     assert result.adapter is not None
-    ((mask, _, _),) = load_predictor(result.adapter)([np.zeros((40, 60, 3), np.uint8)])
+    assert backbone.checkpoint is not None
+    predictor = load_predictor(result.adapter, backbone=Path(backbone.checkpoint))
+    ((mask, _, _),) = predictor([np.zeros((40, 60, 3), np.uint8)])
     assert mask.shape == (40, 60)
 
     storage = open_storage(tmp_path / "results")

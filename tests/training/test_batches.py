@@ -1,4 +1,4 @@
-"""Streams of batches."""
+"""Batches of pictures."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from amsam_ray.training.batches import Stream, generator, joint_batch_size
 
 
 @pytest.mark.parametrize(("pictures", "size"), [(4, 1), (4, 2), (5, 2), (3, 3), (7, 4)])
-def test_batches_are_full_and_hold_no_picture_twice(pictures, size):
+def test_batches_are_full_and_without_repeats(pictures, size):
     stream = Stream(range(10, 10 + pictures), size, generator(0, 1))
     drawn = [stream.next() for _ in range(3 * pictures)]
     assert all(len(set(batch)) == size for batch in drawn)
@@ -23,7 +23,7 @@ def test_every_epoch_sees_every_picture_when_the_batch_divides_them():
         assert sorted(p for _ in range(stream.steps) for p in stream.next()) == list(range(6))
 
 
-def test_orders_depend_on_the_seed_and_the_purpose_alone():
+def test_orders_depend_on_seed_and_purpose_only():
     def first(seed, purpose):
         stream = Stream(range(30), 30, generator(seed, purpose))
         return stream.next()
@@ -33,12 +33,12 @@ def test_orders_depend_on_the_seed_and_the_purpose_alone():
     assert first(0, 1) != first(0, 2)
 
 
-def test_passes_are_shuffled_anew():
+def test_every_pass_has_a_new_order():
     stream = Stream(range(30), 30, generator(0, 1))
     assert stream.next() != stream.next()
 
 
-def test_batch_size_is_bounded_by_the_pictures_and_two_where_samples_are_contrasted():
+def test_batch_size_is_at_most_the_number_of_pictures_and_at_least_two_with_the_sample_loss():
     assert joint_batch_size(8, 4, contrasts=False) == 4
     assert joint_batch_size(1, 4, contrasts=False) == 1
     assert joint_batch_size(1, 4, contrasts=True) == 2

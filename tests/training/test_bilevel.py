@@ -1,4 +1,4 @@
-"""The three hypergradients on a small float64 problem with curvature in everything."""
+"""The three hypergradients on a small float64 problem with non-zero second derivatives."""
 
 import copy
 
@@ -60,7 +60,7 @@ def _upper_after_a_real_step(toy: Toy, weights: torch.nn.Parameter, optimiser, p
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_exact_is_the_finite_difference_through_a_real_optimiser_step(steps):
+def test_exact_equals_the_finite_difference_through_an_optimiser_step(steps):
     toy = Toy()
     weights, optimiser, lower = _after_steps(toy, steps)
     value, exact = hypergradient("exact", lower, toy.upper, weights, toy.prompt)
@@ -100,7 +100,7 @@ def test_second_order_term_alone_agrees_too():
     assert (unrolled - exact).norm() < 1e-3 * exact.norm()
 
 
-def test_first_order_is_the_plain_gradient_at_the_present_weights():
+def test_first_order_is_the_gradient_at_the_current_weights():
     toy = Toy()
     weights, _, lower = _after_steps(toy, 2)
     prompt = toy.prompt.clone().requires_grad_()
@@ -110,20 +110,20 @@ def test_first_order_is_the_plain_gradient_at_the_present_weights():
 
 
 @pytest.mark.parametrize("mode", ["first_order", "unrolled", "exact"])
-def test_nothing_is_disturbed(mode):
+def test_arguments_and_state_are_unchanged(mode):
     toy = Toy()
     weights, _, lower = _after_steps(toy, 2)
     weights.grad = None
     before = weights.detach().clone(), toy.prompt.clone(), lower.state.exp_avg.clone()
     first = hypergradient(mode, lower, toy.upper, weights, toy.prompt)
     second = hypergradient(mode, lower, toy.upper, weights, toy.prompt)
-    assert torch.equal(first[1], second[1])  # nothing is left over from one call to the next
+    assert torch.equal(first[1], second[1])  # a call leaves no state behind
     assert weights.grad is None and toy.prompt.grad is None and not toy.prompt.requires_grad
     assert torch.equal(weights.detach(), before[0]) and torch.equal(toy.prompt, before[1])
     assert torch.equal(lower.state.exp_avg, before[2]) and lower.state.steps == 2
 
 
-def test_a_direction_without_length_leaves_the_direct_term():
+def test_a_zero_direction_leaves_the_direct_term():
     toy = Toy()
     weights, _, lower = _after_steps(toy, 2)
 

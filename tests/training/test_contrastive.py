@@ -1,4 +1,4 @@
-"""MCA-SAM's contrastive losses against loops written straight from the formula."""
+"""MCA-SAM's contrastive losses against loops written from the formula."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_one_image_has_no_negatives_so_its_sample_loss_and_gradient_are_zero():
 def test_losses_and_gradients_are_finite_at_low_temperatures(tau):
     torch.manual_seed(0)
     x = torch.randn(2, 64, 16)
-    opposite = (-x).requires_grad_()  # the worst case: the positive has the lowest similarity there is
+    opposite = (-x).requires_grad_()  # worst case: the positive pair has the lowest possible similarity
     for loss in (token_loss(x, opposite, tau), sample_loss(opposite[:, 0], x[:, 0], tau)):
         (grad,) = torch.autograd.grad(loss, opposite)
         assert torch.isfinite(loss) and loss > 0
@@ -93,7 +93,7 @@ KNOBS = {"tau_token": 0.1, "tau_sample": 0.1, "w_token": 0.1, "w_sample": 0.1}
 
 
 @pytest.mark.parametrize("knob", KNOBS)
-def test_every_weight_and_temperature_moves_the_loss_and_the_gradient(knob):
+def test_every_weight_and_temperature_changes_the_loss_and_its_gradient(knob):
     x, y = _tokens()
     y.requires_grad_()
     outcomes = []

@@ -1,4 +1,4 @@
-"""Predictions: at the original size, as SAM resizes, and the same whatever stands beside an image."""
+"""Predictions: at the original size, resized as in SAM, independent of other images."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.training.toys import toy_model, toy_set, toy_trainer
 
 
 @pytest.mark.parametrize("calibration", ["off", "batch", "sample", "learned"])
-def test_a_prediction_does_not_depend_on_its_batch_mates(calibration):
+def test_a_prediction_does_not_depend_on_its_batch(calibration):
     model = toy_model("am_sam", calibration=calibration)
     pictures = toy_set(model, 4)
     together = dict(foreground_logits(model, pictures, range(4), precision="fp32"))
@@ -21,7 +21,7 @@ def test_a_prediction_does_not_depend_on_its_batch_mates(calibration):
         assert torch.allclose(single, together[position], atol=1e-5)
 
 
-def test_probabilities_are_sams_own_at_the_original_size():
+def test_probabilities_equal_those_of_sam_at_the_original_size():
     """With a warm head and no training, softmax(0, fg) is SAM's sigmoid: compare with its postprocess_masks."""
     model = toy_model("am_sam", calibration="off")
     pictures = toy_set(model, 3)
@@ -33,7 +33,7 @@ def test_probabilities_are_sams_own_at_the_original_size():
         assert np.allclose(probability(logits, shape, SIZE), sam.numpy(), atol=1e-6)
 
 
-def test_scores_are_those_of_the_probabilities_in_the_order_asked_for():
+def test_scores_are_those_of_the_probabilities_in_the_order_of_the_metrics():
     model = toy_model("blo_sam")
     pictures = toy_set(model, 3)
     scores = score_pictures(model, pictures, [2, 0], ["mae", "dice_low_res", "dice"], precision="fp32")
@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_probabilities_in_the_order_asked_for():
         assert {name: score[name] for name in expected} == pytest.approx(expected)
 
 
-def test_values_given_replace_the_models_own():
+def test_given_values_replace_those_of_the_model():
     trainer = toy_trainer("blo_sam", lr=1e-2)
     trainer.epoch()
     model = toy_model("blo_sam")
@@ -58,7 +58,7 @@ def test_values_given_replace_the_models_own():
     assert all(torch.equal(given[position], loaded[position]) for position in (0, 1))
 
 
-def test_logits_that_are_not_finite_are_a_divergence():
+def test_non_finite_logits_raise_diverged():
     model = toy_model("blo_sam")
     broken = {name: torch.full_like(value, torch.nan) for name, value in model.trainable_state().items()}
     with pytest.raises(Diverged):

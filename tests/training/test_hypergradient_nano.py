@@ -1,4 +1,4 @@
-"""The unrolled hypergradient against the exact one on the shipped nano SAM, in the middle of real training."""
+"""The unrolled hypergradient against the exact one on the shipped nano SAM, after some epochs of training."""
 
 from dataclasses import replace
 from functools import cache
@@ -54,20 +54,20 @@ def _gap(point, reach: float) -> float:
 
 @pytest.mark.parametrize("method", ["blo_sam", "am_sam"])
 def test_unrolled_agrees_with_exact_on_nano(method):
-    """Everywhere at a short reach; at the published one wherever no kink of a ReLU lies within it."""
+    """Always at a short reach; at the published one if no kink of a ReLU is within it."""
     points = [_after(method, epochs) for epochs in (0, 1, 3)]
     assert max(_gap(point, 1e-4) for point in points) < 1e-3
     assert min(_gap(point, 1e-2) for point in points) < 1e-3
 
 
-def test_first_order_is_another_gradient_on_nano():
+def test_first_order_differs_on_nano():
     point = _after("am_sam", epochs=1)
     _, exact = hypergradient("exact", *point)
     _, first_order = hypergradient("first_order", *point)
     assert (first_order - exact).norm() > 0.05 * exact.norm()
 
 
-def test_exact_is_the_finite_difference_through_the_step_on_nano():
+def test_exact_equals_the_finite_difference_through_the_step_on_nano():
     """A directional check in A, with the step taken by torch's own AdamW."""
     step, upper, weights, prompt = _after("am_sam", epochs=1)
     _, exact = hypergradient("exact", step, upper, weights, prompt)

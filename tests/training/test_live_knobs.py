@@ -1,13 +1,18 @@
-"""Every searchable parameter acts on training, over the whole run and not on its first step alone."""
+"""Every searchable parameter acts on training, during the whole run and not only on its first step."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
+from amsam_ray.config.datasets import AugmentConfig
 from amsam_ray.config.methods import METHODS, live_params
-from amsam_ray.training.loop import Roles
-from tests.training.toys import toy_trainer
+from amsam_ray.inference.masks import foreground_logits
+from amsam_ray.training.loop import Roles, Trainer
+from amsam_ray.training.optim import poly_rate
+from amsam_ray.training.trial import train_trial
+from tests.training.toys import random_nano, small_trial, toy_model, toy_set, toy_trainer
 
 EPOCHS = 4
 
@@ -23,7 +28,7 @@ def _trace(name, **given):
 
 
 def _end(method="am_mca_sam", **given):
-    """Where two epochs of training lead."""
+    """Return the weights of both levels after two epochs."""
     trainer = toy_trainer(method, epochs=2, **given)
     for _ in range(2):
         trainer.epoch()
@@ -31,14 +36,14 @@ def _end(method="am_mca_sam", **given):
 
 
 @pytest.mark.parametrize("rate", ["lr", "lr_prompt"])
-def test_a_rates_whole_trace_scales_with_it_and_with_it_alone(rate):
+def test_the_trace_of_a_rate_scales_with_that_rate_only(rate):
     other = "lr_prompt" if rate == "lr" else "lr"
     assert _trace(rate, **{rate: 2e-3}) == pytest.approx([2 * r for r in _trace(rate, **{rate: 1e-3})])
     assert _trace(other, **{rate: 2e-3}) == _trace(other, **{rate: 1e-3})
 
 
 @pytest.mark.parametrize("rate", ["lr", "lr_prompt"])
-def test_a_rate_sets_the_size_of_every_step_of_its_level_alone(rate):
+def test_a_rate_sets_the_size_of_every_step_of_its_level_only(rate):
     def steps(value):
         trainer = toy_trainer("am_sam", epochs=EPOCHS, weight_decay=0.0, hypergradient="first_order", **{rate: value})
         sizes = []
@@ -82,23 +87,30 @@ CHANGES = {
     "adaptors": ("mc", "tc"),
     "adaptor_blocks": ("all", "last_1"),
     "levels": (2, 1),
+    "steps": (0, 6),
+    "box_training": ("detector", "mix"),
 }
+OF_TRIALS = {"views", "prompt"}  # act before and after the loop; tested at the end of this file
 MODES = ("first_order", "unrolled", "exact")
 
 
-def test_every_parameter_of_every_method_is_held_to_be_live():
-    assert {key for method in METHODS for key in METHODS[method].keys} == {*CHANGES, "hypergradient"}
+def test_every_parameter_of_every_method_has_a_test():
+    assert {key for method in METHODS for key in METHODS[method].keys} == {
+        *CHANGES,
+        *OF_TRIALS,
+        "hypergradient",
+    }
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_a_change_of_the_parameter_changes_where_training_leads(key):
+def test_a_change_of_the_parameter_changes_the_trained_weights(key):
     method = next(m for m in ("am_mca_sam", "sam_adapter") if key in METHODS[m].keys)
     assert key in live_params(method, {"calibration": ["sample"]})
     first, second = (_end(method, **{key: value}) for value in CHANGES[key])
     assert first.shape != second.shape or not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
 
 
-def test_the_three_hypergradients_lead_to_different_prompts_but_unrolled_is_close_to_exact():
+def test_the_three_hypergradients_give_different_prompts_and_unrolled_is_close_to_exact():
     ends = {}
     for mode in MODES:
         trainer = toy_trainer("am_sam", epochs=2, hypergradient=mode, roles=Roles([0, 1], [2, 3]))
@@ -111,7 +123,47 @@ def test_the_three_hypergradients_lead_to_different_prompts_but_unrolled_is_clos
     assert not torch.equal(ends["unrolled"], ends["exact"])
 
 
-def test_the_sample_loss_is_live_at_batch_size_one_and_dead_without_a_second_image():
+def test_the_sample_loss_acts_at_batch_size_one_and_not_with_a_single_image():
     assert not torch.equal(_end(w_sample=0.1, adaptors="sc"), _end(w_sample=1.0, adaptors="sc"))
     alone = Roles([0], [2])
     assert torch.equal(_end(w_sample=0.1, adaptors="sc", roles=alone), _end(w_sample=1.0, adaptors="sc", roles=alone))
+
+
+@pytest.mark.parametrize(("steps", "epochs", "total"), [(12, 4, 12), (10, 4, 12), (2, 4, 4), (0, 4, 8)])
+def test_steps_set_the_length_of_the_whole_training_and_its_schedule(monkeypatch, steps, epochs, total):
+    """Every epoch has equally many steps, so the length is rounded up; 0 stands for a pass over two pictures."""
+    rates, move = [], Trainer._move_weights
+
+    def watched(self, batch, tokens, rate):
+        rates.append(rate)
+        return move(self, batch, tokens, rate)
+
+    monkeypatch.setattr(Trainer, "_move_weights", watched)
+    trainer = toy_trainer("blo_sam", epochs=epochs, steps=steps, hypergradient="first_order")
+    for epoch in range(1, epochs + 1):
+        trainer.epoch()
+        assert trainer.epochs_done == epoch and len(rates) == epoch * total // epochs
+    assert rates == pytest.approx([poly_rate(5e-3, step, total, 0.0) for step in range(total)])
+
+
+def test_views_replace_those_of_the_augmentation(tmp_path):
+    backbone = random_nano(tmp_path)
+
+    def curve(views, augmented):
+        params = {"views": views, "steps": 4, "hypergradient": "first_order"}
+        train = {"epochs": 1, "augment": AugmentConfig(views=augmented)}
+        config = small_trial(backbone, "blo_sam", params=params, train=train)
+        return train_trial(config, cache_dir=tmp_path / "cache", work_dir=tmp_path).curve
+
+    one, two = curve(0, 1), curve(0, 2)
+    assert one != two
+    assert curve(1, 0) == one and curve(1, 2) == one
+
+
+def test_the_prompt_decides_which_boxes_are_decoded():
+    model, fusing = toy_model(prompt="box"), toy_model(prompt="fused")
+    pictures = toy_set(model)
+    candidates = torch.stack([pictures.boxes, pictures.boxes.roll(1, 0)], dim=1)
+    pictures = replace(pictures, candidates=candidates, confidences=torch.full((4, 2), 0.5))
+    box, fused = (dict(foreground_logits(m, pictures, [0], precision="fp32"))[0] for m in (model, fusing))
+    assert not torch.allclose(box, fused, atol=1e-2)

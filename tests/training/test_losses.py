@@ -1,4 +1,4 @@
-"""Losses against loops written straight from their formulas."""
+"""Losses against loops written from their formulas."""
 
 import math
 
@@ -57,13 +57,13 @@ def test_bce_iou_by_hand(batch: Batch):
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.3, 1.0])
-def test_eq_5_mixes_the_two(batch: Batch, lambda_):
+def test_eq_5_is_the_weighted_sum(batch: Batch, lambda_):
     expected = (1 - lambda_) * cross_entropy(*batch).mean() + lambda_ * soft_dice(*batch).mean()
     assert torch.allclose(ce_dice(*batch, lambda_), expected)
 
 
 @pytest.mark.parametrize("kind", ["ce_dice", "bce_iou"])
-def test_padding_counts_for_nothing(batch: Batch, kind):
+def test_padding_does_not_count(batch: Batch, kind):
     logits, target, valid = batch
     other = logits.clone()
     other[1, :, 4:] += 100
@@ -71,7 +71,7 @@ def test_padding_counts_for_nothing(batch: Batch, kind):
 
 
 @pytest.mark.parametrize("kind", ["ce_dice", "bce_iou"])
-def test_the_joint_batch_is_the_mean_of_its_parts(batch: Batch, kind):
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts(batch: Batch, kind):
     logits, target, valid = batch
     whole = mask_loss(kind, logits, target, valid, 0.8)
     parts = [mask_loss(kind, logits[i : i + 1], target[i : i + 1], valid[i : i + 1], 0.8) for i in range(3)]
@@ -79,7 +79,7 @@ def test_the_joint_batch_is_the_mean_of_its_parts(batch: Batch, kind):
 
 
 @pytest.mark.parametrize("kind", ["ce_dice", "bce_iou"])
-def test_a_right_mask_is_better_than_a_wrong_one_and_empty_masks_are_finite(kind):
+def test_a_correct_mask_has_a_lower_loss_and_empty_masks_a_finite_one(kind):
     valid = torch.ones(1, 8, 8, dtype=torch.bool)
     target = torch.zeros(1, 8, 8, dtype=torch.bool)
     target[:, 2:5, 2:6] = True

@@ -108,7 +108,7 @@ def test_ber_by_hand() -> None:
     pred = np.zeros((4, 5), bool)
     pred[0, :3] = pred[1, :4] = True  # 3 of 4 found, 4 of 16 wrongly
     assert _one(pred, truth, "ber") == pytest.approx(1 - (3 / 4 + 12 / 16) / 2)
-    assert _one(pred, np.zeros((4, 5), bool), "ber") == pytest.approx(7 / 20)  # of the only class there is
+    assert _one(pred, np.zeros((4, 5), bool), "ber") == pytest.approx(7 / 20)  # of the only class present
     assert _one(pred, np.ones((4, 5), bool), "ber") == pytest.approx(13 / 20)
 
 
@@ -174,7 +174,7 @@ def test_a_threshold_is_exceeded_not_reached() -> None:
     assert _one(np.full(BLOCK.shape, 0.5), EMPTY, "dice") == 1.0
 
 
-def test_every_image_counts_the_same() -> None:
+def test_every_image_has_the_same_weight() -> None:
     small, large = np.ones((2, 2), bool), np.zeros((50, 50), bool)
     scores = [score_image(small.astype(float), small, ["dice"]), score_image(1.0 - large, large, ["dice"])]
     assert mean_scores(scores) == {"dice": 0.5}
@@ -183,11 +183,11 @@ def test_every_image_counts_the_same() -> None:
 def test_means_need_images_with_the_same_scores() -> None:
     with pytest.raises(ValueError, match="no image"):
         mean_scores([])
-    with pytest.raises(ValueError, match="same scores"):
+    with pytest.raises(ValueError, match="different scores"):
         mean_scores([{"dice": 1.0}, {"iou": 1.0}])
 
 
-def test_scores_are_plain_floats_in_the_order_asked_for() -> None:
+def test_scores_are_floats_in_the_order_of_the_metrics() -> None:
     prob, truth = _random(0)
     names = ["hd95", "dice", "e_measure_max", "mae", "e_measure_mean", "dice"]
     scores = score_image(prob / 255, truth, names)
@@ -206,7 +206,7 @@ def test_scores_are_plain_floats_in_the_order_asked_for() -> None:
         (np.zeros((2, 3)), np.zeros((2, 3), bool), ["dice_low_res"], "cannot score dice_low_res"),
     ],
 )
-def test_wrong_input_is_refused(prob: np.ndarray, truth: np.ndarray, names: list[str], what: str) -> None:
+def test_invalid_input_is_refused(prob: np.ndarray, truth: np.ndarray, names: list[str], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         score_image(prob, truth, names)
 

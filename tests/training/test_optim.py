@@ -25,7 +25,7 @@ def test_adamw_takes_the_same_steps_as_torch():
         assert torch.allclose(mine, theirs.detach(), rtol=1e-12, atol=0)
 
 
-def test_adamw_step_changes_nothing_in_place():
+def test_adamw_does_not_change_its_arguments():
     params, grad = torch.ones(3), torch.tensor([1.0, -2.0, 0.5])
     optimiser = AdamW(weight_decay=0.1)
     state = optimiser.start(params)

@@ -19,6 +19,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "am_sam, exact, calibration by batch": {"method": "am_sam", "calibration": "batch", "hypergradient": "exact"},
     "am_mca_sam, first order": {"method": "am_mca_sam", "hypergradient": "first_order"},
     "am_mca_sam, exact": {"method": "am_mca_sam", "hypergradient": "exact"},
+    "am_sam, drawn boxes": {"method": "am_sam", "box_training": "mix", "hypergradient": "first_order"},
     "mca_sam, one level": {"method": "mca_sam", "lr": 5e-3},
 }
 
@@ -73,7 +74,7 @@ def test_two_workers_equal_one_with_the_joint_batch(workers, name):
             assert mine == pytest.approx(theirs, rel=1e-4)
 
 
-def test_workers_end_with_the_very_same_weights(workers):
+def test_workers_end_with_identical_weights(workers):
     for name in RUNS:
         assert torch.equal(workers[0][0][name]["weights"], workers[1][0][name]["weights"])
 
@@ -81,7 +82,7 @@ def test_workers_end_with_the_very_same_weights(workers):
 def test_gathered_negatives_carry_gradients_of_both_orders(workers):
     alone = _gradients_of_gathered()
     joint = torch.cat([workers[0][1], workers[1][1]], 1)
-    # the two workers' losses sum to twice the joint mean, so gradients are doubled, and their squares' fourfold
+    # the workers' losses sum to twice the joint mean: gradients double, and gradients of their squares are fourfold
     assert torch.allclose(joint[0], 2 * alone[0], rtol=1e-9)
     assert torch.allclose(joint[1], 4 * alone[1], rtol=1e-9)
 
@@ -90,7 +91,7 @@ def test_collect_joins_in_rank_order(workers):
     assert workers[0][2] == workers[1][2] == [0, 1, 1]
 
 
-def test_without_a_process_group_everything_is_the_identity():
+def test_without_a_process_group_all_functions_are_the_identity():
     values = torch.randn(3, 2)
     assert parallel.mean(values) is values and parallel.gather(values) is values
     assert parallel.rank() == 0 and parallel.world_size() == 1

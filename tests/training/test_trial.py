@@ -1,7 +1,8 @@
-"""Whole trials on small procedural images: what comes out, what is reused, what is refused."""
+"""Whole trials on small procedural images: results, reuse of prepared inputs, refusals."""
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_is_scored_on_the_shots_alone(backbone, cache, tmp_path, method):
+def test_every_method_trains_and_is_scored_on_the_shots_only(backbone, cache, tmp_path, method):
     config = small_trial(backbone, method)
     result = train_trial(config, cache_dir=cache, work_dir=tmp_path)
     assert result.status == "completed" and result.reason is None
@@ -46,7 +47,7 @@ def test_every_method_trains_and_is_scored_on_the_shots_alone(backbone, cache, t
 
 
 @pytest.mark.parametrize("method", ["sam", "am_sam"])
-def test_a_final_scores_the_test_split_and_leaves_an_adapter_and_overlays(backbone, cache, tmp_path, method):
+def test_a_final_scores_the_test_split_and_writes_adapter_file_and_overlays(backbone, cache, tmp_path, method):
     config = small_trial(backbone, method, role="final")
     result = train_trial(config, cache_dir=cache, work_dir=tmp_path)
     assert result.test is not None and set(result.test) == set(result.val)
@@ -61,16 +62,17 @@ def test_a_final_scores_the_test_split_and_leaves_an_adapter_and_overlays(backbo
         return
     assert result.adapter is not None
     dataset = cached_dataset(config, cache)
-    predictor = load_predictor(result.adapter)
+    predictor = load_predictor(result.adapter, backbone=Path(backbone.checkpoint))
     first = result.test_images[0]
     ((mask, probability, box),) = predictor([dataset.image(first["name"])])
     truth = dataset.mask(first["name"])
-    assert mask.shape == probability.shape == truth.shape and box is None
+    assert mask.shape == probability.shape == truth.shape and box is not None
+    assert box.tolist() == [0, 0, 64, 64]  # without a detector, the fallback prompts with the whole image
     total = int(mask.sum()) + int(truth.sum())
     assert 2 * int((mask & truth).sum()) / total == pytest.approx(first["dice"])
 
 
-def test_the_search_cannot_reach_a_test_image(backbone, cache):
+def test_a_search_trial_has_no_test_images(backbone, cache):
     search, final = (cached_dataset(small_trial(backbone, role=role), cache) for role in ("search", "final"))
     assert search.test == () and len(final.test) == 5
     with pytest.raises(KeyError):
@@ -88,7 +90,7 @@ def test_the_same_trial_gives_the_same_numbers_and_prepares_nothing_again(backbo
     assert other.curve != first.curve
 
 
-def test_the_random_state_of_the_process_neither_matters_nor_moves(backbone, cache, tmp_path):
+def test_the_random_state_of_the_process_is_neither_used_nor_changed(backbone, cache, tmp_path):
     config = small_trial(backbone, "mca_sam")
     torch.manual_seed(1)
     first = train_trial(config, cache_dir=cache, work_dir=tmp_path)
@@ -99,7 +101,7 @@ def test_the_random_state_of_the_process_neither_matters_nor_moves(backbone, cac
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_held_out_images_choose_and_teach_nothing(backbone, cache, tmp_path):
+def test_held_out_images_select_and_do_not_train(backbone, cache, tmp_path):
     def curves(**changes):
         config = small_trial(backbone, "blo_sam", metric="mae", maximise=False, **changes)
         return train_trial(config, cache_dir=cache, work_dir=tmp_path).curve
@@ -110,12 +112,12 @@ def test_held_out_images_choose_and_teach_nothing(backbone, cache, tmp_path):
     assert [e["val_mae"] for e in d2] != [e["val_mae"] for e in held]
 
 
-def test_views_of_the_shots_are_further_training_pictures(backbone, cache, tmp_path):
+def test_views_of_the_shots_are_additional_training_pictures(backbone, cache, tmp_path):
     plain = train_trial(small_trial(backbone, "blo_sam"), cache_dir=cache, work_dir=tmp_path)
     config = small_trial(backbone, "blo_sam", train={"augment": AugmentConfig(views=2)})
     more = train_trial(config, cache_dir=cache, work_dir=tmp_path)
     assert plain.curve[0]["loss"] != more.curve[0]["loss"]
-    # six pictures of D1 instead of two an epoch: the rate after the first epoch is the schedule's, of 12 steps
+    # six pictures of D1 instead of two per epoch: the rate after the first epoch is the schedule's, of 12 steps
     assert more.curve[0]["lr"] == pytest.approx(5e-3 * (1 - 5 / 12) ** 0.9)
 
 
@@ -161,7 +163,7 @@ def test_bf16_trains_close_to_fp32(backbone, cache, tmp_path):
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_what_cannot_be_is_refused_by_name(backbone, cache, tmp_path):
+def test_impossible_configurations_are_refused_by_name(backbone, cache, tmp_path):
     for config, match in [
         (small_trial(backbone, shots=14), "14"),
         (small_trial(backbone, options={"family": "unicorn"}), "unicorn"),

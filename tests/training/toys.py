@@ -1,4 +1,4 @@
-"""A tiny SAM's prepared pictures, and trials that are quick because their backbone is small and untrained."""
+"""Prepared pictures of a tiny SAM, and fast trials with a small untrained backbone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def toy_model(method: str = "am_sam", **given: Any) -> AdaptedSam:
 
 
 def toy_set(model: AdaptedSam, pictures: int = 4) -> PreparedSet:
-    """Pictures of a bright rectangle each, of three sizes, prepared for ``model``."""
+    """Return pictures of one bright rectangle each, of three sizes, prepared for ``model``."""
     draw = np.random.default_rng(0)
     images, truths, boxes = [], [], []
     for number in range(pictures):
@@ -54,6 +54,8 @@ def toy_set(model: AdaptedSam, pictures: int = 4) -> PreparedSet:
         truths=tuple(truths),
         pixels=stacked,
         view_features=encode_to(model.backbone, stacked * 0.9 + 0.1, model.cache_point) if model.needs_views else None,
+        true_boxes=torch.stack(boxes) if model.params.box_training == "mix" else None,
+        has_object=torch.ones(pictures, dtype=torch.bool) if model.params.box_training == "mix" else None,
     ).for_model(model)
 
 
@@ -73,7 +75,7 @@ def toy_trainer(
 
 
 def random_nano(folder: Path) -> BackboneConfig:
-    """The nano's architecture with random weights, at 64 px."""
+    """Return the nano backbone with random weights, at 64 px."""
     path = folder / "random_nano.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -82,7 +84,7 @@ def random_nano(folder: Path) -> BackboneConfig:
 
 
 def small_trial(backbone: BackboneConfig, method: str = "am_sam", **changes: Any) -> TrialConfig:
-    """A trial of two epochs on small procedural lesions. ``params`` and ``train`` may be given as dicts."""
+    """Return a trial of two epochs on small procedural lesions. ``params`` and ``train`` may be given as dicts."""
     train = {"epochs": 2, **changes.pop("train", {})}
     params = resolve_params(method, changes.pop("params", {}))
     options = {"family": "lesion", "size": 64, "train": 12, "test": 5, **changes.pop("options", {})}
