@@ -130,7 +130,7 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
             traceback.print_exc()  # to the log
             raise AmsamError(f"{type(error).__name__}: {error} (details in {log})") from error
-    if not outcome.finished and outcome.stop_reason == "interrupted":
+    if outcome.stop_code == "interrupted":
         sys.exit(130)
     if outcome.deferred or outcome.failed_cells:
         sys.exit(1)

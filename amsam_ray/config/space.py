@@ -198,7 +198,7 @@ class SearchSection(_Section):
     startup_trials: int = Field(
         8, ge=1, le=1_000_000, description="random trials of a cell before the sampler uses its model"
     )
-    retries: int = Field(2, ge=0, le=1_000, description="how often a trial is retried after its lane died")
+    retries: int = Field(2, ge=0, le=1_000, description="how often a trial is retried after it raised or its lane died")
     timeout_s: float = Field(
         1800, gt=0, le=_MONTH_S, description="a trial without a heartbeat for this many seconds is stopped"
     )

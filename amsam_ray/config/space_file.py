@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from amsam_ray.config.space import SpaceFile
+from amsam_ray.config.space import SearchSection, SpaceFile
 from amsam_ray.config.space_checks import NEEDS_WHOLE_FILE, SpaceFinding, check_space
 from amsam_ray.config.yaml_loader import KeyLines, KeyPath, load_yaml
 from amsam_ray.errors import InputError, Problem
@@ -160,8 +160,14 @@ def _plain(error: Any) -> str:
 
 
 def space_hash(space: SpaceFile) -> str:
-    """Return the SHA-256 of everything that can change a result; ``resources`` and ``storage`` are left out."""
+    """Return the SHA-256 of everything that can change a result.
+
+    ``resources`` and ``storage`` are left out; ``search.retries`` and ``search.timeout_s`` enter with their defaults,
+    which earlier versions hashed.
+    """
     content = space.model_dump(mode="json", exclude={"resources", "storage"})
+    defaults = SearchSection().model_dump(mode="json", include={"retries", "timeout_s"})
+    content["search"] |= defaults
     return sha256_hex(json.dumps(content, sort_keys=True))
 
 

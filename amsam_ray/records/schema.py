@@ -48,7 +48,7 @@ class Record(BaseModel):
         trial, sweep, cell: ids; ``number`` and ``final_seed`` are the parts NNNN and S of the trial id.
         dataset, definition: the dataset's label in leaderboards, and the name of its definition.
         method, label: the registered method, and its name in leaderboards.
-        attempt: 1, plus the number of lanes that died while running this trial.
+        attempt: 1, plus the number of earlier attempts that raised or whose lane died.
         config, config_sha256: the resolved configuration and its fingerprint.
         params: the method's hyperparameters and switches, part of ``config``; ``searched`` lists the varied ones.
         metric, maximise: the objective; ``primary`` is the dataset's primary metric.
@@ -152,7 +152,7 @@ class Record(BaseModel):
             config, result, environment: what was run, with what result, and where.
             started, finished: seconds since the epoch.
             gpus: number of GPUs of the trial, possibly a fraction of one.
-            attempt: 1, plus the number of lanes that died while running this trial.
+            attempt: 1, plus the number of earlier attempts that raised or whose lane died.
             searched: the hyperparameters that the search varied in this cell.
             rung_scores: epoch -> best score so far, as reported at the rungs.
             published, choice: as the attributes.

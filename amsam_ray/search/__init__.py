@@ -1,1 +1,1 @@
-"""From a space file to finished records, with Ray Tune, Ray Train and Optuna."""
+"""The search: runs the trials of a space file on Ray Tune and Ray Train, with Optuna's suggestions."""

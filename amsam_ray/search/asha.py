@@ -11,15 +11,15 @@ import numpy as np
 
 
 class Asha:
-    """Decides at each rung whether a trial goes on.
+    """Decides at each rung whether a trial continues.
 
     A trial stops if its score is below the top ``1 / reduction`` of the scores recorded at that rung so far. The
-    first trial at a rung always goes on, and every score is recorded whatever the decision, as in Ray Tune's
+    first trial at a rung always continues, and every score is recorded whatever the decision, as in Ray Tune's
     ``AsyncHyperBandScheduler``.
 
     Args:
         rungs: epochs (from 1) at which trials are judged, ascending; none: no trial is ever stopped.
-        reduction: of the trials at a rung, about one in this many goes on; above 1.
+        reduction: of the trials at a rung, about one in this many continues; above 1.
         maximise: whether a larger score is better.
     """
 
@@ -29,10 +29,10 @@ class Asha:
         self._recorded: dict[int, dict[str, float]] = {epoch: {} for epoch in rungs}
 
     def stops(self, trial: str, epoch: int, score: float) -> bool:
-        """Whether ``trial`` ends at the rung ``epoch``. A trial that is run again is not judged against itself.
+        """Return whether ``trial`` stops at the rung ``epoch``. A trial that is run again is not judged against itself.
 
         Raises:
-            KeyError: ``epoch`` is no rung.
+            KeyError: ``epoch`` is not a rung.
         """
         recorded = self._recorded[epoch]
         if trial in recorded:
@@ -43,7 +43,7 @@ class Asha:
         return stop
 
     def restore(self, trial: str, rung_scores: Mapping[int, float]) -> None:
-        """Record the rung scores of a trial that an earlier run of the sweep has run."""
+        """Record the rung scores of a trial of an earlier run of the sweep."""
         for epoch, score in rung_scores.items():
             if epoch in self._recorded:
                 self.stops(trial, epoch, score)

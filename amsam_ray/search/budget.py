@@ -9,9 +9,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Literal
 
 from amsam_ray.search.observers import Observer
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
+
+StopCode = Literal["aborted", "interrupted", "seconds", "trials", "gpu_hours"]
+"""Why no further trial starts, for programs: the sweep was aborted or interrupted, or that budget is spent."""
+
+_STOP_REASONS: dict[StopCode, str] = {
+    "interrupted": "interrupted",
+    "seconds": "the time budget is spent",
+    "trials": "the budget of trials is spent",
+    "gpu_hours": "the budget of GPU hours is spent",
+}
 
 
 @dataclass(frozen=True)
@@ -53,20 +64,26 @@ class StopConditions(Observer):
         self.abort_reason: str | None = None
 
     @property
-    def stop_reason(self) -> str | None:
+    def stop_code(self) -> StopCode | None:
         """Why no further trial starts, None while trials may start."""
         if self.abort_reason:
-            return self.abort_reason
+            return "aborted"
         if self.interrupts:
             return "interrupted"
         budget = self._budget
         if budget.seconds is not None and time.monotonic() - self._started >= budget.seconds:
-            return "the time budget is spent"
+            return "seconds"
         if budget.trials is not None and self._trials >= budget.trials:
-            return "the budget of trials is spent"
+            return "trials"
         if budget.gpu_hours is not None and self.gpu_hours >= budget.gpu_hours:
-            return "the budget of GPU hours is spent"
+            return "gpu_hours"
         return None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """``stop_code`` in words."""
+        code = self.stop_code
+        return None if code is None else self.abort_reason or _STOP_REASONS[code]
 
     @property
     def stop_now(self) -> bool:
@@ -82,7 +99,7 @@ class StopConditions(Observer):
 
     def may_start(self) -> bool:
         """Whether another trial may start."""
-        return self.stop_reason is None
+        return self.stop_code is None
 
     def abort(self, reason: str) -> None:
         """End the sweep now. The first reason is kept."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from amsam_ray.config.space import SpaceFile
 from amsam_ray.search.asha import Asha
@@ -69,6 +70,7 @@ class CellState:
         self._next_number = 0
         for trial in sorted(recorded, key=lambda t: (t.number, t.seed_index or 0)):
             self._restore(trial)
+        self._lost_points = self._find_lost_points()
 
     def _restore(self, trial: RecordedTrial) -> None:
         if trial.seed_index is not None:
@@ -80,6 +82,25 @@ class CellState:
             self.searched[trial.number] = trial.outcome
             self.study.restore(trial.outcome)
             self._asha.restore(trial.outcome.trial_id, trial.outcome.rung_scores)
+
+    def _find_lost_points(self) -> list[Mapping[str, Any]]:
+        """Return the fixed points whose numbers are taken by records that do not count; they are tried again.
+
+        So the published setting stays among the trials of a sweep that is extended.
+        """
+        tried = {frozenset(self.study.live(outcome.params).items()) for outcome in self.searched.values()}
+        points = self.study.fixed_points
+        taken = (points[number] for number in sorted(self._taken) if number < len(points))
+        return [point for point in taken if frozenset(self.study.live(point).items()) not in tried]
+
+    def _next_point(self, number: int) -> Mapping[str, Any] | None:
+        """Return the lost point to try as trial ``number``; the fixed point of that number then waits in its place."""
+        if not self._lost_points:
+            return None
+        points = self.study.fixed_points
+        if number < len(points):
+            self._lost_points.append(points[number])
+        return self._lost_points.pop(0)
 
     @property
     def size(self) -> int:
@@ -157,7 +178,7 @@ class CellState:
         while self._next_number in used:
             self._next_number += 1
         number, cell = self._next_number, self.cell
-        params = self.study.ask(number)
+        params = self.study.ask(number, self._next_point(number))
         config = cell.config(params, seed=derived_seed(cell.source.search.seed, cell.id, number, "trial"))
         return TrialSpec(
             trial_id(cell.id, number),
@@ -166,7 +187,7 @@ class CellState:
             config,
             self.rungs,
             tuple(cell.space),
-            published=number == 0 and cell.published is not None,
+            published=cell.published is not None and params == self.study.live(cell.published),
         )
 
     def _next_final(self) -> TrialSpec | None:

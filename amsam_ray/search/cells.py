@@ -1,4 +1,4 @@
-"""From a space to its cells: one (dataset, shots, method) each, with its own search space and its own Optuna study."""
+"""The cells of a space: one (dataset, shots, method) each, with its own search space and Optuna study."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from amsam_ray.config.datasets import DatasetConfig, SelectionConfig
 from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.config.metrics import METRICS
+from amsam_ray.config.params import on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
 from amsam_ray.config.space_checks import live_space, switch_values
 from amsam_ray.config.trial import TrainConfig, TrialConfig
@@ -17,7 +18,7 @@ from amsam_ray.data.definition import get_definition
 
 @dataclass(frozen=True)
 class Cell:
-    """One leaderboard row in the making.
+    """One combination of dataset, number of shots and method, which becomes one leaderboard row.
 
     Attributes:
         id: ``<dataset label>.k<shots>.<method label>``.
@@ -40,12 +41,12 @@ class Cell:
 
     @property
     def trials(self) -> int:
-        """Search trials of this cell: one where nothing is searched."""
+        """Number of search trials: one if nothing is searched."""
         return self.source.search.trials if self.space else 1
 
     @property
     def final_seeds(self) -> int:
-        """Seeds of each final: one where nothing is random."""
+        """Number of seeds of each final: one if nothing is random."""
         return self.source.finals.seeds if METHODS[self.entry.name].trainable else 1
 
     @property
@@ -62,18 +63,18 @@ class Cell:
         published: bool = False,
         stop_epoch: int = 0,
     ) -> TrialConfig:
-        """The full configuration of one trial.
+        """Return the full configuration of one trial.
 
         Args:
             params: values for the searched keys that are live in this point.
-            seed: of the trial's initialisation and of the order of its batches.
+            seed: seed of the trial's initialisation and of the order of its batches.
             role: ``search`` or ``final``.
             published: whether this is a final of the published setting, which follows the papers' protocol (the epoch
                 chosen on D2) even where configurations are cross-fitted.
             stop_epoch: of a final of a cross-fitted configuration, the epoch after which it stops; 0: the last.
 
         Raises:
-            InputError: for a value that the method refuses.
+            InputError: a value is not valid for the method.
         """
         space = self.source
         return TrialConfig(
@@ -102,7 +103,7 @@ class Cell:
 
 
 def make_cells(space: SpaceFile) -> list[Cell]:
-    """All cells of a sweep, shots ascending so that the cheap ones come first."""
+    """Return all cells of a sweep, shots ascending so that the cheap ones come first."""
     return [
         _cell(space, dataset, shots, entry)
         for shots in sorted(space.shots)
@@ -137,11 +138,11 @@ def _cell(space: SpaceFile, dataset: DatasetConfig, shots: int, entry: MethodEnt
 def _first_points(
     space: SpaceFile, entry: MethodEntry, searched: Mapping[str, Distribution]
 ) -> tuple[Mapping[str, Any], ...]:
-    """The published setting, then the file's own points, each cut to what this cell searches, without repeats."""
+    """Return the published setting, then the points of the file, cut to what this cell searches, without repeats."""
     published = resolve_params(entry.name, {}).as_dict()
     points: list[dict[str, Any]] = []
     for point in (published, *space.search.first):
-        cut = {key: point.get(key, published[key]) for key in searched}
+        cut = {key: on_off_word(point.get(key, published[key])) for key in searched}
         if cut and cut not in points:
             points.append(cut)
     return tuple(points)

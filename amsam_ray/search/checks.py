@@ -1,4 +1,4 @@
-"""Everything that can be checked before a sweep starts."""
+"""The checks before a sweep starts."""
 
 from __future__ import annotations
 

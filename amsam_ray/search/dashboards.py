@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -118,7 +119,7 @@ class DashboardWriter(Observer):
         frozen.datetime_complete = record.finished.astimezone(UTC).replace(tzinfo=None)
         for name, value in params.items():
             distribution = optuna_distribution(cell.space[name])
-            if distribution._contains(distribution.to_internal_repr(value)):
+            if _contains(distribution, value):
                 frozen.params = {**frozen.params, name: value}
                 frozen.distributions = {**frozen.distributions, name: distribution}
         self._studies[record.cell].add_trial(frozen)
@@ -132,6 +133,14 @@ class DashboardWriter(Observer):
                 for name, value in entry.items():
                     if name != "epoch" and value is not None and math.isfinite(value):
                         writer.add_scalar(name, value, epoch, walltime=_epoch_time(record, epoch))
+
+
+def _contains(distribution: BaseDistribution, value: object) -> bool:
+    """Whether ``value`` can be drawn; a point outside the space cannot, such as a published setting."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:  # not among the choices
+        return False
 
 
 def _epoch_time(record: Record, epoch: int) -> float:

@@ -1,4 +1,4 @@
-"""Which lane runs which trial: the driver's side of the lanes' mailboxes. Knows Ray only as a way to send."""
+"""Assigns trials to lanes and takes in their events. Uses Ray only through ``Sender`` and ``PlacementGroups``."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Choice:
 
     Attributes:
         number: its search trial.
-        rank: 1 for the chosen one, 2, 3, ... for the runners-up, 0 for the published setting as a mere comparison.
+        rank: 1 for the chosen one, 2, 3, ... for the runners-up, 0 for the published setting if it is only compared.
         published: whether it is the published setting.
     """
 

@@ -169,7 +169,7 @@ def _user() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Return when a process of this machine started, in clock ticks since boot, which tells apart reused pids."""
+    """Return when a process of this machine started, in clock ticks since boot, which distinguishes reused pids."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             fields = file.read().rpartition(")")[2].split()

@@ -32,7 +32,8 @@ class EventLog(Observer):
     def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
         """Log how an attempt ended."""
         if attempt.status == "error":
-            logger.warning("%s, attempt %d: %s\n%s", trial.trial_id, trial.attempt, attempt.reason, attempt.traceback)
+            more = f"\n{attempt.traceback}" if attempt.traceback else ""  # a dead lane leaves none
+            logger.warning("%s, attempt %d: %s%s", trial.trial_id, trial.attempt, attempt.reason, more)
         if recorded is not None:
             score = "" if recorded.score is None else f" {recorded.score:.4f}"
             logger.info("%s: %s%s in %.1f s", recorded.trial_id, recorded.status, score, recorded.seconds)

@@ -1,4 +1,4 @@
-"""The state of a sweep: all cells, whose turn it is, and what follows from every outcome. Knows nothing of Ray."""
+"""The state of a sweep: all cells, their turns, and what follows from every outcome. Does not use Ray."""
 
 from __future__ import annotations
 

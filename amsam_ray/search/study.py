@@ -21,7 +21,7 @@ from amsam_ray.search.trials import TrialOutcome, derived_seed
 
 @dataclass(frozen=True)
 class _Asked:
-    trial: optuna.Trial
+    trial: optuna.Trial | None  # None: a point outside the space, which Optuna cannot represent
     params: dict[str, Any]
 
 
@@ -46,7 +46,7 @@ class CellStudy:
         if self._gridded:
             grid = grid_points(cell, derived_seed(self._search.seed, cell.id, "grid"))
             self._fixed_points += [point for point in grid if point not in self._fixed_points]
-        self._running: dict[int, _Asked | None] = {}
+        self._running: dict[int, _Asked] = {}
         # Optuna logs every new study, and every parameter that a sampler cannot model.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(
@@ -58,13 +58,31 @@ class CellStudy:
         """Number of trials of the cell: as the space file says, but no more than a grid has points."""
         return min(self._cell.trials, len(self._fixed_points)) if self._gridded else self._cell.trials
 
-    def ask(self, number: int) -> dict[str, Any]:
-        """Return the hyperparameters of trial ``number``, live keys only."""
-        point = self._fixed_points[number] if number < len(self._fixed_points) else None
-        if point is not None and self._known(point) != dict(point):
-            # A published value may be missing from the choices. The point is tried nevertheless, without the sampler.
-            self._running[number] = None
-            return {key: value for key, value in point.items() if self._conditions.active(key, point)}
+    @property
+    def fixed_points(self) -> list[Mapping[str, Any]]:
+        """Points tried before the sampler is asked: the cell's first points, then those of a grid."""
+        return list(self._fixed_points)
+
+    def live(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of a point that acts: searched keys whose conditions hold."""
+        chosen: dict[str, Any] = {}
+        for key in self._distributions:
+            if key in point and self._conditions.active(key, chosen):
+                chosen[key] = point[key]
+        return chosen
+
+    def ask(self, number: int, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the hyperparameters of trial ``number``, live keys only.
+
+        A point may hold a choice that the space does not list, as a published setting can. It is tried as it is, and
+        the sampler does not learn of it.
+
+        Args:
+            number: the trial's number within the cell.
+            point: what to try; None: the fixed point of this number if there is one, else what the sampler suggests.
+        """
+        if point is None and number < len(self._fixed_points):
+            point = self._fixed_points[number]
         seed = derived_seed(self._search.seed, self._cell.id, number)
         sampler = make_sampler(
             self._search.sampler,
@@ -78,8 +96,7 @@ class CellStudy:
 
     def tell(self, number: int, outcome: TrialOutcome) -> None:
         """Take in the outcome of a trial that ``ask`` returned, with its rung scores."""
-        if (asked := self._running.pop(number)) is not None:
-            self._tell(asked, outcome)
+        self._tell(self._running.pop(number), outcome)
 
     def restore(self, outcome: TrialOutcome) -> None:
         """Take in a trial from an earlier run of the sweep.
@@ -92,6 +109,9 @@ class CellStudy:
 
     def _ask(self, point: Mapping[str, Any] | None, sampler: BaseSampler) -> _Asked:
         if point is not None:
+            live = self.live(point)
+            if self._known(live) != live:
+                return _Asked(None, live)
             self._study.enqueue_trial(self._known(point))
         self._study.sampler = sampler
         with warnings.catch_warnings():
@@ -105,6 +125,8 @@ class CellStudy:
         return _Asked(trial, params)
 
     def _tell(self, asked: _Asked, outcome: TrialOutcome) -> None:
+        if asked.trial is None:
+            return
         for epoch, score in outcome.rung_scores.items():
             if math.isfinite(score):
                 asked.trial.report(score, epoch)

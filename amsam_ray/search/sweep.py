@@ -19,7 +19,7 @@ from amsam_ray.records.io import replace_damaged
 from amsam_ray.records.leaderboard import update_leaderboards
 from amsam_ray.records.schema import record_key
 from amsam_ray.records.tables import Row
-from amsam_ray.search.budget import StopConditions, interruptible
+from amsam_ray.search.budget import StopCode, StopConditions, interruptible
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.checks import check_sweep
 from amsam_ray.search.dashboards import DashboardWriter
@@ -54,7 +54,8 @@ class SweepResult:
     Attributes:
         sweep: the sweep's id.
         finished: whether every cell has all its records; if not, running the sweep again continues it.
-        stop_reason: why the run ended before the sweep was finished.
+        stop_reason: why the run ended before the sweep was finished, in words.
+        stop_code: the same for programs; None if the sweep is finished or only waits for deferred cells.
         snapshot: the last status.
         problems: files among the records that could not be read.
         waiting: keys of results that the storage has not received yet; they wait on the disks of their nodes.
@@ -74,6 +75,7 @@ class SweepResult:
     failed_cells: Sequence[str] = ()
     leaderboard: Sequence[Row] = ()
     deferred: Mapping[str, str] = field(default_factory=dict)
+    stop_code: StopCode | None = None
 
 
 def run_sweep(
@@ -216,6 +218,7 @@ class _Run:
             sweep=self._sweep,
             finished=finished,
             stop_reason=None if finished else self._conditions.stop_reason or deferred,
+            stop_code=None if finished else self._conditions.stop_code,
             snapshot=self._status.snapshot(),
             problems=tuple(dict.fromkeys([*self._records.problems, *skipped])),
             waiting=self._waiting,

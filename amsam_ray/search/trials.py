@@ -21,9 +21,9 @@ class TrialSpec:
         cell: id of its cell.
         number: NNNN, the trial's number within its cell.
         config: everything that the trial depends on.
-        rungs: epochs at which ASHA decides whether the trial goes on; empty for a final.
+        rungs: epochs at which ASHA decides whether the trial continues; empty for a final.
         searched: names of the hyperparameters that the search varies in this cell.
-        attempt: 1 for the first attempt; grows by one whenever the lane dies or the trial raises.
+        attempt: 1, plus the number of earlier attempts that raised or whose lane died.
         published: whether the configuration is the method's published setting, cut to what is searched.
         choice: of a final: 1 for the configuration that the search chose, 2, 3, ... for the runners-up, 0 for the
             published setting if it is there for comparison alone; None for a search trial.

@@ -30,7 +30,7 @@ def score_image(prob_HW: np.ndarray, truth_HW: np.ndarray, metrics: Sequence[str
 
     Raises:
         ValueError: shapes differ, probabilities are out of range or not finite, the truth is not bool, or a name
-            is unknown.
+            is unknown or has no implementation.
 
     Example:
         >>> truth = np.zeros((8, 8), bool); truth[2:6, 2:6] = True
@@ -49,8 +49,10 @@ def score_image(prob_HW: np.ndarray, truth_HW: np.ndarray, metrics: Sequence[str
             scores.update(_e_measures(prob_HW, pred_HW, truth_HW))
         elif name in _CURVES:
             scores.update(_threshold_means(prob_HW, pred_HW, truth_HW))
-        else:
+        elif name in _GREY:
             scores[name] = _GREY[name](prob_HW, truth_HW)
+        else:
+            raise ValueError(f"metric {name} has no implementation; add one to amsam_ray/training/metrics.py")
     return {name: scores[name] for name in metrics}
 
 

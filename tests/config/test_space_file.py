@@ -375,3 +375,52 @@ def test_a_mutated_space_is_valid_or_an_input_error() -> None:
             with contextlib.suppress(InputError):  # a dataset's name is not looked up before this
                 make_cells(space)
     assert refused > 300
+
+
+# Spaces as they were shipped, and their hashes computed before ``retries`` and ``timeout_s`` were left out.
+ISIC = """
+name: isic
+datasets: [isic2018]
+shots: [4, 8, 16]
+methods: [sam, samed, med_sa, blo_sam, am_sam]
+backbone: {arch: vit_b, image_size: 1024}
+detector: {weights: yolov8n.pt, confidence: 0.25, finetune_epochs: 60}
+train: {epochs: 100, batch_size: 4}
+search:
+  trials: 20
+  scheduler: {name: asha, grace_epochs: 10, reduction: 3}
+  space:
+    lr: {loguniform: [1.0e-4, 1.0e-2]}
+    rank: {choice: [2, 4, 8, 16]}
+finals: {top_k: 1, seeds: 5}
+resources: {lanes: auto, gpus_per_lane: auto, cpus_per_lane: 4}
+storage: ./results
+"""
+CROSSFIT = """
+name: demo
+datasets: [{name: procedural, options: {family: lesion, train: 64, test: 40}}]
+shots: [4, 8]
+methods: [sam, am_sam]
+backbone: {arch: nano}
+detector: {weights: nano}
+selection: {mode: crossfit, folds: 4}
+train: {epochs: 20, batch_size: 4}
+search:
+  trials: 6
+  space: {steps: {choice: [50, 100]}, lr: {loguniform: [5.0e-4, 1.0e-2]}}
+  first: [{steps: 100, lr: 1.0e-3}]
+"""
+
+
+@pytest.mark.parametrize(("text", "digits"), [(ISIC, "f3e1310bb83b2454"), (CROSSFIT, "1a6ace7b220e0b23")])
+def test_hash_of_a_space_is_stable(text: str, digits: str) -> None:
+    assert space_hash(parse_space(yaml.safe_load(text))).startswith(digits)
+
+
+def test_hash_ignores_what_cannot_change_a_result() -> None:
+    base = {"name": "tiny", "datasets": ["isic2018"], "shots": [4], "methods": ["am_sam"]}
+    plain = space_hash(parse_space(base))
+    for search in ({"retries": 0}, {"timeout_s": 60}, {"retries": 2, "timeout_s": 1800}):
+        assert space_hash(parse_space({**base, "search": search})) == plain
+    for search in ({"trials": 5}, {"margin": 2}, {"seed": 1}):
+        assert space_hash(parse_space({**base, "search": search})) != plain

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig, SelectionConfig
 from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.config.trial import TrainConfig, TrialConfig
 from amsam_ray.records.environment import Environment
@@ -61,6 +61,7 @@ def config(
     seed: int = 0,
     epochs: int = 10,
     metric: str = "dice",
+    selection: SelectionConfig | None = None,
     **params: Any,
 ) -> TrialConfig:
     """A trial's configuration on a procedural family, or on a dataset of the papers."""
@@ -69,6 +70,7 @@ def config(
     return TrialConfig(
         dataset=DatasetConfig(name="procedural" if known else dataset, **options),
         shots=shots,
+        selection=selection or SelectionConfig(),
         method=method,
         label=label or method,
         params=resolve_params(method, params),
@@ -86,11 +88,13 @@ def record(
     final: int | None = None,
     *,
     sweep: str = "demo-00000000",
-    score: float = 0.7,
+    score: float | None = 0.7,
     status: str = "completed",
     images: Sequence[float] | None = None,
     result: TrialResult | None = None,
     seconds: float = 3.0,
+    published: bool = False,
+    choice: int | None = None,
 ) -> Record:
     """The record of one trial whose selection score is ``score`` and whose test images scored ``images``."""
     cell = f"{trial_config.dataset.label}.k{trial_config.shots}.{trial_config.label}"
@@ -100,7 +104,7 @@ def record(
         scores = [] if images is None else [{"name": f"{i:04d}", metric: float(s)} for i, s in enumerate(images)]
         result = TrialResult(
             status=status,  # type: ignore[arg-type]
-            val={metric: score},
+            val={} if score is None else {metric: score},
             test={metric: float(np.mean(images))} if images is not None else None,
             test_images=scores,
             trained_params=100,
@@ -116,6 +120,8 @@ def record(
         finished=started + seconds,
         gpus=0.5,
         searched=("alpha", "lr", "rank"),
+        published=published,
+        choice=choice,
     )
 
 

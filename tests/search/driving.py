@@ -1,4 +1,4 @@
-"""Real sweeps for tests: ``amsam-ray tune`` in a process of its own, with a fake trial, to be watched and killed."""
+"""Real sweeps for tests: ``amsam-ray tune`` in a separate process with a fake trial, to be watched and killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENCE = 550.0
 
 @dataclass
 class Driver:
-    """One sweep in a folder, and the runs of it.
+    """One sweep in a folder, and its runs.
 
     Attributes:
         folder: holds everything: space file, results, caches, logs.
@@ -49,7 +49,7 @@ class Driver:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         data = self.space.model_dump(mode="json", by_alias=True)
-        # As a user would write it: the stored form of a distribution is another.
+        # As a user would write it; the stored form of a distribution is different.
         data["search"]["space"] = {key: _written(d) for key, d in data["search"]["space"].items()}
         self.storage = self.storage or str(self.results)
         (self.folder / "space.yaml").write_text(yaml.safe_dump(data))
@@ -75,7 +75,7 @@ class Driver:
 
     @contextlib.contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A run in the background; killed at the end if it still lives."""
+        """Start a run in the background; it is killed at the end if it is still running."""
         command = [sys.executable, "-m", "amsam_ray.cli.main", "tune", "--space", str(self.folder / "space.yaml")]
         command += ["--storage", self.storage, "--trial-function", FAKE, *self.more, *arguments]
         with (self.folder / "terminal").open("a") as terminal:
@@ -90,36 +90,36 @@ class Driver:
                 process.wait()
 
     def run(self, *arguments: str, timeout: float = PATIENCE) -> int:
-        """A whole run; its exit status."""
+        """Run to the end and return the exit status."""
         with self.start(*arguments) as process:
             return process.wait(timeout)
 
     def records(self) -> list[Record]:
-        """All records; asserts that every file among them is one."""
+        """Return all records; assert that every file among them is one."""
         records, problems = read_records(open_storage(self.storage))
         assert not problems
         return records
 
     def recorded(self) -> int:
-        """How many records there are, counted without reading them."""
+        """Return the number of records without reading them."""
         return len(list(self.results.glob("sweeps/*/records/*.json")))
 
     def starts(self) -> list[dict[str, Any]]:
-        """Every start of a fake trial: pid, time, seed."""
+        """Return every start of a fake trial: pid, node, time and seed."""
         if not self.log.exists():
             return []
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def terminal(self) -> str:
-        """All that the runs printed."""
+        """Return everything that the runs printed."""
         return (self.folder / "terminal").read_text()
 
     def logs(self) -> str:
-        """All log files."""
+        """Return the text of all log files."""
         return "".join(path.read_text(errors="replace") for path in (self.folder / "cache" / "logs").glob("*.log"))
 
     def leaderboard(self) -> list[str]:
-        """The leaderboard of all datasets without the columns that are times."""
+        """Return the rows of all datasets without the columns that are times."""
         import csv
 
         with (self.results / "leaderboards" / "all.csv").open() as file:
@@ -128,11 +128,11 @@ class Driver:
         return [json.dumps({k: v for k, v in row.items() if k not in ("seconds", "gpu_seconds")}) for row in rows]
 
     def seed(self, cell: str, number: int) -> str:
-        """The seed by which the fake's faults find a search trial."""
+        """Return the seed of a search trial, by which the faults of the fake trial are selected."""
         return str(derived_seed(self.space.search.seed, cell, number, "trial"))
 
     def assert_complete(self) -> list[Record]:
-        """Every trial has exactly one record, and the sweep's folder is the only one."""
+        """Assert that every trial has exactly one record and that there is one sweep; return the records."""
         records = self.records()
         assert max(Counter(record.trial for record in records).values()) == 1
         assert {record.sweep for record in records} == {sweep_id(self.space)}
@@ -156,7 +156,7 @@ def until(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
 
 
 def ray_processes(of: int) -> dict[str, list[int]]:
-    """Ray's processes below the process ``of``, by what they call themselves (``ray::RayTrainWorker`` ...)."""
+    """Return Ray's processes below the process ``of`` by title (``ray::RayTrainWorker`` ...)."""
     table: dict[int, tuple[int, str]] = {}
     for path in Path("/proc").iterdir():
         if path.name.isdigit():

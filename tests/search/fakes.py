@@ -1,9 +1,9 @@
-"""Trial functions that stand in for training where the training itself does not matter.
+"""A trial function that replaces training in tests of the search.
 
-They have the signature of ``amsam_ray.training.trial.train_trial``. Scores are smooth functions of the
-hyperparameters, so that searches have something to find. What a trial does beside scoring comes from ``AMSAM_FAKE``, a
-JSON object that the lanes inherit: ``seconds`` per trial, ``log`` (a file that gets one line per start), and ``faults``
-(a trial's seed -> what befalls it).
+It has the signature of ``amsam_ray.training.trial.train_trial``. The score is a smooth function of the hyperparameters,
+so that searches have an optimum to find. Its other behaviour is set by ``AMSAM_FAKE``, a JSON object that the lanes
+inherit: ``seconds`` per trial, ``log`` (a file that receives one line per start), and ``faults`` (seed of a trial ->
+its fault).
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def settings() -> dict[str, Any]:
 
 
 def node() -> str:
-    """Which Ray node this runs on."""
+    """Return the id of the Ray node that this runs on."""
     import ray
 
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def quality(config: TrialConfig) -> float:
-    """What the configuration is worth, in [0, 1]; the best is lr = 3e-3, lambda = 0.8."""
+    """Return the final score of a configuration, in [0, 1]; the best is lr = 3e-3, lambda = 0.8."""
     params = config.params.as_dict()
     return toy(params.get("lr", 3e-3), params.get("lambda", 0.8))
 
 
 def toy(lr: float, lambda_: float, best_lr: float = 3e-3, best_lambda: float = 0.8) -> float:
-    """An objective with one optimum, worth 1."""
+    """Return an objective with one optimum, of value 1."""
     return math.exp(-(math.log10(lr / best_lr) ** 2) - 4 * (lambda_ - best_lambda) ** 2)
 
 
@@ -57,7 +57,7 @@ def train(
     on_epoch: Callable[[int, int], None] | None = None,
     device: str | None = None,
 ) -> TrialResult:
-    """A learning curve that rises to ``quality``; deterministic."""
+    """Return a deterministic learning curve that rises to ``quality``."""
     fake = settings()
     if log := fake.get("log"):
         with open(log, "a", encoding="utf-8") as file:
@@ -66,7 +66,7 @@ def train(
     fault = fake.get("faults", {}).get(str(config.seed))
     if fault == "diverge":
         return TrialResult("failed", reason="diverged at epoch 2", epochs_run=2, shots_sha256="0" * 64)
-    befall(fault)
+    cause_fault(fault)
     epochs, best, curve = config.train.epochs, 0.0, []
     for epoch in range(1, epochs + 1):
         time.sleep(fake.get("seconds", 0.0) / epochs)
@@ -89,8 +89,8 @@ def train(
     )
 
 
-def befall(fault: str | None) -> None:
-    """Let one of the faults happen: raise, memory, data, input, exit, segfault, hang, hang_in_c."""
+def cause_fault(fault: str | None) -> None:
+    """Cause one of the faults: raise, memory, data, input, exit, segfault, hang, hang_in_c."""
     if fault == "raise":
         raise ValueError("the labels are upside down")
     if fault == "memory":
@@ -105,5 +105,5 @@ def befall(fault: str | None) -> None:
         ctypes.string_at(0)
     if fault == "hang":
         time.sleep(3600)
-    if fault == "hang_in_c":  # never gives the interpreter lock back
+    if fault == "hang_in_c":  # never releases the interpreter lock
         ctypes.PyDLL(None).sleep(3600)

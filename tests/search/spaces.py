@@ -20,10 +20,12 @@ def space(
     epochs: int = 20,
     finals: dict[str, Any] | None = None,
     resources: dict[str, Any] | None = None,
+    selection: dict[str, Any] | None = None,
+    objective: str = "auto",
     name: str = "tiny",
     **search: Any,
 ) -> SpaceFile:
-    """A space over procedural images; keyword arguments beyond those named go to its ``search`` section."""
+    """Return a space over procedural images; other keyword arguments go to its ``search`` section."""
     families = ("lesion", "polyp", "camouflage", "shadow", "person")
     given = {"trials": 6, "sampler": "random", "scheduler": "none", "space": {"lr": LR, "lambda": LAMBDA}}
     return parse_space(
@@ -35,6 +37,8 @@ def space(
             ],
             "shots": list(shots),
             "methods": list(methods),
+            "selection": selection or {},
+            "objective": objective,
             "train": {"epochs": epochs},
             "search": {**given, **search},
             "finals": finals or {"top_k": 1, "seeds": 2},
@@ -44,6 +48,6 @@ def space(
 
 
 def one_cell(**given: Any) -> Cell:
-    """The only cell of a space."""
+    """Return the only cell of a space."""
     (cell,) = make_cells(space(**given))
     return cell

@@ -1,15 +1,18 @@
-"""How many lanes fit on a node."""
+"""The size of a lane, the number of lanes, and the requests to an autoscaler."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from amsam_ray.config.space import ResourcesSection
-from amsam_ray.search.ray.capacity import LaneSize, NodeKind, lane_size, node_kinds
+from amsam_ray.errors import InputError
+from amsam_ray.search.ray import capacity as capacity_module
+from amsam_ray.search.ray.capacity import Capacity, LaneSize, NodeKind, lane_size, node_kinds
 
 BIG = {"CPU": 16.0, "GPU": 4.0}
 PLAIN = {"CPU": 2.0}
@@ -33,7 +36,7 @@ PLAIN = {"CPU": 2.0}
         (LaneSize(1, 1, 0), {}, 0),
     ],
 )
-def test_lanes_that_fit_on_a_node(size: LaneSize, node: dict[str, float], fits: int) -> None:
+def test_number_of_lanes_that_fit_on_a_node(size: LaneSize, node: dict[str, float], fits: int) -> None:
     assert size.fits(node) == fits
 
 
@@ -48,13 +51,87 @@ def test_lanes_that_fit_on_a_node(size: LaneSize, node: dict[str, float], fits: 
         ({"gpus_per_lane": 1, "workers_per_lane": 2}, [BIG], LaneSize(2, 0.5, 0.5)),
     ],
 )
-def test_the_size_of_a_lane(wanted: dict[str, Any], nodes: list[Mapping[str, float]], size: LaneSize) -> None:
+def test_size_of_a_lane(wanted: dict[str, Any], nodes: list[Mapping[str, float]], size: LaneSize) -> None:
     assert lane_size(ResourcesSection(**wanted), nodes) == size
 
 
-def test_what_an_autoscaler_can_bring_is_read_from_the_clusters_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_node_kinds_are_read_from_the_cluster_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: None)
     assert node_kinds(tmp_path / "none.yaml") == []
     assert node_kinds(Path(__file__).parents[2] / "clusters" / "gpu.yaml") == [NodeKind({"CPU": 8, "GPU": 1}, 8)]
+
+
+def test_node_kinds_of_a_managed_platform_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [SimpleNamespace(resources={"CPU": 8, "GPU": 1}, max_count=n) for n in (3, -1)]
+    published = SimpleNamespace(node_group_configs=groups)
+    monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: published)
+    first, unbounded = node_kinds(tmp_path / "none.yaml")
+    assert first == NodeKind({"CPU": 8, "GPU": 1}, 3) and unbounded.at_most > 1000
+
+
+class FakeCluster:
+    """The nodes and placement groups that ``capacity`` sees, and its clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, float]], kinds: list[NodeKind]):
+        self.nodes, self.now = nodes, 100.0
+        self.groups: list[list[dict[str, float]]] = []
+        monkeypatch.setattr(capacity_module, "nodes_now", lambda: list(self.nodes))
+        monkeypatch.setattr(capacity_module, "node_kinds", lambda: kinds)
+        monkeypatch.setattr(capacity_module, "placement_group", self.request)
+        monkeypatch.setattr(capacity_module, "remove_placement_group", self.groups.remove)
+        monkeypatch.setattr(capacity_module.time, "monotonic", lambda: self.now)
+
+    def request(self, bundles: list[dict[str, float]], strategy: str) -> list[dict[str, float]]:
+        assert strategy == "STRICT_PACK"
+        self.groups.append(bundles)
+        return bundles
+
+    def later(self, capacity: Capacity, seconds: float = 3.0) -> int:
+        self.now += seconds
+        return capacity.lanes()
+
+
+def test_lanes_follow_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster(monkeypatch, [PLAIN, PLAIN], [])
+    capacity = Capacity(ResourcesSection(lanes=3), remote=True)
+    assert capacity.wanted == 3 and capacity.lanes() == 3
+    cluster.nodes = [PLAIN]
+    assert capacity.lanes() == 3, "nodes are looked at every few seconds only"
+    assert cluster.later(capacity) == 2
+    assert not cluster.groups, "without an autoscaler nothing is requested"
+
+
+def test_missing_lanes_are_requested_from_the_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = {"CPU": 8.0, "GPU": 1.0}
+    cluster = FakeCluster(monkeypatch, [{"CPU": 0.0}], [NodeKind(gpu, 4)])
+    capacity = Capacity(ResourcesSection(cpus_per_lane=4, gpus_per_lane=0.5), remote=True)
+    assert capacity.wanted == 8 and capacity.lanes() == 0
+    assert cluster.groups == [[{"CPU": 4.0, "GPU": 0.5}]] * 8
+    cluster.nodes.append(gpu)
+    assert cluster.later(capacity) == 2 and len(cluster.groups) == 6
+    capacity.close()
+    assert not cluster.groups
+    assert cluster.later(capacity) == 2 and not cluster.groups, "a closed capacity asks Ray no more"
+
+
+def test_requests_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster(monkeypatch, [], [NodeKind(PLAIN, 1000)])
+    capacity = Capacity(ResourcesSection(), remote=True)
+    assert capacity.wanted == 2000 and capacity.lanes() == 0 and len(cluster.groups) == 64
+
+
+def test_no_room_reduces_the_lanes_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster(monkeypatch, [{"CPU": 4.0}], [])
+    capacity = Capacity(ResourcesSection(), remote=False)
+    assert capacity.lanes() == 4
+    capacity.no_room(2)
+    assert capacity.lanes() == 2
+    capacity.no_room(0)
+    assert capacity.lanes() == 1, "one lane is always tried"
+    assert cluster.later(capacity, 61) == 4
+
+
+def test_lane_that_fits_on_no_node_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCluster(monkeypatch, [PLAIN], [])
+    with pytest.raises(InputError, match=r"needs 8 CPU and 0 GPU.*at most 2 CPU, 0 GPU.*lower cpus_per_lane"):
+        Capacity(ResourcesSection(cpus_per_lane=8), remote=False)

@@ -83,7 +83,7 @@ class Lanes(Observer):
 def test_lanes_are_limited_by_the_capacity() -> None:
     lanes = Lanes(make_state(space()))
     assert lanes.dispatcher.open_lane("a") and lanes.dispatcher.open_lane("b") and not lanes.dispatcher.open_lane("c")
-    lanes.room = 3  # a node came
+    lanes.room = 3  # a node was added
     assert lanes.dispatcher.open_lane("c") and not lanes.dispatcher.open_lane("d")
 
 

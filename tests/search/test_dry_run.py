@@ -1,4 +1,4 @@
-"""What ``amsam-ray tune --dry-run`` says before anything runs."""
+"""The plan and the estimate of ``amsam-ray tune --dry-run``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.search.spaces import space
 CELL = "lesions.k8.am_sam"
 
 
-def test_it_says_what_would_run_for_how_long_and_writes_nothing(tmp_path: Path) -> None:
+def test_plan_states_trials_and_duration_and_writes_nothing(tmp_path: Path) -> None:
     driver = Driver(tmp_path, space(shots=(4, 8), methods=("am_sam", "sam"), trials=5), {"seconds": 0.2})
     assert driver.run("--dry-run") == 0, driver.terminal()
     lines = driver.terminal().splitlines()
@@ -25,8 +25,8 @@ def test_it_says_what_would_run_for_how_long_and_writes_nothing(tmp_path: Path) 
     assert not driver.results.exists() and len(driver.starts()) == 1
 
 
-def test_a_fault_that_every_trial_would_meet_is_told_in_a_sentence(tmp_path: Path) -> None:
-    for fault, status, told in (
+def test_failed_probe_is_reported_in_one_sentence(tmp_path: Path) -> None:
+    for fault, status, text in (
         ("input", 2, f"error: {CELL}: the image is no image"),
         ("raise", 1, f"error: The probe of {CELL} failed: ValueError: the labels are upside down"),
         ("exit", 1, f"error: The probe of {CELL} did not finish ("),
@@ -34,4 +34,4 @@ def test_a_fault_that_every_trial_would_meet_is_told_in_a_sentence(tmp_path: Pat
         driver = Driver(tmp_path / fault, space(shots=(8,)))
         driver.fake = {"faults": {driver.seed(CELL, 0): fault}}
         assert driver.run("--dry-run") == status
-        assert told in driver.terminal() and "Traceback" not in driver.terminal()
+        assert text in driver.terminal() and "Traceback" not in driver.terminal()

@@ -1,4 +1,4 @@
-"""Sweeps whose processes are killed at random come out as if nothing had happened."""
+"""Sweeps whose processes are killed at random have the same results as undisturbed ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3000)]
 LONG = 2400.0
 KILLS = 10  # in each of four sweeps
 CELL = "lesions.k4.am_sam"
-# A kill from outside is not the trial's fault, but nobody can tell: allow for all of them to hit the same one.
+# A kill counts as an attempt of the trial, so allow for all kills to hit the same trial.
 SIXTY: dict[str, Any] = {"datasets": 2, "trials": 28, "finals": {"top_k": 1, "seeds": 2}, "retries": 4 * KILLS}
 
 
@@ -37,9 +37,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Driver:
     return driver
 
 
-def assert_as_if_nothing_had_happened(driver: Driver, undisturbed: Driver) -> None:
+def assert_same_results(driver: Driver, undisturbed: Driver) -> None:
     records = driver.assert_complete()
-    assert len(records) == 60 and {r.status for r in records} == {"completed"}
+    assert len(records) == len(undisturbed.records()) >= 60
+    assert {r.status for r in records} == {"completed"}
     assert driver.leaderboard() == undisturbed.leaderboard()
     finished = {str(r.seed): r.finished.timestamp() for r in records if r.role == "search"}
     late = [s for s in driver.starts() if s["at"] > finished.get(str(s["seed"]), float("inf"))]
@@ -47,14 +48,14 @@ def assert_as_if_nothing_had_happened(driver: Driver, undisturbed: Driver) -> No
 
 
 class Killer:
-    """Kills one process at a time, whenever a few more trials are recorded."""
+    """Kills one process at a time, after every few recorded trials."""
 
     def __init__(self, driver: Driver, seed: int, targets: dict[str, Callable[[subprocess.Popen[str]], bool]]):
         self.driver, self.random, self.targets = driver, random.Random(seed), targets
         self.done: list[str] = []
 
     def run(self, *arguments: str) -> None:
-        """Drive the sweep to its end through all the kills."""
+        """Run the sweep to its end while processes are killed."""
         with contextlib.ExitStack() as stack:
             process = stack.enter_context(self.driver.start(*arguments))
             while len(self.done) < KILLS:
@@ -78,7 +79,7 @@ def kill_driver(process: subprocess.Popen[str]) -> bool:
 
 
 def kill_ray(name: str, rng: random.Random) -> Callable[[subprocess.Popen[str]], bool]:
-    """Kill one of the driver's own Ray processes whose title begins so."""
+    """Return a function that kills one of the driver's Ray processes whose title begins with ``name``."""
 
     def kill(process: subprocess.Popen[str]) -> bool:
         pids = [p for title, ps in ray_processes(process.pid).items() if title.startswith(name) for p in ps]
@@ -99,12 +100,12 @@ def test_thirty_random_kills_of_processes(tmp_path: Path, undisturbed: Driver, s
     killer = Killer(driver, seed, {**targets, "driver": kill_driver})
     killer.run()
     assert len(killer.done) == KILLS
-    assert_as_if_nothing_had_happened(driver, undisturbed)
+    assert_same_results(driver, undisturbed)
 
 
 @contextlib.contextmanager
 def local_cluster() -> Iterator[Any]:
-    """A Ray cluster on this machine, of one raylet to begin with, started as a user's cluster would be."""
+    """A Ray cluster on this machine with one raylet at first, started as a user's cluster would be."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -131,11 +132,11 @@ def test_ten_random_kills_of_a_second_node_and_the_driver(
         killer = Killer(driver, 3, {"raylet": kill_node, "driver": kill_driver})
         killer.run("--address", cluster.address)
     assert len(killer.done) == KILLS and set(killer.done) == {"raylet", "driver"}
-    assert_as_if_nothing_had_happened(driver, undisturbed)
+    assert_same_results(driver, undisturbed)
 
 
 @pytest.mark.cluster
-def test_a_sweep_uses_a_node_that_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_uses_a_node_that_is_added_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(tmp_path, space(trials=300), {"seconds": 0.5})
     for name, value in driver.environment.items():
         monkeypatch.setenv(name, value)
@@ -148,7 +149,7 @@ def test_a_sweep_uses_a_node_that_comes_later(tmp_path: Path, monkeypatch: pytes
     assert len({start["node"] for start in driver.starts()}) == 2
 
 
-def test_a_sweep_leaves_its_results_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_writes_its_results_to_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with moto_server() as server:
         for name, value in server.env.items():
             monkeypatch.setenv(name, value)
@@ -165,7 +166,7 @@ def test_a_sweep_leaves_its_results_in_a_bucket(tmp_path: Path, monkeypatch: pyt
     ("fault", "reason"),
     [("segfault", "the lane's training worker died"), ("hang_in_c", "hung: no heartbeat for 15 s")],
 )
-def test_faults_below_python_are_recorded_too(tmp_path: Path, fault: str, reason: str) -> None:
+def test_crashes_and_hangs_below_python_are_recorded(tmp_path: Path, fault: str, reason: str) -> None:
     driver = Driver(tmp_path, space(trials=3, retries=1, timeout_s=15))
     driver.fake = {"faults": {driver.seed(CELL, 1): fault}}
     assert driver.run(timeout=LONG) == 0
@@ -173,7 +174,7 @@ def test_faults_below_python_are_recorded_too(tmp_path: Path, fault: str, reason
     assert failed.number == 1 and failed.attempt == 2 and failed.reason and failed.reason.startswith(reason)
 
 
-def test_lanes_find_what_sequential_optuna_finds_in_half_the_epochs(tmp_path: Path) -> None:
+def test_lanes_match_sequential_optuna_with_half_the_epochs(tmp_path: Path) -> None:
     trials, epochs = 60, 81
     asha = {"name": "asha", "grace_epochs": 3, "reduction": 3}
     keys = {"lr": LR, "lambda": LAMBDA}

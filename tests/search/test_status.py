@@ -1,4 +1,4 @@
-"""What a sweep shows: a live table in a terminal, plain lines elsewhere, nothing else on either."""
+"""The status of a sweep: a live table in a terminal, plain lines elsewhere, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.search.test_state import completed, error, make_state
 
 
 def board(cells: int = 2) -> StatusObserver:
-    """A sweep under way: a trial recorded, one failed, one running."""
+    """The status of a sweep with a completed, a failed and a running trial."""
     state = make_state(space(datasets=2, shots=tuple(range(4, 4 + cells, 2)), retries=0))
     conditions = StopConditions(Budget())
     conditions.gpus = 1.0
@@ -47,7 +47,7 @@ def shown(state: StatusObserver, *, terminal: bool, height: int = 40) -> str:
     return out.getvalue()
 
 
-def test_the_live_view_shows_cells_lanes_speed_and_the_log() -> None:
+def test_live_view_shows_cells_lanes_speed_and_the_log() -> None:
     text = shown(board(), terminal=True)
     for part in (
         "lesions.k4.am_sam",
@@ -68,7 +68,7 @@ def test_plain_lines_have_no_control_codes() -> None:
     assert "2/20 trials, 1 running, 0 pruned, 1 failed" in text
 
 
-def test_a_sweep_that_ends_early_says_why_and_what_becomes_of_its_trials() -> None:
+def test_interrupted_sweep_states_whether_trials_finish_or_stop() -> None:
     state = board()
     state._conditions.interrupts = 1
     assert "interrupted: finishing running trials" in shown(state, terminal=False)
@@ -78,13 +78,13 @@ def test_a_sweep_that_ends_early_says_why_and_what_becomes_of_its_trials() -> No
     assert "Ctrl-C" not in shown(state, terminal=True)
 
 
-def test_what_happens_before_there_are_lanes_is_said() -> None:
+def test_start_of_ray_is_shown() -> None:
     state = board()
     state.wanted_lanes = 0
     assert "starting Ray, elapsed" in shown(state, terminal=False)
 
 
-def test_many_cells_are_cut_to_the_window_with_the_running_ones_first() -> None:
+def test_cells_that_do_not_fit_are_cut_with_running_ones_first() -> None:
     state = board(cells=30)
     view = SweepView(Console(file=io.StringIO(), width=110), "tiny", Path("log"))
     console = Console(file=io.StringIO(), width=110, record=True)
@@ -94,7 +94,7 @@ def test_many_cells_are_cut_to_the_window_with_the_running_ones_first() -> None:
     assert all(row.cell in text for row in state.snapshot().rows if row.running)
 
 
-def test_snapshots_may_be_taken_while_things_happen() -> None:
+def test_snapshots_from_several_threads() -> None:
     state = board()
     threads = [threading.Thread(target=lambda: [state.snapshot() for _ in range(50)]) for _ in range(4)]
     for thread in threads:
@@ -104,7 +104,7 @@ def test_snapshots_may_be_taken_while_things_happen() -> None:
     assert state.snapshot().done == 2
 
 
-def test_what_others_print_goes_to_the_log_even_from_below_python(tmp_path: Path) -> None:
+def test_output_of_libraries_and_children_goes_to_the_log(tmp_path: Path) -> None:
     code = f"""
 import ctypes, os, subprocess
 from pathlib import Path
@@ -123,5 +123,5 @@ print("after")
     assert all(noise in log for noise in ("python noise", "C noise", "child noise"))
 
 
-def test_durations_read_well() -> None:
+def test_durations() -> None:
     assert [duration(s) for s in (12.4, 200, 7500)] == ["12 s", "3 min 20 s", "2 h 05 min"]

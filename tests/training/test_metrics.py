@@ -115,28 +115,36 @@ def test_ber_by_hand() -> None:
 DIAGONAL = math.hypot(20, 30)
 
 
-@pytest.mark.parametrize(
-    ("name", "both_empty", "missed", "invented"),
-    [
-        ("dice", 1.0, 0.0, 0.0),
-        ("iou", 1.0, 0.0, 0.0),
-        ("mae", 0.0, BLOCK.mean(), BLOCK.mean()),
-        ("ber", 0.0, 0.5, BLOCK.mean()),
-        ("s_measure", 1.0, None, 1 - BLOCK.mean()),
-        ("e_measure_mean", 1.0, None, 1 - BLOCK.mean()),
-        ("e_measure_max", 1.0, None, 1 - BLOCK.mean()),
-        ("e_measure_adaptive", 1.0, None, 1 - BLOCK.mean()),
-        ("weighted_f", 1.0, 0.0, 0.0),
-        ("hd95", 0.0, DIAGONAL, DIAGONAL),
-        ("mdice", 1.0, None, 0.0),
-        ("miou", 1.0, None, 0.0),
-    ],
-)
-def test_empty_masks(name: str, both_empty: float, missed: float | None, invented: float) -> None:
+# Scores of two empty masks, of an empty prediction, and of an object where there is none. None: not fixed.
+EMPTY_SCORES = {
+    "dice": (1.0, 0.0, 0.0),
+    "iou": (1.0, 0.0, 0.0),
+    "mae": (0.0, BLOCK.mean(), BLOCK.mean()),
+    "ber": (0.0, 0.5, BLOCK.mean()),
+    "s_measure": (1.0, None, 1 - BLOCK.mean()),
+    "e_measure_mean": (1.0, None, 1 - BLOCK.mean()),
+    "e_measure_max": (1.0, None, 1 - BLOCK.mean()),
+    "e_measure_adaptive": (1.0, None, 1 - BLOCK.mean()),
+    "weighted_f": (1.0, 0.0, 0.0),
+    "hd95": (0.0, DIAGONAL, DIAGONAL),
+    "mdice": (1.0, None, 0.0),
+    "miou": (1.0, None, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_masks(name: str) -> None:
+    both_empty, missed, invented = EMPTY_SCORES[name]
     assert _one(EMPTY, EMPTY, name) == pytest.approx(both_empty)
     assert _one(BLOCK, EMPTY, name) == pytest.approx(invented)
     if missed is not None:
         assert _one(EMPTY, BLOCK, name) == pytest.approx(missed, abs=1e-9)
+
+
+def test_metric_without_implementation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "boundary_f", METRICS["dice"])
+    with pytest.raises(ValueError, match="boundary_f has no implementation"):
+        _one(EMPTY, EMPTY, "boundary_f")
 
 
 def test_faint_noise_on_an_empty_truth_is_not_stretched() -> None:

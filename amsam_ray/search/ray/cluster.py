@@ -28,7 +28,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A lane closes within seconds, or takes two minutes to bring results to a storage that was away.
+    # A lane closes within seconds, or within two minutes if it uploads results to a storage that was unavailable.
     "TUNE_FORCE_TRIAL_CLEANUP_S": "150",
     "TUNE_WARN_THRESHOLD_S": "5",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -41,8 +41,8 @@ _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
 }
 
-_REMEDY = "start one with `ray up` or `ray start --head`, or leave --address out to run on this machine"
-_ANSWER_S = 10.0  # that a cluster has to take a connection
+_REMEDY = "start one with `ray up` or `ray start --head`, or omit --address to run on this machine"
+_ANSWER_S = 10.0  # how long a cluster may take to accept a connection
 _PREFIX = "amsam-"
 _STARTS = 3
 _OBJECT_STORE_BYTES = 256 << 20  # nothing large goes through it
@@ -125,7 +125,8 @@ def _start(cpus: float | None, folder: Path) -> None:
                 _node_ip_address="127.0.0.1",
             )
         except Exception as error:
-            # Ray gives its node 30 s, which a busy machine may miss; it raises nothing narrower than Exception.
+            # Ray gives its node 30 s, which a busy machine may miss. It then raises a bare Exception without a code, so
+            # only the text distinguishes this from other failures.
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()

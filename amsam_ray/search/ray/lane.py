@@ -164,8 +164,8 @@ def _why(error: BaseException) -> str:
         return "the lane's training worker died"
     if isinstance(error, ray.exceptions.RayActorError):
         return "the lane's Train controller died"
-    told = failures[0] if failures else error
-    return " ".join(f"{type(told).__name__}: {told}".split())[:500]
+    shown = failures[0] if failures else error
+    return " ".join(f"{type(shown).__name__}: {shown}".split())[:500]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

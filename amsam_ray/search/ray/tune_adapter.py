@@ -6,6 +6,7 @@ Import only after ``cluster.prepare_environment``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ class LaneScheduler(_NotPickled, FIFOScheduler):
 
     Args:
         dispatcher: receives the events.
-        errors: lane -> the exception that ended it; Tune tells its searcher only that there was one.
+        errors: lane -> the exception that ended it; Tune passes its searcher only a flag.
     """
 
     def __init__(self, dispatcher: Dispatcher, errors: dict[str, BaseException]):
@@ -237,12 +238,20 @@ def _cause(error: BaseException | None) -> tuple[str, LaneStage]:
     if isinstance(cause, LaneError):
         return cause.reason, cause.stage
     if isinstance(error, ray.exceptions.RayActorError):
-        if "creation task" in str(error):  # Ray's own wording: raised in Lane.setup or while importing it
-            return str(error).strip().splitlines()[-1][:500], "start"
+        if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
+            return f"a lane cannot be set up: {_exception_line(str(error))}"[:500], "start"
         return "the lane's process or node died", "running"
     if error is not None:
         return " ".join(f"{type(error).__name__}: {error}".split())[:500], "running"
     return "the lane died", "running"
+
+
+def _exception_line(text: str) -> str:
+    """Return the line of a formatted traceback that names the exception: the last unindented one after a frame."""
+    lines = text.strip().splitlines()
+    after_frames = [line for before, line in pairwise(lines) if before[:1].isspace() and not line[:1].isspace()]
+    named = [line for line in after_frames if line.strip()]
+    return named[-1] if named else lines[-1] if lines else "unknown reason"
 
 
 def _short_name(trial: Any) -> str:

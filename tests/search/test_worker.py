@@ -1,0 +1,143 @@
+"""The callbacks of a running trial: heartbeats, the pulse between epochs, and decisions at rungs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from amsam_ray.search.ray import worker as worker_module
+from amsam_ray.search.ray.worker import Abandoned, _Pulse, _TrialMonitor
+from amsam_ray.search.trials import TrialSpec
+from tests.search.spaces import space
+from tests.search.test_state import make_state
+
+
+class Method:
+    """Stands in for a method of the mailbox actor: records its calls and returns a fixed answer."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.calls = answer, list[tuple[Any, ...]]()
+
+    def remote(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
+        return self.answer
+
+
+class FakeMailbox:
+    """The methods of the mailbox that a trial calls."""
+
+    def __init__(self) -> None:
+        self.heartbeat, self.rung = Method(True), Method("go")
+
+
+@pytest.fixture
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> FakeMailbox:
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    return FakeMailbox()
+
+
+@pytest.fixture
+def trial() -> TrialSpec:
+    found = make_state(space()).next_trial()
+    assert found
+    return found
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    now = time.monotonic() + seconds
+    monkeypatch.setattr(worker_module.time, "monotonic", lambda: now)
+
+
+def test_epochs_send_at_most_one_heartbeat_a_second(
+    mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = _TrialMonitor(mailbox, 3, trial, 0)
+    monitor.epoch(1, 9)
+    assert not mailbox.heartbeat.calls
+    later(monkeypatch, 1.5)
+    monitor.epoch(2, 9)
+    monitor.epoch(3, 9)
+    assert mailbox.heartbeat.calls == [(3,)]
+
+
+def test_trial_is_abandoned_when_the_lane_has_moved_on(
+    mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = _TrialMonitor(mailbox, 3, trial, 0)
+    mailbox.heartbeat.answer = False
+    later(monkeypatch, 2)
+    with pytest.raises(Abandoned):
+        monitor.epoch(1, 9)
+
+
+def test_abandonment_passes_handlers_of_exceptions() -> None:
+    assert not issubclass(Abandoned, Exception)
+
+
+@pytest.mark.parametrize(("decision", "stops"), [("go", False), ("stop", True)])
+def test_decision_at_a_rung(mailbox: FakeMailbox, trial: TrialSpec, decision: str, stops: bool) -> None:
+    monitor = _TrialMonitor(mailbox, 3, trial, 0)
+    mailbox.rung.answer = decision
+    assert monitor.rung(5, 0.25) is stops
+    assert mailbox.rung.calls == [(3, 5, 0.25)] and monitor.rung_scores == {5: 0.25}
+
+
+def test_only_rank_0_reports_the_score_of_a_rung(mailbox: FakeMailbox, trial: TrialSpec) -> None:
+    monitor = _TrialMonitor(mailbox, 3, trial, 1)
+    monitor.rung(5, 0.25)
+    assert mailbox.rung.calls == [(3, 5, None)], "every rank asks, one of them reports"
+
+
+def test_rung_of_a_closed_lane_abandons_the_trial(mailbox: FakeMailbox, trial: TrialSpec) -> None:
+    mailbox.rung.answer = "abandon"
+    with pytest.raises(Abandoned):
+        _TrialMonitor(mailbox, 3, trial, 0).rung(5, 0.25)
+
+
+def compute(seconds: float) -> None:
+    """Use the processor for ``seconds`` of wall time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+def beats(mailbox: FakeMailbox, monitor: _TrialMonitor, monkeypatch: pytest.MonkeyPatch, work: Any) -> int:
+    monkeypatch.setattr(worker_module, "_PULSE_S", 0.1)
+    with _Pulse(mailbox, 3, monitor):
+        work(1.0)
+    return len(mailbox.heartbeat.calls)
+
+
+def test_computing_outside_the_epochs_sends_heartbeats(
+    mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = _TrialMonitor(mailbox, 3, trial, 0)
+    assert beats(mailbox, monitor, monkeypatch, compute) >= 1
+    assert set(mailbox.heartbeat.calls) == {(3,)}
+    assert not any(thread.name == "amsam-pulse" and not thread.daemon for thread in threading.enumerate())
+
+
+def test_waiting_sends_no_heartbeat(mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = time.process_time()
+    monkeypatch.setattr(worker_module.time, "process_time", lambda: used)
+    assert beats(mailbox, _TrialMonitor(mailbox, 3, trial, 0), monkeypatch, time.sleep) == 0
+
+
+def test_only_epochs_count_between_the_first_and_the_last(
+    mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = _TrialMonitor(mailbox, 3, trial, 0)
+    monitor.epoch(1, 9)
+    assert beats(mailbox, monitor, monkeypatch, compute) == 0
+    monitor.epoch(9, 9)  # the test split is scored now
+    assert beats(mailbox, monitor, monkeypatch, compute) >= 1
+
+
+def test_pulse_ends_with_the_trial(mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = _TrialMonitor(mailbox, 3, trial, 0)
+    sent = beats(mailbox, monitor, monkeypatch, compute)
+    compute(0.5)
+    assert len(mailbox.heartbeat.calls) <= sent + 1
