@@ -132,11 +132,18 @@ def _start(cpus: float | None, folder: Path) -> None:
             ray.shutdown()
             logger.warning("Ray did not start within its 30 s (attempt %d of %d).", attempt + 1, _STARTS)
         else:
+            _protect_token()
             return
     raise AmsamError(
         f"Ray did not start on this machine within 30 s, {_STARTS} times: the machine is too busy. Reduce "
         "the load and run the same command again."
     )
+
+
+def _protect_token() -> None:
+    """Make Ray's authentication token readable by its owner alone; Ray leaves its permissions to the umask."""
+    with contextlib.suppress(OSError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
 def _remove_leftovers(base: Path) -> None:
