@@ -54,15 +54,13 @@ def parse_cells(patterns: list[str]) -> list[Cell]:
     return list(found)
 
 
-def run_cell(cell: Cell, photos: Photos | None, folder: Path, count: int, two_folds: bool) -> None:
-    """Do all trainings of a cell that have no record yet."""
+def run_cell(cell: Cell, photos: Photos | None, folder: Path, count: int) -> None:
+    """Do the trainings of a cell that have no record yet, but those of ``run_extras``."""
     run = CellRun(cell, photos, folder)
     for number in range(count):
         run.d2(number)
         run.crossfit(number, 4)
         run.refit(number)
-        if two_folds:
-            run.crossfit(number, 2)
     choices = CellRecords(cell, folder, count).choices().values()
     repeated = {(choice.configuration, choice.protocol) for choice in choices}
     for number, protocol in sorted(repeated | {(PUBLISHED, "d2"), (RECIPE, "refit")}):
@@ -71,7 +69,15 @@ def run_cell(cell: Cell, photos: Photos | None, folder: Path, count: int, two_fo
                 run.d2(number, seed)
             elif protocol == "refit":
                 run.refit(number, seed)
+
+
+def run_extras(cell: Cell, photos: Photos | None, folder: Path, count: int) -> None:
+    """Train the published configuration for longer, and cross-fit every configuration with two folds."""
+    run = CellRun(cell, photos, folder)
     run.longer()
+    for number in range(count):
+        run.crossfit(number, 2)
+    run_cell(cell, photos, folder, count)  # the choice with two folds may need finals with further seeds
 
 
 def _single_threaded() -> None:
@@ -98,7 +104,7 @@ def main() -> int:
     parser.add_argument("--photos", help="folder with images/ and masks/ of equal stems, the dataset `photos`")
     parser.add_argument("--photos-test", type=int, default=30, help="number of test photographs (default 30)")
     parser.add_argument("--configurations", type=int, default=2 + RANDOM, help="use the first N of the list, N > 2")
-    parser.add_argument("--no-two-folds", action="store_true", help="leave out cross-fitting with two folds")
+    parser.add_argument("--no-extras", action="store_true", help="leave out the longer training and the two folds")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default 2)")
     parser.add_argument("--report-only", action="store_true", help="train nothing; report what the folder holds")
     given = parser.parse_args()
@@ -114,8 +120,9 @@ def main() -> int:
     if not given.report_only:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(given.workers, mp_context=context, initializer=_single_threaded) as pool:
-            settings = photos, folder, given.configurations, not given.no_two_folds
-            running = {pool.submit(run_cell, cell, *settings): cell for cell in cells}
+            settings = photos, folder, given.configurations
+            jobs = [run_cell] if given.no_extras else [run_cell, run_extras]  # the extras of all cells come last
+            running = {pool.submit(job, cell, *settings): cell for job in jobs for cell in cells}
             for future in as_completed(running):
                 if error := future.exception():
                     failed += 1
