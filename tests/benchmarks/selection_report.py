@@ -24,6 +24,7 @@ _SHORT = {
     "crossfit, 2 folds of 4": "2 of 4",
     "crossfit, 4 folds": "4 folds",
     "crossfit, 4 folds, 1 s.e.": "4 folds, 1 s.e.",
+    "crossfit, 4 folds, 1 s.e. over recipe": "1 s.e. over recipe",
     "successive halving": "halving",
     MEAN: "mean",
     "best of all (looks at the test)": "best",
@@ -70,18 +71,21 @@ class _Cell:
             test = records.test(choice.configuration, choice.protocol)
             assert test is not None
             self.tests[name] = test
-        everything = [records.test(number, "refit") for number in range(records.count)]
-        self.tests[MEAN] = np.mean([one[:1] for one in everything if one is not None], axis=0)
-        chosen = self.choices["crossfit, 4 folds"].configuration
+        models = {"published": (PUBLISHED, "d2"), "recipe": (RECIPE, "refit")}
+        if self.searched:
+            everything = [records.test(number, "refit") for number in range(records.count)]
+            self.tests[MEAN] = np.mean([one[:1] for one in everything if one is not None], axis=0)
+            models["chosen"] = self.choices["crossfit, 4 folds"].configuration, "refit"
         self.true_boxes = {
             name: float(found.mean())
-            for name, number, kind in (
-                ("published", PUBLISHED, "d2"),
-                ("recipe", RECIPE, "refit"),
-                ("chosen", chosen, "refit"),
-            )
-            if (found := records.true_box(number, kind)) is not None
+            for name, model in models.items()
+            if (found := records.true_box(*model)) is not None
         }
+
+    @property
+    def searched(self) -> bool:
+        """Whether there are configurations to choose from."""
+        return self.records.count > 2
 
     @property
     def group(self) -> tuple[str, int, str]:
@@ -106,18 +110,20 @@ class _Cell:
             "method": cell.method,
             "configurations": records.count,
             "rules": rules,
+            "true_box": self.true_boxes,
+        } | (self._search_figures() if self.searched else {})
+
+    def _search_figures(self) -> dict[str, Any]:
+        records = self.records
+        return {
             "ranking": records.ranking(),
             "spread": records.spread(),
             "equal_compute": records.equal_compute(records.count),
-            "equal_trials": {
-                "d2": self.tests["d2"].mean(),
-                **{kind: self.tests[name].mean() for kind, name in _FOLDS.items() if name in self.tests},
-            },
-            "true_box": self.true_boxes,
+            "equal_trials": {kind: self.tests[name].mean() for kind, name in _RULES.items() if name in self.tests},
         }
 
 
-_FOLDS = {"crossfit2": "crossfit, 2 folds", "crossfit4": "crossfit, 4 folds"}
+_RULES = {"d2": "d2", "crossfit2": "crossfit, 2 folds", "crossfit4": "crossfit, 4 folds"}
 
 
 def figures(finished: Iterable[CellRecords]) -> dict[str, Any]:
@@ -128,18 +134,30 @@ def figures(finished: Iterable[CellRecords]) -> dict[str, Any]:
         groups.setdefault(cell.group, []).append(cell)
     rounded: dict[str, Any] = _rounded(
         {
-            "averages": [_average(group, members) for group, members in sorted(groups.items())],
+            "averages": [
+                _average(group, part) for group, members in sorted(groups.items()) for part in _parts(members)
+            ],
             "cells": [cell.figures() for cell in cells],
         }
     )
     return rounded
 
 
+def _parts(members: list[_Cell]) -> list[list[_Cell]]:
+    """All cells, and those that compare more than the published setting with the recipe, if they are not all."""
+    searched = [cell for cell in members if cell.searched]
+    return [members, searched] if 0 < len(searched) < len(members) else [members]
+
+
 def _average(group: tuple[str, int, str], members: list[_Cell]) -> dict[str, Any]:
     rules: dict[str, Any] = {}
+    # Rules that were applied to some cells only are averaged in a part of their own.
     names = max((list(cell.tests) for cell in members), key=len)
+    searched = all(cell.searched for cell in members)
+    if not searched:
+        names = [name for name in names if name in min((list(cell.tests) for cell in members), key=len)]
     # Published models can be worse with true boxes than with those they were trained on: no ceiling.
-    gap = _mean(c.true_boxes["chosen"] - c.tests[BASE].mean() for c in members if "chosen" in c.true_boxes)
+    gap = _mean(c.true_boxes["recipe"] - c.tests[BASE].mean() for c in members if "recipe" in c.true_boxes)
     for name in names:
         having = [cell for cell in members if name in cell.tests]
         datasets: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -154,11 +172,11 @@ def _average(group: tuple[str, int, str], members: list[_Cell]) -> dict[str, Any
         if gap:
             rules[name]["gap_closed"] = gain / gap
     ranking = {}
-    for kind in _KINDS:
+    for kind in _KINDS if searched else ():
         having = [cell for cell in members if cell.records.has(kind)]
         if having:
             rows = [cell.records.ranking()[kind] for cell in having]
-            name = _FOLDS.get(kind, kind)
+            name = _RULES[kind]
             ranking[kind] = {
                 "cells": len(having),
                 "spearman": _mean(row["spearman"] for row in rows),
@@ -170,7 +188,7 @@ def _average(group: tuple[str, int, str], members: list[_Cell]) -> dict[str, Any
     return {
         "method": method,
         "shots": shots,
-        "group": kind,
+        "group": f"{kind}, searched" if searched else kind,
         "cells": len(members),
         "draws": len({cell.cell.draw for cell in members}),
         "rules": rules,
@@ -206,7 +224,8 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def _averages_table(averages: list[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for average in averages for name in average["rules"]))
+    longest_first = sorted(averages, key=lambda average: -len(average["rules"]))
+    names = list(dict.fromkeys(name for average in longest_first for name in average["rules"]))
     heads = [f"{a['method']}, K = {a['shots']}, {a['group']} ({a['cells']} cells)" for a in averages]
     rows = []
     for name in names:
@@ -271,6 +290,8 @@ def _cells_table(cells: list[dict[str, Any]]) -> str:
 def _noise_table(cells: list[dict[str, Any]]) -> str:
     rows = []
     for cell in cells:
+        if "spread" not in cell:
+            continue
         row = _identity(cell)
         for kind in _KINDS:
             ranking = cell["ranking"].get(kind, {})

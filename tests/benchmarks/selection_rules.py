@@ -110,6 +110,8 @@ class CellRecords:
             found["published, trained longer"] = Choice(PUBLISHED, "longer")
         found["published, refit on all shots"] = Choice(PUBLISHED, "refit")
         found["recipe, no search"] = Choice(RECIPE, "refit")
+        if self.count == 2:
+            return found  # nothing to search
         found["d2"] = self._best("d2", "d2", self.count)
         if self.has("crossfit2"):
             found["crossfit, 2 folds"] = self._best("crossfit2", "refit", 2 * self.count)
@@ -120,7 +122,8 @@ class CellRecords:
         )
         found["crossfit, 4 folds"] = self._best("crossfit4", "refit", 4 * self.count)
         for errors in STANDARD_ERRORS[1:]:
-            found[f"crossfit, 4 folds, {errors:g} s.e."] = self._cautious(errors)
+            found[f"crossfit, 4 folds, {errors:g} s.e."] = self._cautious(errors, PUBLISHED)
+        found["crossfit, 4 folds, 1 s.e. over recipe"] = self._cautious(1.0, RECIPE)
         found["successive halving"] = self._halving()
         best = int(np.argmax(self.means("refit")))
         found["best of all (looks at the test)"] = Choice(best, "refit")
@@ -131,18 +134,18 @@ class CellRecords:
         best = int(np.argmax(scores))
         return Choice(best, protocol, trainings, float(self.seconds(kind).sum()), float(scores[best]))
 
-    def _cautious(self, errors: float) -> Choice:
-        """Keep the published configuration unless the mean paired difference over the shots exceeds its standard
-        error ``errors`` times."""
+    def _cautious(self, errors: float, base: int) -> Choice:
+        """Keep configuration ``base`` unless the mean paired difference over the shots exceeds its standard error
+        ``errors`` times."""
         best = self._best("crossfit4", "refit", 4 * self.count)
-        shots, base = (self._records[n, "crossfit4", 0]["shots"] for n in (best.configuration, PUBLISHED))
-        if not base or not shots:
+        shots, kept = (self._records[n, "crossfit4", 0]["shots"] for n in (best.configuration, base))
+        if not kept or not shots:
             return best
-        gains = np.array([shots[name] - base[name] for name in base])
+        gains = np.array([shots[name] - kept[name] for name in kept])
         if gains.mean() > errors * gains.std(ddof=1) / math.sqrt(len(gains)):
             return best
-        score = float(self.scores("crossfit4")[PUBLISHED])
-        return Choice(PUBLISHED, "refit", best.trainings, best.seconds, score)
+        score = float(self.scores("crossfit4")[base])
+        return Choice(base, "refit", best.trainings, best.seconds, score)
 
     def _halving(self) -> Choice:
         """Train one fold of every configuration, a second one of the better half, and so on."""
