@@ -210,7 +210,7 @@ class SearchSection(_Section):
         (), max_length=10_000, description="points tried first, after each method's published setting"
     )
     margin: float = Field(
-        1.0,
+        0.0,
         ge=0,
         le=10,
         description="crossfit: standard errors by which a configuration must beat the published setting to replace it",
