@@ -1,7 +1,7 @@
 """The finals of a cell: the chosen configurations and the published setting, retrained and scored on the test split.
 
-Where configurations are cross-fitted, another one replaces the published setting only if it is better by more than the
-noise of the comparison: its mean advantage over the judged shots must exceed ``search.margin`` standard errors.
+Where configurations are cross-fitted, another one replaces the published setting only if its mean advantage over the
+judged shots exceeds ``search.margin`` standard errors of that mean.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_equal_configuration_does_not_replace_the_published_setting() -> None:
 
 def test_runner_up_keeps_its_place_behind_the_published_setting() -> None:
     third = end(2, THIRD, [0.4, 0.4, 0.4, 0.4])
-    cell = crossfit_cell(finals={"top_k": 2, "seeds": 1})
+    cell = crossfit_cell(finals={"top_k": 2, "seeds": 1}, margin=1)
     assert chosen(cell, BASE, NOISY, third) == [(0, 1, True), (1, 2, False)]
     clear = end(1, OTHER, [0.9, 0.9, 0.9, 0.9])
     assert chosen(cell, BASE, clear, third) == [(1, 1, False), (0, 2, True)]
