@@ -31,8 +31,10 @@ def leaderboard(storage: str, datasets: tuple[str, ...], shots: tuple[int, ...],
             remember=index.remember,
         )
     if not rows:
-        wish = "".join([f" of {', '.join(datasets)}" if datasets else "", f" with {shots} shots" if shots else ""])
-        raise InputError(Problem(storage, f"holds no records{wish}; give the --storage of a sweep"))
+        wish = f" of {', '.join(datasets)}" if datasets else ""
+        wish += f" with {' or '.join(map(str, shots))} shots" if shots else ""
+        remedy = "run `amsam-ray leaderboard` without filters for what it holds" if wish else "give that of a sweep"
+        raise InputError(Problem(storage, f"holds no records{wish}; {remedy}"))
     print_rows(rows, form)
 
 

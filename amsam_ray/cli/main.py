@@ -70,6 +70,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except AmsamError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
+    except PermissionError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}permission denied; choose another folder or change its permissions", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

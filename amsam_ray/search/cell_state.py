@@ -138,9 +138,20 @@ class CellState:
         return self.size + min(configurations, self.size) * self.cell.final_seeds
 
     @property
+    def counted(self) -> list[TrialOutcome]:
+        """The recorded trials that the plan counts.
+
+        An extended sweep may have chosen another configuration since: the finals of the earlier one keep their records
+        and are not counted, nor are search trials beyond the number that the space file asks for now.
+        """
+        searched = [outcome for _, outcome in sorted(self.searched.items())][: self.size]
+        wanted = [trial.trial_id for trial in final_trials(self.cell, self.searched)] if self.search_done else []
+        return searched + [self.finals[name] for name in wanted if name in self.finals]
+
+    @property
     def done(self) -> int:
-        """Number of recorded trials, finals included."""
-        return len(self.searched) + len(self.finals)
+        """Number of recorded trials that the plan counts, finals included."""
+        return len(self.counted)
 
     def next_trial(self) -> TrialSpec | None:
         """Return the next trial to run; None if the cell is finished or waits for running trials."""

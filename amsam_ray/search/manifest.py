@@ -44,12 +44,16 @@ def manifest_key(sweep: str) -> str:
 
 
 def read_manifest(storage: Storage, sweep: str) -> SweepManifest | None:
-    """Return a sweep's manifest, None if it is missing or unreadable."""
+    """Return a sweep's manifest, None if it is missing. Raises InputError if it is damaged."""
+    key = manifest_key(sweep)
     try:
-        content = json.loads(storage.get(manifest_key(sweep)))
+        content = json.loads(storage.get(key))
         return SweepManifest(sweep, tuple(content["spaces"]), float(content["created"]), dict(content["space"]))
-    except (NotFoundError, ValueError, KeyError, TypeError):
+    except NotFoundError:
         return None
+    except (ValueError, KeyError, TypeError):
+        what = "is damaged; restore it from a backup, or delete it to begin a new sweep beside this one's records"
+        raise InputError(Problem(f"{storage.uri}/{key}", what)) from None
 
 
 def stored_space(manifest: SweepManifest) -> SpaceFile:

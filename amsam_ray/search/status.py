@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -123,9 +123,7 @@ class StatusObserver(Observer):
             self._rows = {}
             for state in cells:
                 cell = state.cell
-                row = self._rows[cell.id] = CellRow(cell.id, state.planned, cell.metric, cell.maximise)
-                for outcome in (*state.searched.values(), *state.finals.values()):
-                    _count(row, outcome)
+                self._rows[cell.id] = CellRow(cell.id, state.planned, cell.metric, cell.maximise)
                 self._refresh(state)
 
     def trial_started(self, trial: TrialSpec) -> None:
@@ -145,7 +143,6 @@ class StatusObserver(Observer):
                 elif attempt.source == "data":
                     self._message = f"{trial.cell} is deferred until its images can be read: {attempt.reason}"
                 return
-            _count(row, recorded)
             self._finished.append(time.monotonic())
             if recorded.status == "failed":
                 self._message = f"{trial.trial_id} failed: {recorded.reason}"
@@ -185,10 +182,7 @@ class StatusObserver(Observer):
     def _refresh(self, state: CellState) -> None:
         row = self._rows[state.cell.id]
         row.best = None if state.best is None else state.best.score
-        row.finals = len(state.finals)
+        counted = Counter(outcome.status for outcome in state.counted)
+        row.completed, row.pruned, row.failed = counted["completed"], counted["pruned"], counted["failed"]
+        row.finals = len(state.counted) - min(len(state.searched), state.size)
         row.planned = state.planned
-
-
-def _count(row: CellRow, outcome: TrialOutcome) -> None:
-    if outcome.status in ("completed", "pruned", "failed"):
-        setattr(row, outcome.status, getattr(row, outcome.status) + 1)

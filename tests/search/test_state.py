@@ -212,3 +212,19 @@ def test_cell_with_unreadable_images_is_deferred_without_an_attempt() -> None:
     assert {a.cell for a in ran} == {"polyps.k4.am_sam"} and len(ran) == 2 + 2
     assert state.finished and state.remaining == 0 and state.deferred == {first.cell: "it broke"}
     assert not log.failed and not log.aborted and not state.cells[0].finished
+
+
+def test_finals_of_a_configuration_that_is_no_longer_chosen_are_not_counted() -> None:
+    first = space(trials=2, finals={"top_k": 1, "seeds": 2})
+    ran = run_all(make_state(first))
+    past: dict[str, list[RecordedTrial]] = {}
+    for trial in ran:
+        seed = int(trial.trial_id.rpartition(".f")[2]) if trial.is_final else None
+        past.setdefault(trial.cell, []).append(RecordedTrial(trial.number, seed, completed(trial)))
+    for trials in (3, 1):  # the extended sweep finds a better configuration; the shortened one has a trial too many
+        source = space(trials=trials, finals={"top_k": 1, "seeds": 2})
+        state = make_state(source, past=past)
+        while (again := state.next_trial()) is not None:
+            state.settle(again, completed(again, score=9.0))
+        (cell,) = state.cells
+        assert state.finished and cell.done == cell.planned and state.remaining == 0
