@@ -145,7 +145,9 @@ class CellState:
         and are not counted, nor are search trials beyond the number that the space file asks for now.
         """
         searched = [outcome for _, outcome in sorted(self.searched.items())][: self.size]
-        wanted = [trial.trial_id for trial in final_trials(self.cell, self.searched)] if self.search_done else []
+        if not self.search_done:  # the recorded finals may still be those of the chosen configurations
+            return searched + list(self.finals.values())[: self.planned - self.size]
+        wanted = (trial.trial_id for trial in final_trials(self.cell, self.searched))
         return searched + [self.finals[name] for name in wanted if name in self.finals]
 
     @property
