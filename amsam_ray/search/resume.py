@@ -27,11 +27,15 @@ class SweepRecords:
         self._read: dict[Entry, Record | Problem] = {}
 
     def refresh(self) -> None:
-        """List the records and read those that are new or have changed. Raises UnavailableError."""
+        """List the records and read those that are new or have changed.
+
+        Raises:
+            UnavailableError: the storage is unavailable. What was read is kept for the next call.
+        """
         listed = list(list_records(self._storage, [self._sweep]))
-        known = {entry: self._read[entry] for entry in listed if entry in self._read}
-        known.update(load(self._storage, (entry for entry in listed if entry not in known)))
-        self._read = {entry: known[entry] for entry in listed if entry in known}
+        for entry, item in load(self._storage, [entry for entry in listed if entry not in self._read]):
+            self._read[entry] = item
+        self._read = {entry: self._read[entry] for entry in listed if entry in self._read}
 
     @property
     def records(self) -> list[Record]:

@@ -34,6 +34,7 @@ from amsam_ray.search.state import SweepState
 from amsam_ray.search.status import Snapshot, StatusObserver
 from amsam_ray.storage.base import Storage, UnavailableError
 from amsam_ray.storage.open import open_storage
+from amsam_ray.storage.retry import until_available
 from amsam_ray.storage.spool import Spool
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How long a run that ends retries to upload waiting results: longer than a restart of the server takes.
+# How long a run that ends retries to upload waiting results and to write the leaderboards: longer than a restart of the
+# server takes.
 _LAST_UPLOAD_S = 300.0
 
 View = Callable[[Callable[[], Snapshot]], AbstractContextManager[None]]
@@ -124,6 +126,7 @@ class _Run:
         self._conditions = StopConditions(options.budget)
         self._waiting: list[str] = []
         self._deferred: dict[str, str] = {}
+        self._deadline = 0.0  # until when the end of the run waits for the storage, on the monotonic clock
         self._upload_waiting()
         self._records.refresh()
         self._states = restore_cells(self._cells, self._records.records)
@@ -191,6 +194,7 @@ class _Run:
         finally:
             self._deferred = state.deferred
             dashboards.close()
+            self._deadline = time.monotonic() + _LAST_UPLOAD_S
             recorder.close(_LAST_UPLOAD_S)
             self._waiting = self._not_stored()
         if self._conditions.abort_reason:
@@ -201,7 +205,7 @@ class _Run:
         outcomes = [o for state in self._states for o in (*state.searched.values(), *state.finals.values())]
         recorded = {record_key(self._sweep, outcome.trial_id) for outcome in outcomes}
         try:
-            self._records.refresh()
+            until_available(self._records.refresh, self._deadline)
         except UnavailableError:
             return sorted(recorded)
         return sorted(recorded - self._records.keys)
@@ -209,9 +213,16 @@ class _Run:
     def result(self, *, ran: bool = True) -> SweepResult:
         """Write the leaderboards and return how the run ended."""
         datasets = [dataset.label for dataset in self._space.datasets]
-        rows, skipped = update_leaderboards(self._storage, datasets)
+        try:
+            rows, skipped = until_available(lambda: update_leaderboards(self._storage, datasets), self._deadline)
+        except UnavailableError as error:
+            waiting = f" {len(self._waiting)} results wait in {spool_dir(self._storage.uri)}." if self._waiting else ""
+            raise AmsamError(
+                f"{error}{waiting} Run the same command again to upload what waits and to write the leaderboards."
+            ) from error
         if not self.complete():
-            self._reload()  # a lane that was stopped may have recorded a trial without reporting it
+            # A lane that was stopped may have recorded a trial without reporting it.
+            until_available(self._reload, self._deadline)
         finished = self.complete()
         deferred = ", ".join(f"{cell} cannot read its images: {why}" for cell, why in self._deferred.items())
         return SweepResult(

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from amsam_ray.storage.base import ExistsError, NotFoundError, Storage, StorageError, check_key
 from amsam_ray.storage.local import LocalStorage
+from amsam_ray.storage.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S
 
 Replace = Callable[[Storage, str, bytes], bool]
 
 logger = logging.getLogger(__name__)
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 
 
 class Spool:
@@ -73,10 +72,10 @@ class Spool:
         Returns:
             The keys that still wait. They stay on disk for a later spool on this folder.
         """
-        deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE_S
+        deadline, pause = time.monotonic() + timeout, FIRST_PAUSE_S
         while not self._upload_all() and time.monotonic() < deadline:
             time.sleep(min(pause * random.uniform(0.5, 1), max(0.0, deadline - time.monotonic())))
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
         return self.pending()
 
     def close(self, timeout: float = 0.0) -> list[str]:
@@ -88,17 +87,17 @@ class Spool:
         return waiting
 
     def _upload_forever(self) -> None:
-        pause = _FIRST_PAUSE_S
+        pause = FIRST_PAUSE_S
         while True:
             self._wake.wait()
             if self._closed.is_set():
                 return
             self._wake.clear()
             if self._upload_all():
-                pause = _FIRST_PAUSE_S
+                pause = FIRST_PAUSE_S
             else:
                 self._closed.wait(pause * random.uniform(0.5, 1))
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
                 self._wake.set()
 
     def _upload_all(self) -> bool:
