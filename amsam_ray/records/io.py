@@ -43,11 +43,6 @@ class ReadRecords(NamedTuple):
     problems: list[Problem]
 
 
-def write_record(sink: Sink, record: Record) -> None:
-    """Store ``record`` under its key. Raises ExistsError if another record has that key."""
-    sink.create(record.key, record.to_bytes())
-
-
 def replace_damaged(storage: Storage, key: str, data: bytes) -> bool:
     """Replace a damaged file by a record; the file is kept as ``sweeps/<sweep>/damaged/<trial>.<hash>.json``.
 
@@ -71,14 +66,18 @@ def replace_damaged(storage: Storage, key: str, data: bytes) -> bool:
 
 
 def write_trial(sink: Sink, record: Record, result: TrialResult) -> None:
-    """Store all results of a trial: adapter file, overlays and curve, and last the record that refers to them."""
+    """Store all results of a trial: adapter file, overlays and curve, and last the record that refers to them.
+
+    Raises:
+        ExistsError: another record has that key.
+    """
     if record.adapter and result.adapter:
         sink.upload(record.adapter, result.adapter)
     for reference, overlay in zip(record.overlays, result.overlays, strict=True):
         sink.upload(reference.key, overlay.path)
     if record.curve_file:
         sink.put(record.curve_file, _curve_csv(record))
-    write_record(sink, record)
+    sink.create(record.key, record.to_bytes())
 
 
 def read_records(storage: Storage, sweep: str | None = None) -> ReadRecords:

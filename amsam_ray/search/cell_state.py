@@ -80,7 +80,7 @@ class CellState:
         self._taken.add(trial.number)
         if trial.counts:
             self.searched[trial.number] = trial.outcome
-            self.study.restore(trial.outcome)
+            self.study.restore(trial.number, trial.outcome)
             self._asha.restore(trial.outcome.trial_id, trial.outcome.rung_scores)
 
     def _find_lost_points(self) -> list[Mapping[str, Any]]:
@@ -157,7 +157,23 @@ class CellState:
 
     def next_trial(self) -> TrialSpec | None:
         """Return the next trial to run; None if the cell is finished or waits for running trials."""
-        trial = self._retries.pop(0) if self._retries else self._next_search() or self._next_final()
+        trial: TrialSpec | None = None
+        if self._retries:
+            trial = self._retries.pop(0)
+        elif (number := self._free_number()) is not None:
+            cell = self.cell
+            params = self.study.ask(number, self._next_point(number))
+            trial = TrialSpec(
+                trial_id(cell.id, number),
+                cell.id,
+                number,
+                cell.config(params, seed=derived_seed(cell.source.search.seed, cell.id, number, "trial")),
+                self.rungs,
+                tuple(cell.space),
+                published=cell.published is not None and params == self.study.live(cell.published),
+            )
+        elif self.search_done:
+            trial = next(iter(self._missing_finals()), None)
         if trial is not None:
             self.running[trial.trial_id] = trial
         return trial
@@ -183,28 +199,15 @@ class CellState:
     def _unsettled(self) -> list[TrialSpec]:
         return [*self.running.values(), *self._retries]
 
-    def _next_search(self) -> TrialSpec | None:
+    def _free_number(self) -> int | None:
+        """Return the number of the next new search trial; None if the cell has or runs all of them."""
         pending = sum(not trial.is_final for trial in self._unsettled())
         if len(self.searched) + pending >= self.size:
             return None
         used = {trial.number for trial in self._unsettled()} | self._taken | set(self.searched)
         while self._next_number in used:
             self._next_number += 1
-        number, cell = self._next_number, self.cell
-        params = self.study.ask(number, self._next_point(number))
-        config = cell.config(params, seed=derived_seed(cell.source.search.seed, cell.id, number, "trial"))
-        return TrialSpec(
-            trial_id(cell.id, number),
-            cell.id,
-            number,
-            config,
-            self.rungs,
-            tuple(cell.space),
-            published=cell.published is not None and params == self.study.live(cell.published),
-        )
-
-    def _next_final(self) -> TrialSpec | None:
-        return next(iter(self._missing_finals()), None) if self.search_done else None
+        return self._next_number
 
     def _missing_finals(self) -> list[TrialSpec]:
         known = {trial.trial_id for trial in self._unsettled()} | set(self.finals)

@@ -114,7 +114,8 @@ class Dispatcher:
             elif event.kind == "end" and event.outcome is not None:
                 self._settle(lane, event.outcome)
         self._assign()
-        self._prefetch()
+        if self._prefetched is None and self._may_start():
+            self._prefetched = self._state.next_trial()
         # An idle lane stays open: another one may die and leave its trial, and a cell's finals start when its last
         # search trial ends.
         lane.closing = lane.trial is None and not self._has_work()
@@ -146,14 +147,12 @@ class Dispatcher:
         for lane in self._lanes.values():
             if lane.sender is None or lane.trial is not None or lane.closing:
                 continue
-            self._prefetch()
-            if (trial := self._prefetched) is None or not self._may_start():
+            if not self._may_start():
+                return
+            trial = self._prefetched or self._state.next_trial()
+            if trial is None:
                 return
             self._prefetched, lane.trial = None, trial
             for observer in self._observers:
                 observer.trial_started(trial)
             lane.sender.post(trial)
-
-    def _prefetch(self) -> None:
-        if self._prefetched is None and self._may_start():
-            self._prefetched = self._state.next_trial()

@@ -67,43 +67,7 @@ class Recorder:
             started: seconds since the epoch.
             hardware: as ``amsam_ray.device.hardware`` describes it.
         """
-        return self._store(trial, self._build(trial, result, rung_scores, started, hardware), result)
-
-    def write_failure(self, trial: TrialSpec, outcome: TrialOutcome) -> TrialOutcome:
-        """Record a trial all of whose attempts failed, with the reason."""
-        result = TrialResult(status="failed", reason=outcome.reason)
-        record = self._build(trial, result, outcome.rung_scores, time.time() - outcome.seconds, {})
-        return self._store(trial, record, result)
-
-    def waiting(self) -> list[str]:
-        """Return the keys of results that wait on this node's disk."""
-        return self._spool.pending()
-
-    def close(self, timeout_s: float) -> list[str]:
-        """Upload what waits, for at most ``timeout_s`` seconds, and return the keys that still wait."""
-        return self._spool.close(timeout_s)
-
-    def _store(self, trial: TrialSpec, record: Record, result: TrialResult) -> TrialOutcome:
-        try:
-            try:
-                write_trial(self._storage, record, result)
-            except ExistsError:
-                # The record of another attempt, or a damaged file, which is why the trial ran again.
-                if not replace_damaged(self._storage, record.key, record.to_bytes()):
-                    return self.recorded(trial) or outcome_of(record)
-        except UnavailableError:
-            write_trial(self._spool, record, result)
-        return outcome_of(record)
-
-    def _build(
-        self,
-        trial: TrialSpec,
-        result: TrialResult,
-        rung_scores: Mapping[int, float],
-        started: float,
-        hardware: Mapping[str, str],
-    ) -> Record:
-        return Record.build(
+        record = Record.build(
             trial=trial.trial_id,
             sweep=self._sweep,
             config=trial.config,
@@ -118,6 +82,29 @@ class Recorder:
             published=trial.published,
             choice=trial.choice,
         )
+        try:
+            try:
+                write_trial(self._storage, record, result)
+            except ExistsError:
+                # The record of another attempt, or a damaged file, which is why the trial ran again.
+                if not replace_damaged(self._storage, record.key, record.to_bytes()):
+                    return self.recorded(trial) or outcome_of(record)
+        except UnavailableError:
+            write_trial(self._spool, record, result)
+        return outcome_of(record)
+
+    def write_failure(self, trial: TrialSpec, outcome: TrialOutcome) -> TrialOutcome:
+        """Record a trial all of whose attempts failed, with the reason."""
+        result = TrialResult(status="failed", reason=outcome.reason)
+        return self.write(trial, result, outcome.rung_scores, time.time() - outcome.seconds, {})
+
+    def waiting(self) -> list[str]:
+        """Return the keys of results that wait on this node's disk."""
+        return self._spool.pending()
+
+    def close(self, timeout_s: float) -> list[str]:
+        """Upload what waits, for at most ``timeout_s`` seconds, and return the keys that still wait."""
+        return self._spool.close(timeout_s)
 
 
 def outcome_of(record: Record) -> TrialOutcome:

@@ -71,7 +71,9 @@ class CellStudy:
                 chosen[key] = point[key]
         return chosen
 
-    def ask(self, number: int, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self, number: int, point: Mapping[str, Any] | None = None, sampler: BaseSampler | None = None
+    ) -> dict[str, Any]:
         """Return the hyperparameters of trial ``number``, live keys only.
 
         A point may hold a choice that the space does not list, as a published setting can. It is tried as it is, and
@@ -80,40 +82,22 @@ class CellStudy:
         Args:
             number: the trial's number within the cell.
             point: what to try; None: the fixed point of this number if there is one, else what the sampler suggests.
+            sampler: suggests what ``point`` leaves open; None: the space file's.
         """
         if point is None and number < len(self._fixed_points):
             point = self._fixed_points[number]
-        seed = derived_seed(self._search.seed, self._cell.id, number)
-        sampler = make_sampler(
-            self._search.sampler,
-            seed=seed,
-            startup_trials=self._search.startup_trials,
-            conditional=any(d.when for d in self._cell.space.values()),
-        )
-        asked = self._ask(point, sampler)
-        self._running[number] = asked
-        return asked.params
-
-    def tell(self, number: int, outcome: TrialOutcome) -> None:
-        """Take in the outcome of a trial that ``ask`` returned, with its rung scores."""
-        self._tell(self._running.pop(number), outcome)
-
-    def restore(self, outcome: TrialOutcome) -> None:
-        """Take in a trial from an earlier run of the sweep.
-
-        A trial with parameters outside the present space (the sweep was extended) is ignored by the sampler.
-        """
-        params = outcome.params
-        if self._known(params) == dict(params):
-            self._tell(self._ask(params, RandomSampler(seed=0)), outcome)
-
-    def _ask(self, point: Mapping[str, Any] | None, sampler: BaseSampler) -> _Asked:
         if point is not None:
             live = self.live(point)
             if self._known(live) != live:
-                return _Asked(None, live)
+                self._running[number] = _Asked(None, live)
+                return live
             self._study.enqueue_trial(self._known(point))
-        self._study.sampler = sampler
+        self._study.sampler = sampler or make_sampler(
+            self._search.sampler,
+            seed=derived_seed(self._search.seed, self._cell.id, number),
+            startup_trials=self._search.startup_trials,
+            conditional=any(d.when for d in self._cell.space.values()),
+        )
         with warnings.catch_warnings():
             # A published setting may be outside the searched range; it is tried nevertheless.
             warnings.filterwarnings("ignore", message="Fixed parameter")
@@ -122,9 +106,12 @@ class CellStudy:
             for key, distribution in self._distributions.items():
                 if self._conditions.active(key, params):
                     params[key] = _suggest(trial, key, distribution)
-        return _Asked(trial, params)
+        self._running[number] = _Asked(trial, params)
+        return params
 
-    def _tell(self, asked: _Asked, outcome: TrialOutcome) -> None:
+    def tell(self, number: int, outcome: TrialOutcome) -> None:
+        """Take in the outcome of a trial that ``ask`` returned, with its rung scores."""
+        asked = self._running.pop(number)
         if asked.trial is None:
             return
         for epoch, score in outcome.rung_scores.items():
@@ -132,6 +119,16 @@ class CellStudy:
                 asked.trial.report(score, epoch)
         state = trial_state(outcome)
         self._study.tell(asked.trial, outcome.score if state is TrialState.COMPLETE else None, state=state)
+
+    def restore(self, number: int, outcome: TrialOutcome) -> None:
+        """Take in a trial from an earlier run of the sweep.
+
+        A trial with parameters outside the present space (the sweep was extended) is ignored by the sampler.
+        """
+        params = outcome.params
+        if self._known(params) == dict(params):
+            self.ask(number, params, RandomSampler(seed=0))
+            self.tell(number, outcome)
 
     def _known(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Return the part of a point that Optuna accepts: searched keys, and only choices from the list."""

@@ -80,7 +80,7 @@ def measure_suggestion() -> dict[str, float]:
         filler = CellStudy(one_cell(sampler="random", trials=FINISHED, space={**keys, "lr_prompt": LR}))
         for number in range(FINISHED):
             params = filler.ask(number)
-            study.restore(TrialOutcome(str(number), "completed", score=float(params["lambda"]), params=params))
+            study.restore(number, TrialOutcome(str(number), "completed", score=float(params["lambda"]), params=params))
         times = []
         for number in range(FINISHED, FINISHED + 15):
             begun = time.perf_counter()

@@ -146,6 +146,11 @@ def write_sweep(
     return written
 
 
+def write_record(storage: Sink, made: Record) -> None:
+    """Store a record under its key, without files."""
+    storage.create(made.key, made.to_bytes())
+
+
 def sweep_records(
     work_dir: Path,
     sweep: str,

@@ -12,14 +12,14 @@ import pytest
 
 from amsam_ray.config.datasets import SelectionConfig
 from amsam_ray.records.index import Index
-from amsam_ray.records.io import read_records, write_record
+from amsam_ray.records.io import read_records
 from amsam_ray.records.leaderboard import build_leaderboard
 from amsam_ray.records.schema import Record
 from amsam_ray.records.significance import DRAWS, paired_gain
 from amsam_ray.records.summary import RecordSummary, cell_summaries
 from amsam_ray.records.tables import Row, columns, gain_text, readable_table
 from amsam_ray.storage.open import open_storage
-from tests.records.synthetic import config, record
+from tests.records.synthetic import config, record, write_record
 
 CROSSFIT = SelectionConfig(mode="crossfit", folds=2)
 Scores = Sequence[Sequence[float]]

@@ -15,11 +15,11 @@ import pytest
 
 from amsam_ray.errors import AmsamError
 from amsam_ray.records.index import Index
-from amsam_ray.records.io import read_records, write_record
+from amsam_ray.records.io import read_records
 from amsam_ray.records.summary import CellSummary, RecordSummary, cell_summaries
 from amsam_ray.storage.base import Entry
 from amsam_ray.storage.local import LocalStorage
-from tests.records.synthetic import Folder, config, record, write_sweep
+from tests.records.synthetic import Folder, config, record, write_record, write_sweep
 
 
 class CountingStorage(LocalStorage):

@@ -13,14 +13,13 @@ import pytest
 from scipy import stats
 
 from amsam_ray.records.index import Index
-from amsam_ray.records.io import write_record
 from amsam_ray.records.leaderboard import build_leaderboard, update_leaderboards
 from amsam_ray.records.published import published_rows, published_tables
 from amsam_ray.records.schema import Record
 from amsam_ray.records.significance import DRAWS
 from amsam_ray.records.tables import Row, columns, readable_table, to_csv, to_json, to_markdown
 from amsam_ray.storage.open import open_storage
-from tests.records.synthetic import config, record
+from tests.records.synthetic import config, record, write_record
 
 
 def rows_of(tmp_path: Path, *records: Record, **options) -> list[Row]:

@@ -12,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from amsam_ray.records.environment import describe_environment
-from amsam_ray.records.io import parse_record, read_records, replace_damaged, write_record, write_trial
+from amsam_ray.records.io import parse_record, read_records, replace_damaged, write_trial
 from amsam_ray.records.schema import Record, without_secrets
 from amsam_ray.storage.base import ExistsError
 from amsam_ray.storage.open import open_storage
 from amsam_ray.training.result import TrialResult
-from tests.records.synthetic import config, record, sweep_records
+from tests.records.synthetic import config, record, sweep_records, write_record
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ from PIL import Image
 
 from amsam_ray.cli.main import cli
 from amsam_ray.errors import InputError
-from amsam_ray.records.io import write_record
 from amsam_ray.records.leaderboard import update_leaderboards
 from amsam_ray.reports.html import render_report, write_report
 from amsam_ray.reports.importance import MINIMUM_TRIALS, parameter_importances
 from amsam_ray.storage.open import open_storage
-from tests.records.synthetic import Folder, config, record, write_sweep
+from tests.records.synthetic import Folder, config, record, write_record, write_sweep
 from tests.reports import chromium
 
 SWEEP = "demo-00000000"

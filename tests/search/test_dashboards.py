@@ -14,7 +14,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from amsam_ray.records.io import write_record
 from amsam_ray.records.schema import Record, record_key
 from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.cells import Cell, make_cells
@@ -23,7 +22,7 @@ from amsam_ray.search.trials import TrialOutcome, TrialSpec
 from amsam_ray.storage.base import Storage
 from amsam_ray.storage.open import open_storage
 from amsam_ray.training.result import TrialResult
-from tests.records.synthetic import ENVIRONMENT, START
+from tests.records.synthetic import ENVIRONMENT, START, write_record
 from tests.search.spaces import LR, space
 from tests.search.test_state import completed
 

@@ -134,13 +134,13 @@ def test_restored_study_suggests_like_the_original() -> None:
         params = straight.ask(number)
         outcome = done(number, bowl(params), params=params, rung_scores={5: 0.1})
         straight.tell(number, outcome)
-        continued.restore(outcome)
+        continued.restore(number, outcome)
     assert straight.ask(30) == continued.ask(30)
 
 
 def test_trials_outside_the_present_space_are_ignored() -> None:
     study = CellStudy(one_cell(trials=4))
-    study.restore(done(0, 0.5, params={"lr": 1e-3, "rank": 4}))
+    study.restore(0, done(0, 0.5, params={"lr": 1e-3, "rank": 4}))
     assert study.ask(1)["lr"] > 0
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from amsam_ray.records.io import write_record
 from amsam_ray.records.leaderboard import update_leaderboards
 from amsam_ray.storage.open import open_storage
 from amsam_ray.storage.s3_conditions import KNOWN, ConditionalWrites
-from tests.records.synthetic import config, record
+from tests.records.synthetic import config, record, write_record
 from tests.s3.moto import S3Server
 
 _CONTEXT = multiprocessing.get_context("spawn")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from amsam_ray.data.images import ImageError
+from amsam_ray.device import hardware
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.paths import cache_dir
 from amsam_ray.search.recorder import Recorder
@@ -115,22 +116,26 @@ class _Worker:
         # alone.
         outcome = self._recorder.recorded(trial)
         if outcome is None:
+            started = time.time()
+            monitor = _TrialMonitor(self._mailbox, ticket, trial, self._rank)
+            self._settings.work_dir.mkdir(parents=True, exist_ok=True)
             try:
-                outcome = self._train(ticket, trial)
+                with (
+                    _Pulse(self._mailbox, ticket, monitor),
+                    tempfile.TemporaryDirectory(dir=self._settings.work_dir) as folder,
+                ):
+                    result = self._function(
+                        trial.config,
+                        cache_dir=cache_dir(),
+                        work_dir=Path(folder),
+                        rungs=trial.rungs,
+                        report=monitor.rung,
+                        on_epoch=monitor.epoch,
+                    )
+                    if self._rank == 0:
+                        outcome = self._recorder.write(trial, result, monitor.rung_scores, started, hardware())
             except Exception as error:
-                reason = _reason(error)
-                if self._world > 1 or _poisoned(error):
-                    # Other ranks may wait for this one in a collective operation, or the CUDA context is lost.
-                    raise LaneMustRestart(reason) from error
-                source: ErrorSource = "trial"
-                if isinstance(error, ImageError):
-                    source = "data"
-                elif isinstance(error, InputError):
-                    source = "input"
-                outcome = TrialOutcome(
-                    trial.trial_id, "error", reason=reason, source=source, traceback=traceback.format_exc()
-                )
-                _free_memory()
+                outcome = self._outcome_of(error, trial)
         return outcome if self._rank == 0 else None
 
     def close(self) -> None:
@@ -139,24 +144,20 @@ class _Worker:
             self._mailbox.start_upload.remote()
             self._recorder.close(UPLOAD_S)
 
-    def _train(self, ticket: int, trial: TrialSpec) -> TrialOutcome | None:
-        started = time.time()
-        monitor = _TrialMonitor(self._mailbox, ticket, trial, self._rank)
-        self._settings.work_dir.mkdir(parents=True, exist_ok=True)
-        with _Pulse(self._mailbox, ticket, monitor), tempfile.TemporaryDirectory(dir=self._settings.work_dir) as folder:
-            result = self._function(
-                trial.config,
-                cache_dir=cache_dir(),
-                work_dir=Path(folder),
-                rungs=trial.rungs,
-                report=monitor.rung,
-                on_epoch=monitor.epoch,
-            )
-            if self._rank != 0:
-                return None
-            from amsam_ray.device import hardware
-
-            return self._recorder.write(trial, result, monitor.rung_scores, started, hardware())
+    def _outcome_of(self, error: Exception, trial: TrialSpec) -> TrialOutcome:
+        """Return the outcome of a trial that raised. Raises LaneMustRestart if this process can run no other."""
+        reason = _reason(error)
+        if self._world > 1 or _poisoned(error):
+            # Other ranks may wait for this one in a collective operation, or the CUDA context is lost.
+            raise LaneMustRestart(reason) from error
+        source: ErrorSource = "trial"
+        if isinstance(error, ImageError):
+            source = "data"
+        elif isinstance(error, InputError):
+            source = "input"
+        _free_memory()
+        formatted = "".join(traceback.format_exception(error))
+        return TrialOutcome(trial.trial_id, "error", reason=reason, source=source, traceback=formatted)
 
 
 class _TrialMonitor:
