@@ -171,7 +171,7 @@ def _known(info: AdapterInfo) -> DetectorConfig:
 
 def _given(config: DetectorConfig, path: Path, trust: bool) -> DetectorConfig:
     """Return the configuration of the detector that the user names."""
-    from amsam_ray.models.detector import OFFICIAL_SHA256
+    from amsam_ray.models.detector_file import OFFICIAL_SHA256
 
     if not path.is_file():
         raise InputError(Problem("--detector", f"there is no file {path}. Correct the path."))

@@ -23,7 +23,8 @@ from torch import Tensor
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.hashing import file_sha256, sha256_hex
-from amsam_ray.models.detector import OFFICIAL_SHA256, Detector, build_network, load_detector, save_network
+from amsam_ray.models.detector import Detector, build_network, load_detector, save_network
+from amsam_ray.models.detector_file import OFFICIAL_SHA256
 from amsam_ray.models.detector_networks import network_name
 from amsam_ray.models.ultralytics_quiet import process_unchanged
 

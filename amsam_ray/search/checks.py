@@ -38,7 +38,7 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
 
 def _check_weights(space: SpaceFile) -> list[Problem]:
     """Check the weight files of the frozen models on this machine; the nodes of a cluster may have their own."""
-    from amsam_ray.models.detector import check_detector
+    from amsam_ray.models.detector_file import check_detector
     from amsam_ray.models.weights import check_backbone
 
     return [*check_backbone(space.backbone), *check_detector(space.detector)]

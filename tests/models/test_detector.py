@@ -18,15 +18,8 @@ from amsam_ray.data.procedural import render
 from amsam_ray.errors import InputError
 from amsam_ray.hashing import file_sha256
 from amsam_ray.models import detector as module
-from amsam_ray.models.detector import (
-    OFFICIAL_SHA256,
-    Detector,
-    build_network,
-    check_detector,
-    detector_path,
-    load_detector,
-    save_network,
-)
+from amsam_ray.models.detector import Detector, build_network, load_detector, save_network
+from amsam_ray.models.detector_file import OFFICIAL_SHA256, check_detector, detector_path
 from amsam_ray.models.detector_networks import register_network
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.errors import InputError
-from amsam_ray.models.detector import NANO_DETECTOR, build_network, load_detector, save_network
+from amsam_ray.models.detector import build_network, load_detector, save_network
+from amsam_ray.models.detector_file import NANO_DETECTOR
 from amsam_ray.models.detector_networks import network_description, network_name, register_network
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 from amsam_ray.models.ultralytics_quiet import import_ultralytics

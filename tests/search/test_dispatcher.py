@@ -164,7 +164,7 @@ def test_placement_groups_of_dead_lanes_are_removed() -> None:
     lanes = Lanes(make_state(space()), room=3)
     lanes.up("a", "b")
     assert lanes.dispatcher.open_lane("starting")
-    lanes.dispatcher.lane_closed("a", "the lane's Train controller died")
+    lanes.dispatcher.lane_closed("a", "the lane's training worker died")
     assert lanes.removed == ["group of a"]
     assert lanes.dispatcher.open_lane("doomed")
     lanes.dispatcher.lane_closed("doomed", "its node died", "start")

@@ -96,7 +96,7 @@ def kill_ray(name: str, rng: random.Random) -> Callable[[subprocess.Popen[str]],
 def test_thirty_random_kills_of_processes(tmp_path: Path, undisturbed: Driver, seed: int) -> None:
     driver = Driver(tmp_path, space(**SIXTY), {"seconds": 0.5})
     rng = random.Random(seed)
-    targets = {name: kill_ray(name, rng) for name in ("ray::RayTrainWorker", "ray::TrainController", "ray::Lane")}
+    targets = {name: kill_ray(name, rng) for name in ("ray::RayTrainWorker", "ray::Mailbox", "ray::Lane")}
     killer = Killer(driver, seed, {**targets, "driver": kill_driver})
     killer.run()
     assert len(killer.done) == KILLS

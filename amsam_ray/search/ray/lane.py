@@ -20,10 +20,10 @@ from typing import Any
 
 import ray
 from ray import train, tune
-from ray.train.torch import TorchTrainer
 
 from amsam_ray.search.observers import LaneStage
 from amsam_ray.search.ray.mailbox import LaneUpdate, Mailbox
+from amsam_ray.search.ray.trainer import make_trainer
 from amsam_ray.search.ray.worker import UPLOAD_S, LaneMustRestart, WorkerSettings, serve
 
 _CLOSE_S = 5.0
@@ -67,14 +67,6 @@ class LaneError(RuntimeError):
 
     def __str__(self) -> str:
         return self.reason
-
-
-class _Trainer(TorchTrainer):
-    """Without the process that cleans up after a dead controller: the driver does that (see ``placement_groups``)."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # of Ray Train V2
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 class Lane(tune.Trainable):
@@ -123,7 +115,7 @@ class Lane(tune.Trainable):
 
     def _train(self) -> None:
         settings = self._settings
-        trainer = _Trainer(
+        trainer = make_trainer(
             serve,
             train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": settings.cpus},
             scaling_config=train.ScalingConfig(
@@ -162,8 +154,6 @@ def _why(error: BaseException) -> str:
             return str(cause)
     if any(isinstance(cause, ray.exceptions.RayActorError) for chain in chains for cause in chain):
         return "the lane's training worker died"
-    if isinstance(error, ray.exceptions.RayActorError):
-        return "the lane's Train controller died"
     shown = failures[0] if failures else error
     return " ".join(f"{type(shown).__name__}: {shown}".split())[:500]
 

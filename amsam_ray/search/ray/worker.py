@@ -84,11 +84,13 @@ def serve(config: dict[str, Any]) -> None:
 def _use_device(cpus: float) -> None:
     """Use this worker's cores and GPU. The current GPU is a property of the thread."""
     import torch
-    from ray.train.torch import get_device
 
     torch.set_num_threads(max(1, round(cpus)))
-    if torch.cuda.is_available() and (device := get_device()).type == "cuda":
-        torch.cuda.set_device(device)
+    if torch.cuda.is_available():
+        from ray.train.torch import get_device
+
+        if (device := get_device()).type == "cuda":
+            torch.cuda.set_device(device)
 
 
 def load_trial_function(path: str) -> Callable[..., Any]:
