@@ -74,6 +74,7 @@ def tune(
     Trials recorded in the storage are not run again. Ctrl-C once finishes the running trials, twice stops immediately;
     the same command continues.
     """
+    started = time.time()
     from amsam_ray.config.space_file import load_space, problems_at
     from amsam_ray.search.budget import Budget
     from amsam_ray.search.checks import all_problems
@@ -91,6 +92,7 @@ def tune(
         fresh=fresh,
         budget=Budget(time_budget, max_trials, max_gpu_hours),
         trial_function=trial_function or TRIAL_FUNCTION,
+        started=started,
     )
     try:
         if dry_run:

@@ -47,6 +47,8 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
         records.refresh()
     states = restore_cells(make_cells(space), records.records)
     yield f"Sweep {manifest.sweep} in {storage_uri}: {'continues' if manifest.exists else 'begins'}"
+    if manifest.note:
+        yield f"note: {manifest.note}"
     for problem in records.problems:
         yield f"warning: {problem}"
     for state in states:

@@ -25,17 +25,26 @@ class SweepManifest:
         spaces: hashes of the space files that it has been run with, the latest last.
         created: seconds since the Unix epoch.
         space: the space file that it was last run with, as plain data; None for a sweep that does not exist yet.
+        earlier: the newest sweep that this one begins beside because the space file has changed, else None.
     """
 
     sweep: str
     spaces: tuple[str, ...] = ()
     created: float = 0.0
     space: dict[str, Any] | None = None
+    earlier: str | None = None
 
     @property
     def exists(self) -> bool:
         """Whether the sweep has been started before."""
         return self.space is not None
+
+    @property
+    def note(self) -> str | None:
+        """One sentence on a sweep that begins beside an earlier one, else None."""
+        if self.earlier is None:
+            return None
+        return f"the space file has changed: this is a new sweep beside {self.earlier}; --extend continues that one"
 
 
 def manifest_key(sweep: str) -> str:
@@ -82,7 +91,9 @@ def choose_sweep(storage: Storage, space: SpaceFile, *, extend: bool, fresh: boo
             raise InputError(Problem("--extend", what))
         return known[-1]
     same = [manifest for manifest in known if space_hash(space) in manifest.spaces]
-    return same[-1] if same else SweepManifest(_unused(sweep_id(space), names))
+    if same:
+        return same[-1]
+    return SweepManifest(_unused(sweep_id(space), names), earlier=known[-1].sweep if known else None)
 
 
 def write_manifest(storage: Storage, manifest: SweepManifest, space: SpaceFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Literal
 
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
@@ -41,3 +42,35 @@ class EventLog(Observer):
     def lane_lost(self, reason: str, stage: LaneStage) -> None:
         """Log why a lane was lost."""
         logger.warning("Lane lost (%s): %s", stage, reason)
+
+
+class StartupLog(Observer):
+    """Logs once, when the first trial is recorded, how long each phase before it took.
+
+    Args:
+        started: when the command began, in seconds since the epoch.
+    """
+
+    def __init__(self, started: float):
+        self._last = self._started = started
+        self._phases: dict[str, float] = {}
+        self._over = False
+
+    def reached(self, phase: str) -> None:
+        """Note that ``phase`` ends now."""
+        now = time.time()
+        self._phases.setdefault(phase, now - self._last)
+        self._last = now
+
+    def trial_started(self, trial: TrialSpec) -> None:
+        """Note when the first lane was up."""
+        if "lanes" not in self._phases:
+            self.reached("lanes")
+
+    def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
+        """Log the phases."""
+        if recorded is not None and not self._over:
+            self._over = True
+            self.reached("first trial")
+            phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._phases.items())
+            logger.info("Start-up: %s; %.1f s in all", phases, self._last - self._started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from amsam_ray.search.budget import Budget
@@ -19,6 +20,7 @@ class RunOptions:
         fresh: begin a new sweep; deletes nothing.
         budget: limits of this run.
         trial_function: ``module:function`` with the signature of ``amsam_ray.training.trial.train_trial``.
+        started: when the command began, in seconds since the epoch; for the log.
     """
 
     address: str | None = None
@@ -26,3 +28,4 @@ class RunOptions:
     fresh: bool = False
     budget: Budget = field(default_factory=Budget)
     trial_function: str = TRIAL_FUNCTION
+    started: float = field(default_factory=time.time, compare=False, repr=False)

@@ -126,6 +126,10 @@ class StatusObserver(Observer):
                 self._rows[cell.id] = CellRow(cell.id, state.planned, cell.metric, cell.maximise)
                 self._refresh(state)
 
+    def note(self, message: str) -> None:
+        """Show ``message`` until the next notable event."""
+        self._message = message
+
     def trial_started(self, trial: TrialSpec) -> None:
         """Count a running trial."""
         with self._lock:

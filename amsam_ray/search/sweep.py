@@ -25,7 +25,7 @@ from amsam_ray.search.checks import check_sweep
 from amsam_ray.search.dashboards import DashboardWriter
 from amsam_ray.search.lease import Lease
 from amsam_ray.search.manifest import choose_sweep, write_manifest
-from amsam_ray.search.observers import EventLog
+from amsam_ray.search.observers import EventLog, StartupLog
 from amsam_ray.search.options import RunOptions
 from amsam_ray.search.ray.cluster import connected
 from amsam_ray.search.recorder import Recorder
@@ -124,6 +124,7 @@ class _Run:
         self._cells = make_cells(space)
         self._records = SweepRecords(storage, self._sweep)
         self._conditions = StopConditions(options.budget)
+        self._startup = StartupLog(options.started)
         self._waiting: list[str] = []
         self._deferred: dict[str, str] = {}
         self._deadline = 0.0  # until when the end of the run waits for the storage, on the monotonic clock
@@ -131,6 +132,8 @@ class _Run:
         self._records.refresh()
         self._states = restore_cells(self._cells, self._records.records)
         self._status = StatusObserver(self._states, self._conditions, time.monotonic())
+        if self._manifest.note:
+            self._status.note(self._manifest.note)
 
     def _upload_waiting(self) -> None:
         """Upload what an earlier run on this machine could not: it counts as recorded."""
@@ -154,7 +157,9 @@ class _Run:
         lease.check()  # refuses a second driver before that starts Ray
         # The handlers are installed before Ray starts, which may swallow a KeyboardInterrupt.
         watched = (view or _no_view)(self._status.snapshot)
+        self._startup.reached("checks and records")
         with interruptible(self._conditions), watched, connected(self._options.address) as scratch:
+            self._startup.reached("Ray")
             from amsam_ray.search.ray.capacity import Capacity
 
             remote = self._options.address is not None
@@ -188,7 +193,7 @@ class _Run:
                         self._sweep, self._storage.uri, self._options.trial_function, gpus, scratch / "work"
                     ),
                     timeout_s=self._space.search.timeout_s,
-                    observers=[self._status, dashboards, EventLog()],
+                    observers=[self._status, dashboards, EventLog(), self._startup],
                     scratch=scratch,
                 )
         finally:

@@ -113,8 +113,9 @@ def test_same_file_continues_and_a_changed_one_begins_a_sweep(storage: Storage) 
     write_manifest(storage, folder, first)
     again = choose_sweep(storage, first, extend=False, fresh=False)
     assert again.sweep == folder.sweep and again.exists and stored_space(again) == first
-    changed = space(trials=7)
-    assert not choose_sweep(storage, changed, extend=False, fresh=False).exists
+    assert again.note is None
+    changed = choose_sweep(storage, space(trials=7), extend=False, fresh=False)
+    assert not changed.exists and folder.sweep in (changed.note or "")
 
 
 def test_extend_continues_the_newest_sweep_and_is_recorded(storage: Storage) -> None:

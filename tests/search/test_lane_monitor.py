@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 import traceback
 from typing import NoReturn
 
@@ -12,7 +14,7 @@ from ray._private.utils import format_error_message
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from amsam_ray.search.budget import Budget, StopConditions
-from amsam_ray.search.observers import EventLog
+from amsam_ray.search.observers import EventLog, StartupLog
 from amsam_ray.search.ray.lane import LaneError
 from amsam_ray.search.ray.tune_adapter import LaneMonitor, _cause
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
@@ -153,3 +155,18 @@ def test_dead_process_is_stated_without_rays_text() -> None:
     assert _cause(ray.exceptions.ActorUnavailableError("away", None))[0] == "the lane's process or node died"
     assert _cause(None) == ("the lane died", "running")
     assert _cause(OSError("disk\nfull")) == ("OSError: disk full", "running")
+
+
+def test_log_states_the_phases_of_the_start_once(trial: TrialSpec, caplog: pytest.LogCaptureFixture) -> None:
+    log = StartupLog(time.time() - 5)
+    log.reached("checks and records")
+    log.reached("Ray")
+    with caplog.at_level(logging.INFO):
+        log.trial_started(trial)
+        log.trial_ended(trial, error(trial), None)
+        assert not caplog.records, "a retried attempt has no record"
+        for _ in range(2):
+            log.trial_started(trial)
+            log.trial_ended(trial, completed(trial), completed(trial))
+    phases = r"Start-up: checks and records 5\.\d s, Ray 0\.0 s, lanes 0\.0 s, first trial 0\.0 s; 5\.\d s in all"
+    assert len(caplog.records) == 1 and re.fullmatch(phases, caplog.records[0].message)
