@@ -14,6 +14,7 @@ from pathlib import Path
 
 import amsam_ray
 from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.search.ray.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -94,19 +95,18 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     prepare_environment()
     import ray
 
-    # Ray's folder holds sockets, and the kernel allows 107 characters for their paths.
-    base = Path("/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir())  # noqa: S108
-    _remove_leftovers(base)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+    folder = _make_folder()
+    watchdog = Watchdog(folder)
     try:
         if address is None:
-            _start(cpus, folder)
+            with watchdog.mark():
+                _start(cpus, folder)
         else:
             _join(address)
         yield folder
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        watchdog.close()
 
 
 def _start(cpus: float | None, folder: Path) -> None:
@@ -144,6 +144,14 @@ def _protect_token() -> None:
     """Make Ray's authentication token readable by its owner alone; Ray leaves its permissions to the umask."""
     with contextlib.suppress(OSError):
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
+def _make_folder() -> Path:
+    """Return a new temporary folder, after removing those of drivers that ended together with their watchdogs."""
+    # Ray's folder holds sockets, and the kernel allows 107 characters for their paths.
+    base = Path("/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir())  # noqa: S108
+    _remove_leftovers(base)
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
 
 
 def _remove_leftovers(base: Path) -> None:
