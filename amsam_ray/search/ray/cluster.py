@@ -99,7 +99,7 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     watchdog = Watchdog(folder)
     try:
         if address is None:
-            with watchdog.mark():
+            with watchdog.mark(), _loopback_only():
                 _start(cpus, folder)
         else:
             _join(address)
@@ -107,6 +107,23 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     finally:
         ray.shutdown()
         watchdog.close()
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let the servers that Ray starts inside listen on the loopback interface only.
+
+    Ray replaces 127.0.0.1 by the machine's own address, and then listens on all interfaces, unless clusters are
+    disabled: by default so on macOS and Windows, elsewhere by RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0. Ray reads the
+    variable when it is imported, which may have happened, so this sets what it sets.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _start(cpus: float | None, folder: Path) -> None:
