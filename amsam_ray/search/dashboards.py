@@ -56,7 +56,6 @@ class DashboardWriter(Observer):
     def __init__(self, storage: Storage, sweep: str, cells: Sequence[CellState]):
         self._storage, self._sweep = storage, sweep
         self._folder = dashboard_dir(storage, sweep)
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._queue: queue.Queue[str | None] = queue.Queue()
         for state in cells:
             for outcome in (*state.searched.values(), *state.finals.values()):
@@ -76,10 +75,24 @@ class DashboardWriter(Observer):
         self._queue.put(None)
         self._thread.join()
         if not isinstance(self._storage, LocalStorage):
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(StorageError, OSError):
                 self._storage.upload(f"sweeps/{self._sweep}/{JOURNAL}", self._folder / JOURNAL)
 
     def _write_all(self) -> None:
+        try:
+            self._begin()
+        except Exception as error:  # a dashboard must never end the sweep
+            logger.warning("No dashboard data in %s: %s", self._folder, error)
+            return
+        while (trial := self._queue.get()) is not None:
+            try:
+                self._write(trial)
+            except Exception as error:
+                logger.warning("No dashboard data for %s: %s", trial, error)
+
+    def _begin(self) -> None:
+        """Begin a new journal with a study per cell."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         journal = self._folder / JOURNAL
         journal.unlink(missing_ok=True)
         storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -89,11 +102,6 @@ class DashboardWriter(Observer):
                 study_name=cell.id,
                 direction=StudyDirection.MAXIMIZE if cell.maximise else StudyDirection.MINIMIZE,
             )
-        while (trial := self._queue.get()) is not None:
-            try:
-                self._write(trial)
-            except Exception as error:  # a dashboard must never end the sweep
-                logger.warning("No dashboard data for %s: %s", trial, error)
 
     def _write(self, trial: str) -> None:
         key = record_key(self._sweep, trial)
