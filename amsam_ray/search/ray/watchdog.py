@@ -47,11 +47,18 @@ class Watchdog:
     @contextlib.contextmanager
     def mark(self) -> Iterator[None]:
         """Mark every process that is started inside, and their children."""
-        os.environ[_MARK] = str(self._folder)
+        # Ray's agents write their titles over the start of their environment unless setproctitle is told not to.
+        marks = {_MARK: str(self._folder), "SPT_NOENV": "1"}
+        before = {name: os.environ.get(name) for name in marks}
+        os.environ.update(marks)
         try:
             yield
         finally:
-            del os.environ[_MARK]
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
     def close(self) -> None:
         """End what is left and wait until it has ended."""
