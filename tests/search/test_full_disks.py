@@ -55,7 +55,7 @@ def test_a_sweep_outlasts_a_read_only_store_and_full_disks(tmp_path: Path, monke
 
 @own_mounts
 def test_without_room_for_a_record_the_sweep_ends_and_continues_later(tmp_path: Path) -> None:
-    """Storage and spool are full, so the sweep ends; then the rest of the cache is full, which delays the tables only."""
+    """Storage and spool are full, so the sweep ends; then the cache is, and only the leaderboards are missing."""
     results, cache = Disk(tmp_path / "results", 2048), Disk(tmp_path / "cache", 2048)
     spool = Disk(tmp_path / "cache" / "spool", 2048)
     driver = Driver(tmp_path, space(trials=8, retries=0), {"seconds": 1.0})
@@ -72,8 +72,6 @@ def test_without_room_for_a_record_the_sweep_ends_and_continues_later(tmp_path: 
     spool.free()
     cache.fill()
     assert driver.run() == 1
-    told = driver.terminal().splitlines()[-1]
-    assert told.startswith("error: ") or told.startswith("warning: "), told
     assert "cannot hold an index" in driver.terminal() and "free some space or set AMSAM_CACHE_DIR" in driver.terminal()
     records = driver.assert_complete()
     assert {record.status for record in records} == {"completed"} and len(records) >= 8 + 2
