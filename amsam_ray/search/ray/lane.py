@@ -23,7 +23,6 @@ from ray import train, tune
 
 from amsam_ray.search.observers import LaneStage
 from amsam_ray.search.ray.mailbox import LaneUpdate, Mailbox
-from amsam_ray.search.ray.process_group import LaneTorchConfig
 from amsam_ray.search.ray.trainer import make_trainer
 from amsam_ray.search.ray.worker import UPLOAD_S, LaneMustRestart, WorkerSettings, serve
 
@@ -118,7 +117,7 @@ class Lane(tune.Trainable):
         settings = self._settings
         trainer = make_trainer(
             serve,
-            torch_config=LaneTorchConfig(folder=str(settings.run_dir)),
+            folder=settings.run_dir,
             train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": settings.cpus},
             scaling_config=train.ScalingConfig(
                 num_workers=settings.workers,

@@ -1,8 +1,8 @@
 """The process group of a lane's workers, without a port that another machine could reach.
 
 With Ray's ``TorchConfig``, torch's store of addresses listens on all interfaces and asks for no password. All workers
-of a lane run on one node, so a file replaces the store, the loopback interface carries the collectives' connections,
-and a lane with one worker has no group at all.
+of a lane run on one node, so a file replaces the store, and the loopback interface carries the collectives'
+connections.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ class LaneTorchConfig(TorchConfig):
 class _LaneBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         workers = len(worker_group)
-        if workers == 1:
-            return
         store = Path(backend_config.folder) / f"group-{uuid.uuid4().hex}"
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
         ray.get(
