@@ -34,7 +34,7 @@ def test_a_sweep_binds_and_calls_loopback_only_and_writes_no_secret(
     bound: set[str] = set()
     called: set[str] = set()
     found: list[str] = []
-    files = 0
+    files, modes = 0, set()
     with driver.start() as process:
         while process.poll() is None:
             pids = {process.pid, *(pid for pids in ray_processes(process.pid).values() for pid in pids)}
@@ -43,11 +43,13 @@ def test_a_sweep_binds_and_calls_loopback_only_and_writes_no_secret(
             found += [f"/proc/{pid}/cmdline" for pid in pids if holds(Path(f"/proc/{pid}/cmdline"), secrets)]
             for folder in (*Path("/tmp").glob(f"amsam-{process.pid}-*"), tmp_path):
                 seen, names = search(folder, secrets)
+                modes |= {folder.stat().st_mode & 0o777} if folder != tmp_path and folder.exists() else set()
                 files, found = max(files, seen), found + names
             with contextlib.suppress(TimeoutError, Exception):
                 process.wait(1)
     assert process.returncode == 0, driver.terminal()
     assert files > 30 and len(bound) >= 1 and called, "nothing was looked at"
+    assert modes == {0o700}, "others can enter the folder of Ray's logs and sockets"
     assert all(map(is_loopback, bound)), bound
     assert all(map(is_loopback, called)), called
     storage = open_storage(driver.storage)

@@ -138,7 +138,7 @@ def _start(cpus: float | None, folder: Path) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "ray"),  # Ray opens it to all users, who cannot enter the folder around it
                 _node_ip_address="127.0.0.1",
             )
         except Exception as error:
@@ -166,7 +166,7 @@ def _protect_token() -> None:
 def _make_folder() -> Path:
     """Return a new temporary folder, after removing those of drivers that ended together with their watchdogs."""
     # Ray's folder holds sockets, and the kernel allows 107 characters for their paths.
-    base = Path("/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir())  # noqa: S108
+    base = Path("/tmp" if len(tempfile.gettempdir()) > 16 else tempfile.gettempdir())  # noqa: S108
     _remove_leftovers(base)
     return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
 
