@@ -16,7 +16,6 @@ from amsam_ray.search.trials import ErrorSource, TrialOutcome, TrialSpec
 from amsam_ray.storage.base import UnavailableError
 from tests.search.spaces import space
 
-
 CELL = "lesions.k4.am_sam"
 
 
