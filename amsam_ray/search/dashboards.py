@@ -133,14 +133,24 @@ class DashboardWriter(Observer):
         self._studies[record.cell].add_trial(frozen)
 
     def _curves(self, record: Record) -> None:
-        from tensorboardX import SummaryWriter
+        # Not through a SummaryWriter: each of them has a thread and prints a traceback at exit if the disk is full.
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.summary import scalar
 
-        with SummaryWriter(str(self._folder / CURVES / record.trial), write_to_disk=True) as writer:
-            for entry in record.curve:
-                epoch = int(entry.get("epoch") or 0)
-                for name, value in entry.items():
-                    if name != "epoch" and value is not None and math.isfinite(value):
-                        writer.add_scalar(name, value, epoch, walltime=_epoch_time(record, epoch))
+        folder = self._folder / CURVES / record.trial
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = _epoch_time(record, 0)
+        events = [Event(wall_time=begun, file_version="brain.Event:2")]
+        for entry in record.curve:
+            epoch = int(entry.get("epoch") or 0)
+            for name, value in entry.items():
+                if name != "epoch" and value is not None and math.isfinite(value):
+                    at = _epoch_time(record, epoch)
+                    events.append(Event(wall_time=at, step=epoch, summary=scalar(name, value)))
+        with contextlib.closing(RecordWriter(str(folder / f"events.out.tfevents.{begun:.0f}"))) as writer:
+            for event in events:
+                writer.write(event.SerializeToString())
 
 
 def _contains(distribution: BaseDistribution, value: object) -> bool:

@@ -96,7 +96,7 @@ class SweepState:
             state.retry(trial, attempt=trial.attempt + counts)
             return None
         attempts = f" ({trial.attempt} attempts)" if trial.attempt > 1 else ""
-        reason = f"{attempt.reason or 'unknown reason'}{attempts}"
+        reason = f"{(attempt.reason or 'unknown reason').rstrip('.')}{attempts}"
         if attempt.source == "node":
             # A full disk says nothing about the trial, so the trial must not fail for good.
             self._abort(f"{trial.trial_id} cannot be run: {reason}")
