@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -27,6 +28,26 @@ class Problem:
 def counted(number: int, thing: str) -> str:
     """Return ``1 image`` or ``2 images``: a number with a noun whose plural ends in s."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+REMEDIES = {  # of faults of the machine, by error number
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or raise the quota",
+    errno.EROFS: "mount the file system writable",
+    errno.EACCES: "change its permissions or choose another folder",
+    errno.EPERM: "change its permissions or choose another folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "mount the file system again",
+}
+
+
+def with_remedy(error: OSError) -> str:
+    """Return what the operating system refused and the remedy: ``FILE: No space left on device; free some space``."""
+    remedy = REMEDIES.get(error.errno or 0)
+    what = f"{error.strerror or error}; {remedy}" if remedy else str(error.strerror or error)
+    return f"{error.filename}: {what}" if error.filename else what
 
 
 class AmsamError(Exception):

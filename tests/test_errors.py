@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from amsam_ray.errors import AmsamError, InputError, Problem, counted
+import errno
+import os
+
+import pytest
+
+from amsam_ray.errors import REMEDIES, AmsamError, InputError, Problem, counted, with_remedy
 
 
 def test_a_count_of_one_is_singular() -> None:
@@ -18,3 +23,13 @@ def test_an_input_error_holds_all_problems_and_prints_one_per_line() -> None:
 
 def test_the_line_of_a_problem_is_for_sorting_only() -> None:
     assert Problem("a.yaml:1", "is odd", line=1) == Problem("a.yaml:1", "is odd")
+
+
+@pytest.mark.parametrize("number", sorted(REMEDIES))
+def test_faults_of_the_machine_are_told_with_their_file_and_remedy(number: int) -> None:
+    told = with_remedy(OSError(number, os.strerror(number), "/data/x"))
+    assert told == f"/data/x: {os.strerror(number)}; {REMEDIES[number]}"
+
+
+def test_a_fault_without_a_known_remedy_is_told_without_one() -> None:
+    assert with_remedy(OSError(errno.EXDEV, "Invalid cross-device link")) == "Invalid cross-device link"

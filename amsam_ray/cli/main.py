@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from amsam_ray import __version__
-from amsam_ray.errors import AmsamError, InputError
+from amsam_ray.errors import REMEDIES, AmsamError, InputError, with_remedy
 
 # name: (module:attribute, one line of help)
 COMMANDS = {
@@ -70,9 +70,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except AmsamError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
-    except PermissionError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}permission denied; choose another folder or change its permissions", err=True)
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        click.echo(f"error: {with_remedy(error)}", err=True)
         sys.exit(1)
 
 

@@ -50,13 +50,31 @@ def quiet(log: Path) -> Iterator[tuple[IO[str], IO[str]]]:
             os.dup2(file.fileno(), 2)
             yield out, err
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        fault = _drop_output(handler)
         for number, copy in enumerate(saved, start=1):
             os.dup2(copy, number)
             os.close(copy)
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+        if fault is not None:
+            print(f"warning: {log} is not complete ({fault.strerror}); free some space", file=sys.stderr)
+
+
+def _drop_output(handler: logging.FileHandler) -> OSError | None:
+    """Close the log. If it cannot take what is still buffered, as on a full disk, drop that and return the error."""
+    fault: OSError | None = None
+    logging.getLogger().removeHandler(handler)
+    for finish in (sys.stdout.flush, sys.stderr.flush, handler.close):
+        try:
+            finish()
+        except OSError as error:
+            fault = error
+    if fault is not None:
+        # Otherwise the terminal would get it.
+        with open(os.devnull, "w") as nowhere:
+            for number in (1, 2):
+                os.dup2(nowhere.fileno(), number)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return fault
 
 
 class SweepView:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from amsam_ray.errors import AmsamError, InputError
+from amsam_ray.errors import REMEDIES, AmsamError, InputError, with_remedy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,11 +131,19 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
             import traceback
 
             traceback.print_exc()  # to the log
-            raise AmsamError(f"{type(error).__name__}: {error} (details in {log})") from error
+            raise AmsamError(f"{_in_one_line(error)} (details in {log})") from error
     if outcome.stop_code == "interrupted":
         sys.exit(130)
     if outcome.deferred or outcome.failed_cells:
         sys.exit(1)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return what happened: the remedy of a full disk, or the last line of what may hold the traceback of a worker."""
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return with_remedy(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no reason is given'}"
 
 
 def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepResult) -> None:

@@ -9,7 +9,9 @@ costs time. Entries are safetensors files, mapped into memory when read.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from amsam_ray.hashing import sha256_hex
+
+logger = logging.getLogger(__name__)
 
 Entry = dict[str, Tensor]
 Compute = Callable[[list[int]], Iterable[Mapping[str, Tensor]]]
@@ -65,6 +69,7 @@ class FeatureCache:
         self.root = Path(root)
         self.hits = 0
         self.computed = 0
+        self._warned = False
 
     def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
         """Return the entries named ``keys`` in their order, read or computed.
@@ -104,6 +109,8 @@ class FeatureCache:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
+            except OSError as error:  # without a lock another process may compute the same, which only costs time
+                self._warn(error)
             if self._path(keys[position]).exists():  # written since it was looked up
                 lock.release()
                 continue
@@ -122,8 +129,11 @@ class FeatureCache:
         try:
             for position, entry in zip(taken, compute(list(taken)), strict=True):
                 found[position] = {name: tensor.contiguous() for name, tensor in entry.items()}
-                self._write(keys[position], found[position])
                 self.computed += 1
+                try:
+                    self._write(keys[position], found[position])
+                except (OSError, SafetensorError) as error:
+                    self._warn(error)
         finally:
             for lock in taken.values():
                 lock.release()
@@ -163,5 +173,12 @@ class FeatureCache:
     def _lock(self, key: str) -> FileLock:
         # 4,096 locks for all entries, so that a folder of a million entries does not hold a million lock files
         folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{key[:3]}.lock")
+
+    def _warn(self, error: Exception) -> None:
+        """Report once that entries cannot be stored: on a full disk training goes on, only slower."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("Prepared inputs cannot be stored in %s (%s); free some space.", self.root, error)

@@ -66,7 +66,9 @@ class Index:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = _open(folder / f"{name[:32]}.sqlite")
         except (OSError, sqlite3.Error) as error:
-            raise AmsamError(f"{folder} cannot hold an index ({error}); set AMSAM_CACHE_DIR.") from error
+            raise AmsamError(
+                f"{folder} cannot hold an index ({error}); free some space or set AMSAM_CACHE_DIR."
+            ) from error
 
     def update(self, sweep: str | None = None) -> list[Problem]:
         """Read new and changed records of one sweep or of all, and forget deleted ones.

@@ -56,7 +56,6 @@ class DashboardWriter(Observer):
     def __init__(self, storage: Storage, sweep: str, cells: Sequence[CellState]):
         self._storage, self._sweep = storage, sweep
         self._folder = dashboard_dir(storage, sweep)
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._queue: queue.Queue[str | None] = queue.Queue()
         for state in cells:
             for outcome in (*state.searched.values(), *state.finals.values()):
@@ -76,10 +75,24 @@ class DashboardWriter(Observer):
         self._queue.put(None)
         self._thread.join()
         if not isinstance(self._storage, LocalStorage):
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(StorageError, OSError):
                 self._storage.upload(f"sweeps/{self._sweep}/{JOURNAL}", self._folder / JOURNAL)
 
     def _write_all(self) -> None:
+        try:
+            self._begin()
+        except Exception as error:  # a dashboard must never end the sweep
+            logger.warning("No dashboard data in %s: %s", self._folder, error)
+            return
+        while (trial := self._queue.get()) is not None:
+            try:
+                self._write(trial)
+            except Exception as error:
+                logger.warning("No dashboard data for %s: %s", trial, error)
+
+    def _begin(self) -> None:
+        """Begin a new journal with a study per cell."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         journal = self._folder / JOURNAL
         journal.unlink(missing_ok=True)
         storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -89,11 +102,6 @@ class DashboardWriter(Observer):
                 study_name=cell.id,
                 direction=StudyDirection.MAXIMIZE if cell.maximise else StudyDirection.MINIMIZE,
             )
-        while (trial := self._queue.get()) is not None:
-            try:
-                self._write(trial)
-            except Exception as error:  # a dashboard must never end the sweep
-                logger.warning("No dashboard data for %s: %s", trial, error)
 
     def _write(self, trial: str) -> None:
         key = record_key(self._sweep, trial)
@@ -125,14 +133,24 @@ class DashboardWriter(Observer):
         self._studies[record.cell].add_trial(frozen)
 
     def _curves(self, record: Record) -> None:
-        from tensorboardX import SummaryWriter
+        # Not through a SummaryWriter: each of them has a thread and prints a traceback at exit if the disk is full.
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.summary import scalar
 
-        with SummaryWriter(str(self._folder / CURVES / record.trial), write_to_disk=True) as writer:
-            for entry in record.curve:
-                epoch = int(entry.get("epoch") or 0)
-                for name, value in entry.items():
-                    if name != "epoch" and value is not None and math.isfinite(value):
-                        writer.add_scalar(name, value, epoch, walltime=_epoch_time(record, epoch))
+        folder = self._folder / CURVES / record.trial
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = _epoch_time(record, 0)
+        events = [Event(wall_time=begun, file_version="brain.Event:2")]
+        for entry in record.curve:
+            epoch = int(entry.get("epoch") or 0)
+            for name, value in entry.items():
+                if name != "epoch" and value is not None and math.isfinite(value):
+                    at = _epoch_time(record, epoch)
+                    events.append(Event(wall_time=at, step=epoch, summary=scalar(name, value)))
+        with contextlib.closing(RecordWriter(str(folder / f"events.out.tfevents.{begun:.0f}"))) as writer:
+            for event in events:
+                writer.write(event.SerializeToString())
 
 
 def _contains(distribution: BaseDistribution, value: object) -> bool:

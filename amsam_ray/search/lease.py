@@ -17,6 +17,8 @@ from amsam_ray.storage.base import ConflictError, NotFoundError, Storage, Storag
 
 RENEW_EVERY_S = 5.0
 STALE_AFTER_S = 60.0
+WATCH_S = 3 * RENEW_EVERY_S  # a driver that runs renews its lease within this time
+_LOOK_EVERY_S = 1.0
 
 
 def lease_key(sweep: str) -> str:
@@ -31,7 +33,8 @@ class Lease:
     """Held from ``take`` to ``release``. A thread renews it and stores the sweep's status with it.
 
     A lease that was not renewed for ``STALE_AFTER_S`` seconds is free. So is the lease of a process on this machine
-    that has ended, as after a driver was killed.
+    that has ended, as after a driver was killed. The clocks of two machines may differ by hours, so a lease of another
+    machine that looks old is watched for ``WATCH_S`` seconds before it is taken over.
 
     Args:
         storage: where the results are.
@@ -49,19 +52,45 @@ class Lease:
         self._status = status
         self._on_loss = on_loss
         self._version: str | None = None
+        self._abandoned: str | None = None  # version of a lease that was watched in vain
         self._started = time.time()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew_forever, name="amsam-lease", daemon=True)
 
     def check(self) -> None:
         """Raise InputError with the holder and the age of its last heartbeat if another driver holds the lease."""
+        held = self._read()
+        if held is None or _over(held) or self._version == self._abandoned:
+            return
+        age = time.time() - float(held.get("renewed", 0))
+        if abs(age) > STALE_AFTER_S:
+            if _here(held) or not self._renewed_while_watched():
+                self._abandoned = self._version
+                return
+            what = f"this sweep is run by {_name(held)}; wait for it or stop it. {_clock(age)}"
+        else:
+            what = (
+                f"this sweep is run by {_name(held)} (last heartbeat {max(0.0, age):.0f} s ago); wait for it, stop it, "
+                f"or, if it no longer runs, retry in {max(1.0, STALE_AFTER_S - age):.0f} s"
+            )
+        raise InputError(Problem(self._key, what))
+
+    def _read(self) -> dict[str, Any] | None:
         try:
             data, self._version = self._storage.get_versioned(self._key)
         except NotFoundError:
             data, self._version = None, None
-        held = _parsed(data)
-        if held and not stale(held):
-            raise InputError(Problem(self._key, _held_by(held)))
+        return _parsed(data)
+
+    def _renewed_while_watched(self) -> bool:
+        """Whether the lease is renewed within ``WATCH_S`` seconds, by this machine's clock alone."""
+        before, over = self._version, time.monotonic() + WATCH_S
+        while time.monotonic() < over:
+            time.sleep(_LOOK_EVERY_S)
+            self._read()
+            if self._version != before:
+                return True
+        return False
 
     def take(self) -> None:
         """Take the lease. Raises InputError as ``check`` does."""
@@ -133,19 +162,23 @@ def read_lease(storage: Storage, sweep: str) -> dict[str, Any] | None:
 
 
 def stale(held: dict[str, Any]) -> bool:
-    """Whether the lease's driver no longer runs."""
-    if held.get("released") or time.time() - float(held.get("renewed", 0)) > STALE_AFTER_S:
-        return True
-    here = held.get("host") == platform.node() and held.get("boot") == _boot_id()
-    return here and _process_start(int(held.get("pid", 0))) != held.get("process_started")
+    """Whether the lease's driver no longer runs, as far as one look and this machine's clock can tell."""
+    return _over(held) or time.time() - float(held.get("renewed", 0)) > STALE_AFTER_S
 
 
-def _held_by(held: dict[str, Any]) -> str:
-    age = time.time() - float(held["renewed"])
-    return (
-        f"this sweep is run by {_name(held)} (last heartbeat {age:.0f} s ago); wait for it, stop it, "
-        f"or, if it no longer runs, retry in {max(1.0, STALE_AFTER_S - age):.0f} s"
-    )
+def _over(held: dict[str, Any]) -> bool:
+    """Whether the lease was released, or its driver was a process on this machine that has ended."""
+    ended = _here(held) and _process_start(int(held.get("pid", 0))) != held.get("process_started")
+    return bool(held.get("released")) or ended
+
+
+def _here(held: dict[str, Any]) -> bool:
+    return held.get("host") == platform.node() and held.get("boot") == _boot_id()
+
+
+def _clock(age: float) -> str:
+    direction = "behind" if age > 0 else "ahead of"
+    return f"Its clock is about {abs(age) / 60:.0f} minutes {direction} this machine's: set the clocks"
 
 
 def _name(held: dict[str, Any]) -> str:

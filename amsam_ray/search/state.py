@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
+from amsam_ray.storage.base import StorageError
 
 RecordFailure = Callable[[TrialSpec, TrialOutcome], TrialOutcome]
 
@@ -85,7 +86,7 @@ class SweepState:
             self.deferred[trial.cell] = attempt.reason or "unknown reason"
             state.retry(trial, attempt=trial.attempt)
             return None
-        counts = attempt.source in ("trial", "input", "lane")
+        counts = attempt.source in ("trial", "input", "node", "lane")
         if attempt.source == "input" and not self._any_success():
             # An input that no trial accepts, a missing file for instance, is a fault of the sweep: record nothing.
             self._abort(f"{trial.trial_id} cannot be run: {attempt.reason}")
@@ -95,8 +96,18 @@ class SweepState:
             state.retry(trial, attempt=trial.attempt + counts)
             return None
         attempts = f" ({trial.attempt} attempts)" if trial.attempt > 1 else ""
-        reason = f"{attempt.reason or 'unknown reason'}{attempts}"
-        return self._record_failure(trial, replace(attempt, status="failed", reason=reason))
+        reason = f"{(attempt.reason or 'unknown reason').rstrip('.')}{attempts}"
+        if attempt.source == "node":
+            # A full disk says nothing about the trial, so the trial must not fail for good.
+            self._abort(f"{trial.trial_id} cannot be run: {reason}")
+            state.retry(trial, attempt=trial.attempt)
+            return None
+        try:
+            return self._record_failure(trial, replace(attempt, status="failed", reason=reason))
+        except StorageError as error:
+            self._abort(f"the failure of {trial.trial_id} cannot be recorded: {str(error).rstrip('.')}")
+            state.retry(trial, attempt=trial.attempt)
+            return None
 
     def _active(self) -> list[CellState]:
         return [state for state in self.cells if state.cell.id not in self.deferred]

@@ -8,7 +8,7 @@ from typing import Literal
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.hashing import sha256_digest
 
-ErrorSource = Literal["trial", "input", "data", "lane", "stop"]
+ErrorSource = Literal["trial", "input", "data", "node", "lane", "stop"]
 OutcomeStatus = Literal["completed", "pruned", "failed", "error"]
 
 
@@ -62,8 +62,8 @@ class TrialOutcome:
         reason: why it failed, one sentence.
         diverged: whether it failed because its loss became NaN or Inf.
         source: the cause of an ``error``: the ``trial`` raised, refused its ``input`` (and would again), could not
-            read its cell's ``data``, its ``lane`` died, or the sweep was asked to ``stop``. Errors of the data and
-            of a stop do not count as attempts.
+            read its cell's ``data``, its ``node`` refused to store something (a full disk), its ``lane`` died, or the
+            sweep was asked to ``stop``. Errors of the data and of a stop do not count as attempts.
         traceback: of an ``error``, for the log.
     """
 

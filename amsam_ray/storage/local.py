@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from amsam_ray.errors import with_remedy
 from amsam_ray.hashing import sha256_hex
 from amsam_ray.storage.base import (
     ConflictError,
@@ -28,7 +29,17 @@ from amsam_ray.storage.base import (
 )
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
-_TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE}
+_TEMPORARY = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 _CLOCK_TICK_NS = 2 * 10**9  # resolution of FAT time stamps; other file systems are finer
 
 
@@ -221,7 +232,8 @@ def _faults(key: str) -> Iterator[None]:
         raise NotFoundError(f"{key} does not exist.") from None
     except OSError as error:
         kind = UnavailableError if error.errno in _TEMPORARY else StorageError
-        raise kind(f"{error.filename or key}: {error.strerror}.") from error
+        error.filename = error.filename or key
+        raise kind(f"{with_remedy(error)}.") from error
 
 
 def _make_folder(folder: Path) -> None:

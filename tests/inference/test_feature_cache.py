@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from amsam_ray.inference.feature_cache import FeatureCache, NoCache, entry_key
+from tests.disks import Disk, own_mounts
 
 KEYS = [entry_key("test", number=number) for number in range(24)]
 
@@ -77,6 +78,26 @@ def test_a_failure_writes_nothing_and_releases_its_locks(tmp_path):
         cache.get(KEYS[:2], fail)
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.part"))
     assert len(cache.get(KEYS[:2], lambda positions: map(_entry, positions))) == 2
+
+
+@own_mounts
+def test_on_a_full_or_read_only_disk_entries_are_computed_and_not_kept(tmp_path, caplog):
+    disk = Disk(tmp_path / "cache", 256)
+    cache = FeatureCache(disk.folder)
+    cache.get(KEYS[:2], Computing())
+    disk.fill()
+    for folder in (disk.folder, disk.folder / "new"):
+        full, compute = FeatureCache(folder), Computing()
+        for _ in range(2):
+            assert [float(entry["features"][0, 0]) for entry in full.get(KEYS[2:5], compute, batch=2)] == [0, 1, 2]
+        assert full.computed == 6
+    disk.free()
+    disk.read_only(True)
+    cache.get(KEYS[2:5], compute)
+    assert [
+        float(entry["features"][0, 0]) for entry in cache.get(KEYS[:2], lambda positions: pytest.fail("computed"))
+    ] == [0, 1]
+    assert len(caplog.messages) == 3 and all("free some space" in message for message in caplog.messages)
 
 
 def test_keys_depend_on_all_arguments():

@@ -38,6 +38,7 @@ class Driver:
         fake: settings of the fake trial, see ``tests.search.fakes``.
         more: further arguments of ``amsam-ray tune``.
         storage: URI of the results, where that is not the folder's ``results``.
+        variables: further environment variables of the runs.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Driver:
     fake: dict[str, Any] = field(default_factory=dict)
     more: Sequence[str] = ()
     storage: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,7 @@ class Driver:
             "AMSAM_CACHE_DIR": str(self.folder / "cache"),
             "AMSAM_FAKE": fake,
             "OMP_NUM_THREADS": "1",
+            **self.variables,
         }
 
     @contextlib.contextmanager
@@ -170,4 +173,14 @@ def ray_processes(of: int) -> dict[str, list[int]]:
             ancestor = table[ancestor][0]
         if ancestor == of and line:
             found.setdefault(line.split()[0].rpartition("/")[2], []).append(pid)
+    return found
+
+
+def processes_with(entry: str) -> dict[int, str]:
+    """Return the command lines of the running processes whose environment has ``entry``, ``NAME=VALUE``."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if path.name.isdigit() and entry.encode() in (path / "environ").read_bytes().split(b"\0"):
+                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found

@@ -29,6 +29,7 @@ from amsam_ray.search.trials import TrialOutcome, TrialSpec
 from amsam_ray.storage.base import Storage
 from amsam_ray.storage.open import open_storage
 from amsam_ray.training.result import TrialResult
+from tests.search.other_machine import other_machine
 from tests.search.spaces import space
 
 
@@ -45,7 +46,7 @@ def held(storage: Storage, sweep: str = "s", **status: Any) -> Lease:
     return lease
 
 
-def other_driver(storage: Storage, sweep: str) -> subprocess.Popen[str]:
+def other_driver(storage: Storage, sweep: str, **variables: str) -> subprocess.Popen[str]:
     """Another process that holds the lease until it is killed."""
     code = f"""
 import time
@@ -55,7 +56,8 @@ Lease(open_storage({storage.uri!r}), {sweep!r}, dict, print).take()
 print("held", flush=True)
 time.sleep(600)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, **variables}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout and process.stdout.readline() == "held\n"
     return process
 
@@ -81,7 +83,28 @@ def test_stale_lease_of_another_machine_is_free(storage: Storage, monkeypatch: p
         held(storage).take()
     later = time.time() + 61
     monkeypatch.setattr(lease_module.time, "time", lambda: later)
+    monkeypatch.setattr(lease_module, "WATCH_S", 1.0)
     held(storage).take()
+
+
+@pytest.mark.parametrize(("clock_s", "told"), [(-3600, "60 minutes behind"), (3600, "60 minutes ahead of")])
+def test_lease_of_a_machine_whose_clock_is_an_hour_off_is_watched(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock_s: int, told: str
+) -> None:
+    process = other_driver(storage, "s", **other_machine(tmp_path, clock_s))
+    try:
+        with pytest.raises(InputError, match=f"@elsewhere, process {process.pid}.*about {told} this machine's: set"):
+            held(storage).check()
+    finally:
+        process.kill()
+        process.wait()
+    monkeypatch.setattr(lease_module, "WATCH_S", 1.0)
+    mine = held(storage)
+    mine.check()
+    began = time.monotonic()
+    mine.take()  # it was watched already
+    assert time.monotonic() - began < 1
+    mine.release()
 
 
 def test_driver_that_lost_its_lease_is_notified(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

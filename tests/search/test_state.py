@@ -13,7 +13,10 @@ from amsam_ray.search.cells import make_cells
 from amsam_ray.search.finals import best_trials
 from amsam_ray.search.state import SweepState
 from amsam_ray.search.trials import ErrorSource, TrialOutcome, TrialSpec
+from amsam_ray.storage.base import UnavailableError
 from tests.search.spaces import space
+
+CELL = "lesions.k4.am_sam"
 
 
 class FailureLog:
@@ -152,6 +155,29 @@ def test_input_that_one_trial_refuses_fails_it_without_retry() -> None:
     state.settle(good, completed(good))
     recorded = state.settle(bad, error(bad, "input"))
     assert recorded and recorded.status == "failed" and not log.aborted
+
+
+def test_full_disk_of_a_node_aborts_the_sweep_after_the_retries_and_records_nothing() -> None:
+    log = FailureLog()
+    state = make_state(space(trials=1, retries=1), log)
+    for _ in range(2):
+        trial = state.next_trial()
+        assert trial and not log.aborted
+        assert state.settle(trial, error(trial, "node")) is None
+    assert log.aborted == [f"{CELL}.t0000 cannot be run: it broke (2 attempts)"] and not log.failed
+
+
+def test_failure_that_cannot_be_recorded_aborts_the_sweep() -> None:
+    log = FailureLog()
+
+    def refuse(trial: TrialSpec, outcome: TrialOutcome) -> TrialOutcome:
+        raise UnavailableError("/results: No space left on device; free some space.")
+
+    state = SweepState([CellState(c, ()) for c in make_cells(space(trials=1))], 0, refuse, log.aborted.append)
+    trial = state.next_trial()
+    assert trial and state.settle(trial, error(trial, "trial")) is None
+    assert log.aborted[0].endswith("cannot be recorded: /results: No space left on device; free some space")
+    assert state.next_trial(), "the trial is lost"
 
 
 def test_retried_trial_keeps_its_configuration() -> None:

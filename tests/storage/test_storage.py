@@ -13,6 +13,7 @@ from amsam_ray.errors import InputError
 from amsam_ray.storage.base import NotFoundError, StorageError, UnavailableError
 from amsam_ray.storage.open import check_storage, open_storage
 from amsam_ray.storage.s3_errors import explain
+from tests.disks import Disk, own_mounts
 from tests.s3.moto import S3Server
 from tests.storage.conformance import StorageConformance
 
@@ -48,6 +49,23 @@ def test_root_may_itself_be_a_link(tmp_path: Path) -> None:
     storage = open_storage(tmp_path / "results")
     storage.create("a/b", b"1")
     assert (tmp_path / "disk" / "a" / "b").read_bytes() == b"1"
+
+
+@own_mounts
+def test_a_full_or_read_only_disk_is_unavailable_with_a_remedy_and_leaves_no_half_file(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "results", 64)
+    storage = open_storage(disk.folder)
+    storage.create("a/b", b"one")
+    disk.fill()
+    with pytest.raises(UnavailableError, match=r"No space left on device; free some space\.$"):
+        storage.create("a/c", b"two" * 4096)
+    disk.free()
+    disk.read_only(True)
+    with pytest.raises(UnavailableError, match=r"Read-only file system; mount the file system writable\.$"):
+        storage.create("a/c", b"two")
+    disk.read_only(False)
+    assert [entry.key for entry in storage.list("")] == ["a/b"] and storage.get("a/b") == b"one"
+    assert [path.name for path in (disk.folder / "a").iterdir()] == ["b"]
 
 
 def test_temporary_files_are_not_listed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import amsam_ray
 from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.search.ray.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -94,19 +95,35 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     prepare_environment()
     import ray
 
-    # Ray's folder holds sockets, and the kernel allows 107 characters for their paths.
-    base = Path("/tmp" if len(tempfile.gettempdir()) > 20 else tempfile.gettempdir())  # noqa: S108
-    _remove_leftovers(base)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+    folder = _make_folder()
+    watchdog = Watchdog(folder)
     try:
         if address is None:
-            _start(cpus, folder)
+            with watchdog.mark(), _loopback_only():
+                _start(cpus, folder)
         else:
             _join(address)
         yield folder
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        watchdog.close()
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let the servers that Ray starts inside listen on the loopback interface only.
+
+    Ray replaces 127.0.0.1 by the machine's own address, and then listens on all interfaces, unless clusters are
+    disabled: by default so on macOS and Windows, elsewhere by RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0. Ray reads the
+    variable when it is imported, which may have happened, so this sets what it sets.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _start(cpus: float | None, folder: Path) -> None:
@@ -121,7 +138,7 @@ def _start(cpus: float | None, folder: Path) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "ray"),  # Ray opens it to all users, who cannot enter the folder around it
                 _node_ip_address="127.0.0.1",
             )
         except Exception as error:
@@ -144,6 +161,14 @@ def _protect_token() -> None:
     """Make Ray's authentication token readable by its owner alone; Ray leaves its permissions to the umask."""
     with contextlib.suppress(OSError):
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
+def _make_folder() -> Path:
+    """Return a new temporary folder, after removing those of drivers that ended together with their watchdogs."""
+    # Ray's folder holds sockets, and the kernel allows 107 characters for their paths.
+    base = Path("/tmp" if len(tempfile.gettempdir()) > 16 else tempfile.gettempdir())  # noqa: S108
+    _remove_leftovers(base)
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
 
 
 def _remove_leftovers(base: Path) -> None:

@@ -117,6 +117,7 @@ class Lane(tune.Trainable):
         settings = self._settings
         trainer = make_trainer(
             serve,
+            folder=settings.run_dir,
             train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": settings.cpus},
             scaling_config=train.ScalingConfig(
                 num_workers=settings.workers,

@@ -9,6 +9,7 @@ lane has no Ray datasets, the driver removes placement groups and asks for nodes
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from ray import train
@@ -50,14 +51,22 @@ class _LoneTrainer(_InProcess, DataParallelTrainer):
     """For one worker, which needs no process group: the lane's process then need not import torch."""
 
 
-def make_trainer(*args: Any, scaling_config: train.ScalingConfig, **kwargs: Any) -> DataParallelTrainer:
-    """Return a trainer with the arguments of ``ray.train.torch.TorchTrainer``, which blocks in ``fit``."""
+def make_trainer(*args: Any, scaling_config: train.ScalingConfig, folder: Path, **kwargs: Any) -> DataParallelTrainer:
+    """Return a trainer with the arguments of ``ray.train.torch.TorchTrainer``, which blocks in ``fit``.
+
+    Args:
+        folder: temporary folder, for the file through which the workers of a process group meet.
+    """
     if scaling_config.num_workers == 1:
         return _LoneTrainer(*args, scaling_config=scaling_config, **kwargs)
     from ray.train.torch import TorchTrainer
 
+    from amsam_ray.search.ray.process_group import LaneTorchConfig
+
     class GroupTrainer(_InProcess, TorchTrainer):
         """For several workers, in a process group."""
 
-    trainer: DataParallelTrainer = GroupTrainer(*args, scaling_config=scaling_config, **kwargs)  # type: ignore[assignment]  # its base has no type
+    trainer: DataParallelTrainer = GroupTrainer(  # type: ignore[assignment]  # its base has no type
+        *args, scaling_config=scaling_config, torch_config=LaneTorchConfig(folder=str(folder)), **kwargs
+    )
     return trainer

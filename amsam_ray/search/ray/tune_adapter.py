@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -51,6 +52,8 @@ def run_lanes(
         observers: receive the sweep's events.
         scratch: temporary folder for files of Ray Tune and Ray Train.
     """
+    # Tune would pass these on through the command lines of Ray's workers, which every user can read, and Ray's logs.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     dispatcher = Dispatcher(
         state,
         capacity=capacity.lanes,

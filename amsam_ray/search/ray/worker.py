@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
+import os
 import tempfile
 import threading
 import time
@@ -16,14 +18,16 @@ from typing import Any
 
 from amsam_ray.data.images import ImageError
 from amsam_ray.device import hardware
-from amsam_ray.errors import AmsamError, InputError
+from amsam_ray.errors import AmsamError, InputError, with_remedy
 from amsam_ray.paths import cache_dir
 from amsam_ray.search.recorder import Recorder
 from amsam_ray.search.trials import ErrorSource, TrialOutcome, TrialSpec
+from amsam_ray.storage.base import UnavailableError
 
 UPLOAD_S = 120.0  # how long a closing lane retries to upload what waits on its node
 _HEARTBEAT_S = 1.0
 _PULSE_S = 2.0
+_FULL = os.strerror(errno.ENOSPC)  # libraries put this text into errors of their own
 _BUSY = 0.1  # share of a core; a process that is stuck waiting uses less
 
 
@@ -157,6 +161,8 @@ class _Worker:
             source = "data"
         elif isinstance(error, InputError):
             source = "input"
+        elif _refused_by_node(error):
+            source = "node"
         _free_memory()
         formatted = "".join(traceback.format_exception(error))
         return TrialOutcome(trial.trial_id, "error", reason=reason, source=source, traceback=formatted)
@@ -226,9 +232,17 @@ def _reason(error: Exception) -> str:
     """Return an exception in one line: its type, where it was raised, and its message."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error).split())
+    text = " ".join((with_remedy(error) if isinstance(error, OSError) else str(error)).split())
+    if _FULL in text and not isinstance(error, OSError | AmsamError):
+        text += "; free some space"
     kind = "out of memory" if _out_of_memory(error) else type(error).__name__
     return f"{kind}{where}: {text}"[:500] if text else f"{kind}{where}"
+
+
+def _refused_by_node(error: Exception) -> bool:
+    """Whether a full or read-only disk caused the error."""
+    refused = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return refused or isinstance(error, UnavailableError) or _FULL in str(error)
 
 
 def _out_of_memory(error: Exception) -> bool:
