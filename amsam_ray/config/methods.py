@@ -154,9 +154,12 @@ def live_params(method: str, possible: Mapping[str, Collection[Any]] | None = No
     spec = get_method(method)
     values = {key: {value} for key, value in MethodParams(**spec.defaults).as_dict().items()}
     values |= {key: set(given) for key, given in (possible or {}).items()}
-    return frozenset(
-        key for key, condition in spec.keys.items() if condition is None or condition.values & values[condition.switch]
-    )
+
+    def acts(key: str) -> bool:
+        condition = spec.keys.get(key)
+        return condition is None or (bool(condition.values & values[condition.switch]) and acts(condition.switch))
+
+    return frozenset(key for key in spec.keys if acts(key))
 
 
 def max_rank(method: str, backbone: BackboneConfig) -> int | None:

@@ -44,7 +44,7 @@ class MethodParams(WithAddedFields):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    ADDED: ClassVar[frozenset[str]] = frozenset({"steps", "views", "prompt", "box_training"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"steps", "views", "prompt", "box_training", "ahead", "reach"})
 
     alpha: Share = Field(0.7, description="weight of the original mask in the calibration, eq. 12")
     lambda_: Share = Field(0.8, alias="lambda", description="weight of Dice against cross-entropy, eq. 5")
@@ -69,6 +69,13 @@ class MethodParams(WithAddedFields):
     hypergradient: Literal["first_order", "unrolled", "exact"] = Field(
         "unrolled", description="how the upper level differentiates through W*(A)"
     )
+    ahead: Literal["adamw", "sgd", "mixed"] = Field(
+        "adamw",
+        description="the step ahead to W*(A): AdamW's, plain gradient descent, or AdamW's differentiated as a plain one",
+    )
+    reach: float = Field(
+        0.01, gt=0, le=1, allow_inf_nan=False, description="length of the finite difference of `unrolled`, in W"
+    )
     steps: int = Field(
         0, ge=0, le=10**7, description="optimiser steps of the whole training; 0: train.epochs passes over the pictures"
     )
@@ -89,7 +96,7 @@ class MethodParams(WithAddedFields):
 
 SWITCHES = frozenset(
     {"loss", "detector", "calibration", "head", "adaptors", "adaptor_blocks", "hypergradient", "levels"}
-    | {"prompt", "box_training"}
+    | {"prompt", "box_training", "ahead"}
 )
 """The keys that choose among variants of a method; the other keys are hyperparameters."""
 

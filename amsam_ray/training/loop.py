@@ -121,9 +121,10 @@ class Trainer:
         mode = self._params.hypergradient
         # The difference of two bf16 gradients that are a hundredth apart is rounding noise.
         precision = "fp32" if mode == "unrolled" else self._train.precision
-        step = LowerStep(self._lower_loss(batch, tokens, precision), self._optimiser, self._weights_state, rate)
+        lower = self._lower_loss(batch, tokens, precision)
+        step = LowerStep(lower, self._optimiser, self._weights_state, rate, self._params.ahead)
         upper = self._upper_loss(self._batch(d2))
-        loss, grad = hypergradient(mode, step, upper, self.weights, self.prompt)
+        loss, grad = hypergradient(mode, step, upper, self.weights, self.prompt, reach=self._params.reach)
         self.prompt, self._prompt_state = self._optimiser.step(self.prompt, grad, self._prompt_state, rate_prompt)
         return float(loss)
 
