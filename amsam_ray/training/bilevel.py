@@ -1,11 +1,12 @@
 """The gradient of the upper level: three ways to differentiate L2(W*(A), A) with respect to A.
 
 AM-SAM's eq. 6-8, after BLO-SAM (arXiv 2402.16338) and DARTS (arXiv 1806.09055). W are the trainable weights, A the
-prompt embedding, L1 the loss on D1 and L2 the loss on D2. W*(A) is taken one step ahead along g = dL1/dW (W, A), by one of three rules:
+prompt embedding, L1 the loss on D1 and L2 the loss on D2. W*(A) is taken one step ahead along g = dL1/dW (W, A), by
+one of three rules:
 
-- ``sgd``: W' = W - lr g, DARTS' and the papers'.
+- ``sgd``: W' = W - lr g, as in DARTS and the papers.
 - ``adamw``: W' = AdamW(W, g), the optimiser's real next step with its moments, bias correction and weight decay.
-- ``mixed``: W' = AdamW(W, g) with the derivative of the plain step, dW'/dg = -lr, as BLO-SAM's code.
+- ``mixed``: W' = AdamW(W, g) with the derivative of the plain step, dW'/dg = -lr, as in BLO-SAM's code.
 
 Then, with v = dL2/dW' and u = (dW'/dg)^T v,
 

@@ -1,8 +1,8 @@
 """Trainings of several settings of a method on several datasets, with one JSON record per training.
 
-A record holds the mean test Dice of one (dataset, method, setting, seed) and the CPU seconds of its training. A later call
-with the same output folder reads it back, as long as its configuration is the same. Runs come in the order of seeds,
-then methods, datasets and settings, so that a table of an unfinished measurement compares equal numbers of trainings.
+A record holds the mean test Dice of one (dataset, method, setting, seed) and the CPU seconds of its training. A later
+call with the same output folder reads it back, as long as its configuration is the same. Runs come in the order of
+seeds, then methods, datasets and settings, so that a table of an unfinished measurement compares equal numbers of them.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_an_unknown_method_lists_the_known_ones() -> None:
         ("am_sam", {}, set()),
         ("am_sam", {"calibration": {"off"}}, {"alpha"}),
         ("am_sam", {"calibration": {"off", "batch"}}, set()),
-        ("am_sam", {"levels": {1}, "loss": {"bce_iou"}}, {"lr_prompt", "hypergradient", "lambda"}),
+        ("am_sam", {"levels": {1}, "loss": {"bce_iou"}}, {"lr_prompt", "hypergradient", "ahead", "reach", "lambda"}),
         ("mca_sam", {}, {"lambda"}),
         ("mca_sam", {"adaptors": {"tc"}}, {"lambda", "tau_sample", "w_sample"}),
         ("mca_sam", {"adaptors": {"sc"}}, {"lambda", "tau_token", "w_token", "contrast_tokens"}),

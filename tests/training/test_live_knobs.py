@@ -89,6 +89,9 @@ CHANGES = {
     "levels": (2, 1),
     "steps": (0, 6),
     "box_training": ("detector", "mix"),
+    "ahead": ("adamw", "sgd"),
+    "reach": (0.01, 1.0),
+    "protocol": ("default", "published"),
 }
 OF_TRIALS = {"views", "prompt"}  # act before and after the loop; tested at the end of this file
 MODES = ("first_order", "unrolled", "exact")
@@ -104,7 +107,7 @@ def test_every_parameter_of_every_method_has_a_test():
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_change_of_the_parameter_changes_the_trained_weights(key):
-    method = next(m for m in ("am_mca_sam", "sam_adapter") if key in METHODS[m].keys)
+    method = next(m for m in ("am_mca_sam", "sam_adapter", "blo_sam") if key in METHODS[m].keys)
     assert key in live_params(method, {"calibration": ["sample"]})
     first, second = (_end(method, **{key: value}) for value in CHANGES[key])
     assert first.shape != second.shape or not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
@@ -143,7 +146,7 @@ def test_steps_set_the_length_of_the_whole_training_and_its_schedule(monkeypatch
     for epoch in range(1, epochs + 1):
         trainer.epoch()
         assert trainer.epochs_done == epoch and len(rates) == epoch * total // epochs
-    assert rates == pytest.approx([poly_rate(5e-3, step, total, 0.0) for step in range(total)])
+    assert rates == pytest.approx([poly_rate(5e-3, step, total, 0) for step in range(total)])
 
 
 def test_views_replace_those_of_the_augmentation(tmp_path):
