@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from amsam_ray.training.optim import AdamW, FlatParams, poly_rate
+from amsam_ray.training.optim import AdamW, FlatParams, cosine_rate, poly_rate
 
 
 def test_adamw_takes_the_same_steps_as_torch():
@@ -61,6 +61,15 @@ def test_warm_up_climbs_to_the_base_rate_and_then_decays():
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1.0
     assert all(later < earlier for earlier, later in pairwise(rates[5:]))
+
+
+def test_cosine_rate_is_that_of_torch():
+    optimiser = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=2e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 20, eta_min=1e-7)
+    for epoch in range(20):
+        assert cosine_rate(2e-4, epoch, 20) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        schedule.step()
 
 
 def test_flat_params_round_trip_and_pass_gradients():
