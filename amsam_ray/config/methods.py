@@ -42,7 +42,8 @@ class MethodSpec:
         keys: the hyperparameters and switches that can be set or searched, each with the condition under which it
             acts.
         recipe: an ``amsam_ray.models.recipe.Recipe``, which builds the model.
-        defaults: the published values where they differ from the defaults of ``MethodParams``.
+        defaults: the method's values where they differ from the defaults of ``MethodParams``; published ones where a
+            paper or its code states them.
         rank_limit: maps a backbone to the largest LoRA rank; required if ``rank`` is one of the keys.
         published: what ``protocol: published`` selects; required if ``protocol`` is one of the keys.
     """
@@ -224,7 +225,7 @@ def _is_valid(key: str, value: Any) -> bool:
 
 
 def resolve_params(method: str, given: Mapping[str, Any]) -> MethodParams:
-    """Return the method's published defaults, overridden by what its protocol fixes and by ``given``.
+    """Return the method's defaults, overridden by what its protocol fixes and by ``given``.
 
     Raises:
         InputError: names every key that is unknown, does not belong to the method, is fixed by its protocol or is

@@ -166,9 +166,7 @@ class TrainSection(_Section):
     ADDED: ClassVar[frozenset[str]] = frozenset({"ahead"})
 
     epochs: int = Field(100, ge=1, le=100_000, description="passes over D1 (lower) and D2 (upper level)")
-    batch_size: int = Field(
-        1, ge=1, le=65_536, description="images per step; AM-SAM states none (SAMed 24, SAM-Adapter 2)"
-    )
+    batch_size: int = Field(1, ge=1, le=65_536, description="images per step; AM-SAM states no number")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of activations")
     eval_every: int = Field(1, ge=1, le=100_000, description="epochs between evaluations on the selection images")
     levels: Literal[1, 2] | None = Field(None, description="1 or 2; empty: the method's own")

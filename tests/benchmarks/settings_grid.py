@@ -126,7 +126,7 @@ class Records:
             "setting": setting,
             "seed": config.seed,
             "status": result.status,
-            "dice": result.test.get("dice", 0.0),  # a training that diverged has learned nothing
+            "dice": (result.test or {}).get("dice", 0.0),  # a training that diverged has learned nothing
             "val": result.val.get("dice"),
             # Processor time of one core: other processes of the machine do not change it. The first epoch warms up.
             "seconds": (ends[-1] - ends[0]) * config.train.epochs / (len(ends) - 1),

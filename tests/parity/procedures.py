@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from tests.parity.references import Reference
@@ -24,7 +24,7 @@ class Sample:
     label: Tensor
 
 
-def weights_of(model: Reference) -> list[nn.Parameter]:
+def weights_of(model: Reference) -> list[Tensor]:
     """Return the trained parameters but the prompt, in the order of the names."""
     return [part for name, parts in model.names.items() if not name.startswith("prompt.") for part in parts]
 

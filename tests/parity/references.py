@@ -15,7 +15,7 @@ from segment_anything.modeling import MaskDecoder, Sam
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
-Names = dict[str, tuple[nn.Parameter, ...]]
+Names = dict[str, tuple[Tensor, ...]]
 
 _PER_LAYER = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")
 _ATTENTIONS = (
@@ -108,8 +108,8 @@ class LowRank(nn.Module):
     def enter(self, ours: str, names: Names) -> None:
         """Enter the names of this package's update of the same layer."""
         update = f"{ours}.parametrizations.weight.0"
-        names[f"{update}.down"] = tuple(part.weight for part in self.a)
-        names[f"{update}.up"] = tuple(part.weight for part in self.b)
+        names[f"{update}.down"] = tuple(part.get_parameter("weight") for part in self.a)
+        names[f"{update}.up"] = tuple(part.get_parameter("weight") for part in self.b)
 
 
 class BloSam(Reference):

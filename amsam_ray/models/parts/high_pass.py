@@ -60,7 +60,11 @@ class HighPassTail(EncoderTail):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         nn.init.kaiming_normal_(self.patch_embed.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.patch_embed.bias if random else self.up.weight)
+        if random:
+            assert self.patch_embed.bias is not None
+            nn.init.zeros_(self.patch_embed.bias)
+        else:
+            nn.init.zeros_(self.up.weight)
         position = backbone.sam.image_encoder.pos_embed
         self.register_buffer("position", torch.zeros(1) if position is None else position.data)
 

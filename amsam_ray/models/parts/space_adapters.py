@@ -83,7 +83,7 @@ class PadFirst(nn.Module):
 def pad_first(blocks: nn.ModuleList) -> None:
     """Replace every windowed block of a shared encoder by ``PadFirst``, in place."""
     for place, block in enumerate(blocks):
-        if block.window_size > 0:
+        if isinstance(block, EncoderBlock) and block.window_size > 0:
             blocks[place] = PadFirst(block)
 
 
