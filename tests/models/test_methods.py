@@ -140,6 +140,9 @@ def test_methods_are_listed_as_text_and_as_json() -> None:
         assert set(entry["parameters"]) == set(METHODS[entry["name"]].keys)
     text = CliRunner().invoke(methods, ["list"]).stdout
     assert all(f"{name}: " in text for name in METHODS) and "alpha=0.7" in text
+    published = {entry["name"] for entry in listed if entry["published"]}
+    assert published == {"samed", "med_sa", "sam_adapter", "blo_sam"}
+    assert "protocol: published  a warm-up of 250 steps" in text
 
 
 def test_a_published_protocol_and_its_key_come_together() -> None:

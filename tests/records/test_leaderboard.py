@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from amsam_ray.config.methods import resolve_params
 from amsam_ray.records.index import Index
-from amsam_ray.records.leaderboard import build_leaderboard, update_leaderboards
+from amsam_ray.records.leaderboard import acting_params, build_leaderboard, update_leaderboards
 from amsam_ray.records.published import published_rows, published_tables
 from amsam_ray.records.schema import Record
 from amsam_ray.records.significance import DRAWS
@@ -175,6 +176,13 @@ def test_published_rows_are_sorted_with_measured_rows(tmp_path: Path) -> None:
     papers = {row["reference"] for row in rows if row["source"] == "paper"}
     assert papers == {f"AM-SAM, arXiv 2410.09714, Table {number}" for number in (3, 4)}
     assert published_rows("procedural", "lesion") == []
+
+
+def test_a_row_states_its_protocol(tmp_path: Path) -> None:
+    params = resolve_params("samed", {"protocol": "published"}).as_dict()
+    assert acting_params("samed", params)["protocol"] == "published"
+    before = {key: value for key, value in params.items() if key not in ("protocol", "ahead", "reach")}
+    assert "protocol" not in acting_params("samed", before)  # a record of an earlier version
 
 
 def test_filters(tmp_path: Path) -> None:
