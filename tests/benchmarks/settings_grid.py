@@ -168,26 +168,24 @@ class Records:
         return found
 
 
-def markdown(rows: Sequence[Record], settings: Sequence[str]) -> str:
-    """Return the table of Dice, spread and seconds, and one line per method and setting over all datasets."""
-    lines = ["| method | dataset | setting | seeds | test Dice % | sd | against the first | seconds |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    lines += [_line(row) for row in rows]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        for setting in settings:
-            mine = [row for row in rows if row["method"] == method and row["setting"] == setting]
-            if len(mine) > 1:
-                means = {key: statistics.fmean(row[key] for row in mine) for key in ("dice", "sd", "gain", "seconds")}
-                fewest = min(row["seeds"] for row in mine)
-                name = f"**{len(mine)} datasets**"
-                lines.append(_line({"method": method, "dataset": name, "setting": setting, "seeds": fewest} | means))
+def markdown(rows: Sequence[Record]) -> str:
+    """Return one line per method and setting: test Dice of each dataset, their mean, and CPU seconds."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    lines = [f"| method | setting | {' | '.join(datasets)} | mean | seconds |", "| --- " * (len(datasets) + 4) + "|"]
+    for method, setting in dict.fromkeys((row["method"], row["setting"]) for row in rows):
+        mine = {row["dataset"]: row for row in rows if (row["method"], row["setting"]) == (method, setting)}
+        cells = [_cell(mine[name]) if name in mine else "" for name in datasets]
+        mean, sd, seconds = (statistics.fmean(row[key] for row in mine.values()) for key in ("dice", "sd", "seconds"))
+        lines.append(
+            f"| {method} | {setting} | {' | '.join(cells)} | {100 * mean:.1f} ± {100 * sd:.1f} | {seconds:.1f} |"
+        )
+    counts = " or ".join(map(str, sorted({row["seeds"] for row in rows})))
+    lines += ["", f"Test Dice in per cent, mean and standard deviation over {counts} seeds."]
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Record) -> str:
-    cells = [row["method"], row["dataset"], row["setting"], str(row["seeds"]), f"{100 * row['dice']:.1f}"]
-    cells += [f"{100 * row['sd']:.1f}", f"{100 * row['gain']:+.1f}", f"{row['seconds']:.1f}"]
-    return f"| {' | '.join(cells)} |"
+def _cell(row: Record) -> str:
+    return f"{100 * row['dice']:.1f} ± {100 * row['sd']:.1f}"
 
 
 def main(grid: Grid, doc: str | None) -> int:
@@ -202,7 +200,7 @@ def main(grid: Grid, doc: str | None) -> int:
     records = Records(grid, given.out or cache_dir() / "benchmarks" / grid.name, photos)
     missing = records.measure(60 * given.minutes)
     rows = records.rows()
-    table = markdown(rows, list(grid.settings))
+    table = markdown(rows)
     (records.folder / "table.md").write_text(table)
     print(json.dumps({"rows": rows, "missing": missing}) if given.json else table)
     return 0
