@@ -30,13 +30,16 @@ def _entry(spec: MethodSpec) -> dict[str, Any]:
             for key in PARAMS
             if key in spec.keys
         },
+        "published": None
+        if spec.published is None
+        else {"fixes": dict(spec.published.fixes), "notes": list(spec.published.notes)},
     }
 
 
 @methods.command("list")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def list_methods(form: str) -> None:
-    """Print every method with its trained parts, prompt, and parameters with published defaults."""
+    """Print every method with its trained parts, prompt, parameters with their defaults, and published protocol."""
     entries = [_entry(spec) for spec in METHODS.values()]
     if form == "json":
         click.echo(json.dumps(entries, indent=2))
@@ -46,4 +49,7 @@ def list_methods(form: str) -> None:
         click.echo(f"  trains  {entry['trains']}")
         click.echo(f"  prompt  {entry['prompt']}")
         defaults = (f"{key}={info['default']}" for key, info in entry["parameters"].items())
-        click.echo(f"  keys    {', '.join(defaults)}\n")
+        click.echo(f"  keys    {', '.join(defaults)}")
+        for note in (entry["published"] or {}).get("notes", ()):
+            click.echo(f"  protocol: published  {note}")
+        click.echo()

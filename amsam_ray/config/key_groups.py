@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ActsWhen:
-    """The condition under which a key changes what a method computes: one of the values of a switch.
+    """The condition under which a key changes what a method computes: one of the values of a switch that itself acts.
 
     Attributes:
         switch: public name of the switch, as in YAML.
@@ -44,7 +44,13 @@ BOX_PROMPT: Keys = {
 
 MASK_LOSS: Keys = {"loss": ALWAYS, "lambda": _when("loss", "ce_dice"), "head": ALWAYS}
 
-BILEVEL: Keys = {"levels": ALWAYS, "lr_prompt": _when("levels", 2), "hypergradient": _when("levels", 2)}
+BILEVEL: Keys = {
+    "levels": ALWAYS,
+    "lr_prompt": _when("levels", 2),
+    "hypergradient": _when("levels", 2),
+    "ahead": _when("hypergradient", "unrolled", "exact"),
+    "reach": _when("hypergradient", "unrolled"),
+}
 
 CALIBRATION: Keys = {"calibration": ALWAYS, "alpha": _when("calibration", "batch", "sample", "learned")}
 

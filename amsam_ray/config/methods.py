@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from amsam_ray.config.key_groups import Keys
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.config.params import PARAMS, MethodParams
+from amsam_ray.config.protocol import DEFAULT, Protocol
 from amsam_ray.errors import InputError, Problem
 
 ENTRY_POINTS = "amsam_ray.methods"
@@ -41,8 +42,10 @@ class MethodSpec:
         keys: the hyperparameters and switches that can be set or searched, each with the condition under which it
             acts.
         recipe: an ``amsam_ray.models.recipe.Recipe``, which builds the model.
-        defaults: the published values where they differ from the defaults of ``MethodParams``.
+        defaults: the method's values where they differ from the defaults of ``MethodParams``; published ones where a
+            paper or its code states them.
         rank_limit: maps a backbone to the largest LoRA rank; required if ``rank`` is one of the keys.
+        published: what ``protocol: published`` selects; required if ``protocol`` is one of the keys.
     """
 
     name: str
@@ -54,6 +57,7 @@ class MethodSpec:
     recipe: object
     defaults: Mapping[str, Any] = field(default_factory=dict)
     rank_limit: Callable[[BackboneConfig], int] | None = None
+    published: Protocol | None = None
 
     @property
     def trainable(self) -> bool:
@@ -101,15 +105,19 @@ def _add(spec: object, where: str, found: dict[str, MethodSpec]) -> None:
 def _spec_problems(spec: MethodSpec) -> list[str]:
     """Return what is wrong with a method's definition, each with the remedy."""
     switches = {condition.switch for condition in spec.keys.values() if condition is not None}
-    unknown = sorted((set(spec.keys) | set(spec.defaults) | switches) - set(PARAMS))
+    fixed = set() if spec.published is None else set(spec.published.fixes)
+    unknown = sorted((set(spec.keys) | set(spec.defaults) | switches | fixed) - set(PARAMS))
     if unknown:
         names = ", ".join(unknown)
         return [f"method {spec.name} has the unknown keys {names}. Use only {', '.join(sorted(PARAMS))}."]
+    fixes = {} if spec.published is None else spec.published.fixes
     problems = [
         f"method {spec.name}: the default of {key} must be {PARAMS[key].allowed}, not {value!r}. Correct it."
-        for key, value in spec.defaults.items()
+        for key, value in (*spec.defaults.items(), *fixes.items())
         if not _is_valid(key, value)
     ]
+    if ("protocol" in spec.keys) != (spec.published is not None):
+        problems.append(f"method {spec.name} has only one of the key protocol and `published`. Set both or none.")
     if "rank" in spec.keys and spec.rank_limit is None:
         problems.append(f"method {spec.name} has the key rank and no rank_limit. Set rank_limit.")
     return problems
@@ -153,10 +161,27 @@ def live_params(method: str, possible: Mapping[str, Collection[Any]] | None = No
     """
     spec = get_method(method)
     values = {key: {value} for key, value in MethodParams(**spec.defaults).as_dict().items()}
+    if set((possible or {}).get("protocol", ())) == {"published"}:
+        values |= {key: {value} for key, value in fixed_by_protocol(method, "published").items()}
     values |= {key: set(given) for key, given in (possible or {}).items()}
-    return frozenset(
-        key for key, condition in spec.keys.items() if condition is None or condition.values & values[condition.switch]
-    )
+
+    def acts(key: str) -> bool:
+        condition = spec.keys.get(key)
+        return condition is None or (bool(condition.values & values[condition.switch]) and acts(condition.switch))
+
+    return frozenset(key for key in spec.keys if acts(key))
+
+
+def protocol_of(method: str, params: MethodParams) -> Protocol:
+    """Return how ``method`` trains with ``params``."""
+    published = get_method(method).published
+    return published if params.protocol == "published" and published is not None else DEFAULT
+
+
+def fixed_by_protocol(method: str, protocol: Any) -> Mapping[str, Any]:
+    """Return the keys that a value of ``protocol`` fixes for ``method``, with their values."""
+    published = get_method(method).published
+    return published.fixes if protocol == "published" and published is not None else {}
 
 
 def max_rank(method: str, backbone: BackboneConfig) -> int | None:
@@ -166,8 +191,9 @@ def max_rank(method: str, backbone: BackboneConfig) -> int | None:
 
 
 def check_params(method: str, given: Mapping[str, Any], where: str = "") -> list[Problem]:
-    """Return all problems of ``given``: unknown keys, keys that ``method`` does not have, values out of range."""
+    """Return all problems of ``given``: keys unknown, not of ``method`` or fixed by its protocol, wrong values."""
     spec = get_method(method)
+    fixed = fixed_by_protocol(method, given.get("protocol"))
     problems = []
     for key, value in given.items():
         place = f"{where}.{key}" if where else key
@@ -179,7 +205,15 @@ def check_params(method: str, given: Mapping[str, Any], where: str = "") -> list
             )
         elif not _is_valid(key, value):
             problems.append(Problem(place, f"must be {PARAMS[key].allowed}, not {value!r}"))
+        elif key in fixed:
+            problems.append(Problem(place, f"{fixed_reason(method, key)}; remove it"))
     return problems
+
+
+def fixed_reason(method: str, key: str) -> str:
+    """Return why ``key`` cannot be set or searched with ``protocol: published``, in words."""
+    value = fixed_by_protocol(method, "published")[key]
+    return f"is fixed to {value} by `protocol: published` of {method}, which trains as the public code does"
 
 
 def _is_valid(key: str, value: Any) -> bool:
@@ -191,12 +225,14 @@ def _is_valid(key: str, value: Any) -> bool:
 
 
 def resolve_params(method: str, given: Mapping[str, Any]) -> MethodParams:
-    """Return the method's published defaults, overridden by ``given``.
+    """Return the method's defaults, overridden by what its protocol fixes and by ``given``.
 
     Raises:
-        InputError: names every key that is unknown, does not belong to the method or is out of range.
+        InputError: names every key that is unknown, does not belong to the method, is fixed by its protocol or is
+            out of range.
     """
     problems = check_params(method, given)
     if problems:
         raise InputError(problems)
-    return MethodParams.model_validate({**get_method(method).defaults, **given})
+    fixed = fixed_by_protocol(method, given.get("protocol"))
+    return MethodParams.model_validate({**get_method(method).defaults, **fixed, **given})

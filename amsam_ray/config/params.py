@@ -44,7 +44,9 @@ class MethodParams(WithAddedFields):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    ADDED: ClassVar[frozenset[str]] = frozenset({"steps", "views", "prompt", "box_training"})
+    ADDED: ClassVar[frozenset[str]] = frozenset(
+        {"steps", "views", "prompt", "box_training", "ahead", "reach", "protocol"}
+    )
 
     alpha: Share = Field(0.7, description="weight of the original mask in the calibration, eq. 12")
     lambda_: Share = Field(0.8, alias="lambda", description="weight of Dice against cross-entropy, eq. 5")
@@ -60,7 +62,9 @@ class MethodParams(WithAddedFields):
     lr_prompt: Positive = Field(1e-3, description="initial learning rate of the upper level (prompt embedding A)")
     weight_decay: NotNegative = Field(0.1, description="decoupled weight decay of AdamW, both levels")
     warmup: Share = Field(0.0, lt=1, description="share of the iterations with linear warm-up of the rates")
-    loss: Literal["ce_dice", "bce_iou"] = Field("ce_dice", description="eq. 5, or SAM-Adapter's BCE + IoU")
+    loss: Literal["ce_dice", "bce_iou", "bce"] = Field(
+        "ce_dice", description="eq. 5, SAM-Adapter's BCE + IoU, or Medical SAM Adapter's BCE with positive weight 2"
+    )
     detector: OnOff = Field("off", description="the frozen detector's box as a prompt")
     calibration: Calibration = Field("off", description="mask calibration, eq. 9-12")
     head: Literal["cold", "warm"] = Field("warm", description="two-channel head from random or from SAM's weights")
@@ -68,6 +72,13 @@ class MethodParams(WithAddedFields):
     adaptor_blocks: Blocks = Field("all", description="the encoder blocks that get an adaptor")
     hypergradient: Literal["first_order", "unrolled", "exact"] = Field(
         "unrolled", description="how the upper level differentiates through W*(A)"
+    )
+    ahead: Literal["adamw", "sgd", "mixed"] = Field(
+        "adamw",
+        description="the step ahead to W*(A): AdamW's, plain descent, or AdamW's differentiated as a plain one",
+    )
+    reach: float = Field(
+        0.01, gt=0, le=1, allow_inf_nan=False, description="length of the finite difference of `unrolled`, in W"
     )
     steps: int = Field(
         0, ge=0, le=10**7, description="optimiser steps of the whole training; 0: train.epochs passes over the pictures"
@@ -79,6 +90,9 @@ class MethodParams(WithAddedFields):
     box_training: Literal["detector", "mix"] = Field(
         "detector", description="boxes in training: the detector's, or drawn from true, jittered true and none"
     )
+    protocol: Literal["default", "published"] = Field(
+        "default", description="published: all that the method's public code does otherwise; docs/methods.md lists it"
+    )
     levels: Literal[1, 2] = Field(2, description="1: everything on D1 and D2 together; 2: bi-level, eq. 6-8")
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,7 +103,7 @@ class MethodParams(WithAddedFields):
 
 SWITCHES = frozenset(
     {"loss", "detector", "calibration", "head", "adaptors", "adaptor_blocks", "hypergradient", "levels"}
-    | {"prompt", "box_training"}
+    | {"prompt", "box_training", "ahead", "protocol"}
 )
 """The keys that choose among variants of a method; the other keys are hyperparameters."""
 

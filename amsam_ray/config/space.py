@@ -161,15 +161,20 @@ class MethodEntry(_Section):
 
 
 class TrainSection(_Section):
-    """Training of every trial. ``levels`` and ``hypergradient`` override a method's own values where it has them."""
+    """Training of every trial. ``levels``, ``hypergradient`` and ``ahead`` override a method's own values."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"ahead"})
 
     epochs: int = Field(100, ge=1, le=100_000, description="passes over D1 (lower) and D2 (upper level)")
-    batch_size: int = Field(1, ge=1, le=65_536, description="images per step; 1 as in AM-SAM")
+    batch_size: int = Field(1, ge=1, le=65_536, description="images per step; AM-SAM states no number")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of activations")
     eval_every: int = Field(1, ge=1, le=100_000, description="epochs between evaluations on the selection images")
     levels: Literal[1, 2] | None = Field(None, description="1 or 2; empty: the method's own")
     hypergradient: Literal["first_order", "unrolled", "exact"] | None = Field(
         None, description="empty: the method's own"
+    )
+    ahead: Literal["adamw", "sgd", "mixed"] | None = Field(
+        None, description="rule of the step ahead, of `unrolled` and `exact`; empty: the method's own"
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="fixed views of the shots")
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.config.methods import METHODS, check_params, live_params, max_rank
+from amsam_ray.config.methods import (
+    METHODS,
+    check_params,
+    fixed_by_protocol,
+    fixed_reason,
+    live_params,
+    max_rank,
+)
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.params import LAST_K, PARAMS, SWITCHES, on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
@@ -28,6 +35,7 @@ Code = Literal[
     "condition-order",
     "condition-value",
     "first-not-searched",
+    "fixed-by-protocol",
     "crossfit-shots",
     "gpu-share",
     "path",
@@ -54,12 +62,17 @@ class SpaceFinding:
     message: str
 
 
+_TRAIN_SWITCHES = ("levels", "hypergradient", "ahead")
+"""The keys of `train` that set a switch of every method that has it."""
+
+
 def check_space(space: SpaceFile) -> list[SpaceFinding]:
     """Return all problems that involve more than one key, or the registries of methods and metrics."""
     return [
         *_duplicates(space),
         *_methods(space),
         *_distributions(space),
+        *_protocols(space),
         *_first_points(space),
         *_crossfit(space),
         *_objective(space),
@@ -71,7 +84,7 @@ def check_space(space: SpaceFile) -> list[SpaceFinding]:
 def switch_values(space: SpaceFile, entry: MethodEntry) -> dict[str, tuple[Any, ...]]:
     """Return all values that each switch set or searched by the file may take for ``entry``."""
     possible: dict[str, tuple[Any, ...]] = {}
-    for name in ("levels", "hypergradient"):
+    for name in _TRAIN_SWITCHES:
         if (value := getattr(space.train, name)) is not None:
             possible[name] = (value,)
     for key, distribution in space.search.space.items():
@@ -154,6 +167,23 @@ def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
             what = "has no effect on any method as configured (its switch is off); remove it or set the switch"
             yield SpaceFinding("dead-parameter", path, what)
         yield from _conditions(space, key, distribution)
+
+
+def _protocols(space: SpaceFile) -> Iterator[SpaceFinding]:
+    """Find keys that a published protocol fixes and the file sets or searches for all methods."""
+    if "protocol" in space.search.space:
+        what = "is not searched; write methods: [{name: METHOD, label: LABEL, params: {protocol: published}}] instead"
+        yield SpaceFinding("fixed-by-protocol", ("search", "space", "protocol"), what)
+    for entry in space.methods:
+        if entry.name not in METHODS:
+            continue
+        for key in fixed_by_protocol(entry.name, entry.params.get("protocol")):
+            remedy = f"remove it, or the protocol of {entry.label}"
+            if key in space.search.space:
+                what = f"{fixed_reason(entry.name, key)}; {remedy}"
+                yield SpaceFinding("fixed-by-protocol", ("search", "space", key), what)
+            if key in _TRAIN_SWITCHES and getattr(space.train, key) is not None:
+                yield SpaceFinding("fixed-by-protocol", ("train", key), f"{fixed_reason(entry.name, key)}; {remedy}")
 
 
 def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[SpaceFinding]:

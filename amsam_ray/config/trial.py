@@ -20,7 +20,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(100, ge=1, description="passes over D1 (lower) and D2 (upper level)")
-    batch_size: int = Field(1, ge=1, description="images per step; 1 as in the papers")
+    batch_size: int = Field(1, ge=1, description="images per step; AM-SAM states no number")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of activations; weights and optimiser stay fp32")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="fixed views of the shots")
     eval_every: int = Field(1, ge=1, description="epochs between scores on the selection images")

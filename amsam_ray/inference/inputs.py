@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amsam_ray.config.methods import protocol_of
 from amsam_ray.device import autocast
 from amsam_ray.inference.feature_cache import FeatureCache, NoCache, entry_key
 from amsam_ray.models.adapted import AdaptedSam, ModelInputs
@@ -64,6 +65,7 @@ class Needs:
         fallback: the prompt of a picture without a detection, ``full_image`` or ``none``.
         candidates: whether all candidate boxes are used, see ``PreparedSet.candidates``.
         true_boxes: whether the boxes of the true masks are used, in training only.
+        target_side: side of the masks for the loss, in pixels; 0: that of the decoder's grid.
     """
 
     point: str
@@ -74,6 +76,7 @@ class Needs:
     fallback: str
     candidates: bool = False
     true_boxes: bool = False
+    target_side: int = 0
 
     @classmethod
     def of(cls, model: AdaptedSam, *, training: bool, precision: str, fallback: str) -> Needs:
@@ -87,6 +90,7 @@ class Needs:
             fallback=fallback,
             candidates=model.uses_boxes and model.params.prompt == "fused",
             true_boxes=training and model.uses_boxes and model.params.box_training == "mix",
+            target_side=_target_side(model) if training else 0,
         )
 
 
@@ -100,8 +104,8 @@ class PreparedSet:
         boxes: N x 4 float32, XYXY in pixels of the encoder's input.
         has_box: N bool, whether the box prompts the decoder (the detector's or that of the fallback).
         detected: N bool, whether the detector found a box.
-        target: N x h x h bool, the mask at the decoder's resolution.
-        valid: N x h x h bool, False on SAM's padding.
+        target: N x h x h bool, the mask at the decoder's resolution, or at that of ``Needs.target_side``.
+        valid: as ``target``, False on SAM's padding.
         truths: N masks, HxW bool at the original size.
         pixels: N x 3 x S x S float32, the encoder's input, if needed.
         highpass: N x 3 x S x S float32, its high-frequency component, see ``for_model``.
@@ -191,7 +195,7 @@ class PreparedSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures: model inputs, targets and valid pixels (both B x h x h bool)."""
+    """B pictures: model inputs, targets and valid pixels, both bool as in ``PreparedSet``."""
 
     inputs: ModelInputs
     target: Tensor
@@ -230,7 +234,7 @@ class Preparer:
         size, device = self.backbone.image_size, self.backbone.device
         truths = tuple(picture.mask() for picture in pictures)
         boxes, has_box, detected = self._boxes(pictures, truths, needs)
-        masks = [low_res_target(truth, 4 * self.backbone.grid) for truth in truths]
+        masks = [low_res_target(truth, needs.target_side or 4 * self.backbone.grid) for truth in truths]
         features = self._features([p.key for p in pictures], [p.image for p in pictures], needs)
         candidates = confidences = true_boxes = has_object = None
         if needs.candidates:
@@ -359,6 +363,13 @@ class Preparer:
 
     def _to_input(self, box: np.ndarray, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(box_to_input(box, (shape[0], shape[1]), self.backbone.image_size))
+
+
+def _target_side(model: AdaptedSam) -> int:
+    side = protocol_of(model.method, model.params).loss_side
+    if side == "input":
+        return model.backbone.image_size
+    return 0 if side == "decoder" else side
 
 
 def encoder_batch(backbone: Backbone) -> int:

@@ -1,23 +1,26 @@
 """The gradient of the upper level: three ways to differentiate L2(W*(A), A) with respect to A.
 
 AM-SAM's eq. 6-8, after BLO-SAM (arXiv 2402.16338) and DARTS (arXiv 1806.09055). W are the trainable weights, A the
-prompt embedding, L1 the loss on D1 and L2 the loss on D2. W*(A) is taken one step ahead,
+prompt embedding, L1 the loss on D1 and L2 the loss on D2. W*(A) is taken one step ahead along g = dL1/dW (W, A), by
+one of three rules:
 
-    W' = AdamW(W, g),  g = dL1/dW (W, A),
+- ``sgd``: W' = W - lr g, as in DARTS and the papers.
+- ``adamw``: W' = AdamW(W, g), the optimiser's real next step with its moments, bias correction and weight decay.
+- ``mixed``: W' = AdamW(W, g) with the derivative of the plain step, dW'/dg = -lr, as in BLO-SAM's code.
 
-with the optimiser's current moments, bias correction, weight decay and learning rate. Then, with v = dL2/dW' and
-u = (dW'/dg)^T v,
+Then, with v = dL2/dW' and u = (dW'/dg)^T v,
 
     dL2/dA = dL2/dA (W', A) + (d^2 L1 / dA dW) u.
 
 - ``first_order``: W* is held constant at W: dL2/dA (W, A).
 - ``unrolled``: the second term by central difference, [dL1/dA (W + r u) - dL1/dA (W - r u)] / 2r with
-  r = 0.01 / ||u||. Two further passes, no second derivatives.
+  r = ``reach`` / ||u||. Two further passes, no second derivatives.
 - ``exact``: the same by double backward.
 
-Where the loss is smooth between W - r u and W + r u, the two agree within one millionth on SAM's decoder. If a ReLU of
-the decoder has its kink between them, the difference includes it and the derivative does not; the two then differ by
-some hundredths to tenths of the gradient's norm. A smaller r meets fewer kinks, and its rounding errors are larger.
+Where the loss is smooth between W - r u and W + r u, the two agree within 1e-4 on SAM's decoder. If a ReLU of the
+decoder has its kink between them, the difference includes it and the derivative does not; at the published reach the
+two then differ by a few hundredths up to 2.7 times the gradient's norm. A reach of 1e-4 meets almost no kink, and its
+rounding errors are larger.
 
 Nothing here changes W, A or the optimiser's state in place, and no gradients are accumulated: all come from
 ``torch.autograd.grad``.
@@ -47,15 +50,24 @@ class LowerStep:
     Attributes:
         loss: L1 of (W, A) on one batch of D1, both flat; the same value for the same arguments at every call.
         optimiser, state, lr: those of the next step.
+        rule: how W' is taken and differentiated: ``adamw``, ``sgd`` or ``mixed``, see the module.
     """
 
     loss: Loss
     optimiser: AdamW
     state: AdamWState
     lr: float
+    rule: str = "adamw"
 
     def ahead(self, weights: Tensor, grad: Tensor) -> Tensor:
-        """Return W' as a differentiable function of ``grad``."""
+        """Return W' as a differentiable function of ``grad``. Raises ValueError for an unknown ``rule``."""
+        if self.rule == "sgd":
+            return weights - self.lr * grad
+        if self.rule not in ("adamw", "mixed"):
+            raise ValueError(f"the step ahead {self.rule!r} is unknown; use adamw, sgd or mixed")
+        if self.rule == "mixed":
+            arrived = self.optimiser.step(weights, grad.detach(), self.state, self.lr)[0]
+            return arrived - self.lr * (grad - grad.detach())
         return self.optimiser.step(weights, grad, self.state, self.lr)[0]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from amsam_ray import parallel
+from amsam_ray.config.methods import protocol_of
 from amsam_ray.config.params import MethodParams
 from amsam_ray.config.trial import TrainConfig
 from amsam_ray.device import autocast
@@ -26,7 +27,7 @@ from amsam_ray.training.bilevel import Loss, LowerStep, gradient, hypergradient
 from amsam_ray.training.box_mix import draw_kinds, with_mixed_boxes
 from amsam_ray.training.contrastive import contrast_loss, draw_tokens
 from amsam_ray.training.losses import mask_loss
-from amsam_ray.training.optim import AdamW, FlatParams, poly_rate
+from amsam_ray.training.optim import AdamW, FlatParams, cosine_rate, poly_rate
 from amsam_ray.training.result import Status
 
 Named = dict[str, Tensor]
@@ -59,6 +60,7 @@ class Trainer:
     def __init__(self, model: AdaptedSam, pictures: PreparedSet, roles: Roles, train: TrainConfig, seed: int):
         self._model, self._pictures, self._train = model.eval(), pictures, train
         self._params: MethodParams = model.params
+        self._protocol = protocol_of(model.method, model.params)
         model.calibration.over_workers = parallel.mean
         parameters = dict(model.named_parameters())
         self._lower = FlatParams({name: parameters[name] for name in model.lower})
@@ -121,9 +123,10 @@ class Trainer:
         mode = self._params.hypergradient
         # The difference of two bf16 gradients that are a hundredth apart is rounding noise.
         precision = "fp32" if mode == "unrolled" else self._train.precision
-        step = LowerStep(self._lower_loss(batch, tokens, precision), self._optimiser, self._weights_state, rate)
+        lower = self._lower_loss(batch, tokens, precision)
+        step = LowerStep(lower, self._optimiser, self._weights_state, rate, self._params.ahead)
         upper = self._upper_loss(self._batch(d2))
-        loss, grad = hypergradient(mode, step, upper, self.weights, self.prompt)
+        loss, grad = hypergradient(mode, step, upper, self.weights, self.prompt, reach=self._params.reach)
         self.prompt, self._prompt_state = self._optimiser.step(self.prompt, grad, self._prompt_state, rate_prompt)
         return float(loss)
 
@@ -173,7 +176,15 @@ class Trainer:
         return output
 
     def _mask_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        return mask_loss(self._params.loss, output.logits, batch.target, batch.valid, self._params.lambda_)
+        return mask_loss(
+            self._params.loss,
+            output.logits,
+            batch.target,
+            batch.valid,
+            self._params.lambda_,
+            over_batch=self._protocol.dice_over == "batch",
+            resize=self._protocol.loss_resize,
+        )
 
     def _named(self, weights: Tensor, prompt: Tensor) -> Named:
         return {**self._lower.unflatten(weights), **self._upper.unflatten(prompt)}
@@ -197,7 +208,14 @@ class Trainer:
         return draw_tokens(grid.numel(), self._params.contrast_tokens, self._token_draws)
 
     def _rate(self, base: float) -> float:
-        return poly_rate(base, self._iteration, self._iterations, self._params.warmup)
+        protocol = self._protocol
+        if protocol.schedule == "constant":
+            return base
+        if protocol.schedule == "cosine":
+            return cosine_rate(base, self.epochs_done, self._train.epochs)
+        share = round(self._params.warmup * self._iterations)
+        ramp = share if protocol.warmup_steps is None else protocol.warmup_steps
+        return poly_rate(base, self._iteration, self._iterations, ramp)
 
 
 @dataclass

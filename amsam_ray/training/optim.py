@@ -10,11 +10,14 @@ than on some eighty small ones, and the vector algebra of the hypergradient is p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_LAST_RATE = 1e-7  # of SAM-Adapter's cosine
 
 
 class FlatParams:
@@ -94,19 +97,29 @@ class AdamW:
         return after, AdamWState(steps, exp_avg.detach(), exp_avg_sq.detach())
 
 
-def poly_rate(base: float, iteration: int, iterations: int, warmup: float) -> float:
+def poly_rate(base: float, iteration: int, iterations: int, ramp: int) -> float:
     """SAMed's schedule (arXiv 2304.13785), also BLO-SAM's and AM-SAM's: warm-up, then polynomial decay.
 
-    During the first ``warmup`` share of the iterations the rate climbs linearly to ``base``; from there on it is
+    During the first ``ramp`` iterations the rate climbs linearly to ``base``; from there on it is
     base (1 - i / I)^0.9, with i counted from the end of the warm-up, as SAMed's code counts.
 
     Args:
         base: lr0, the initial rate.
         iteration: which step, from 0.
         iterations: I, all steps of the run.
-        warmup: share of the iterations, in [0, 1).
+        ramp: number of iterations of the warm-up; the rate never reaches ``base`` in a shorter run.
     """
-    ramp = round(warmup * iterations)
     if iteration < ramp:
         return base * (iteration + 1) / ramp
     return base * (1 - (iteration - ramp) / iterations) ** 0.9
+
+
+def cosine_rate(base: float, epoch: int, epochs: int) -> float:
+    """SAM-Adapter's schedule (arXiv 2304.09148): a cosine from ``base`` to 1e-7, constant within an epoch.
+
+    Args:
+        base: lr0, the initial rate.
+        epoch: which epoch, from 0.
+        epochs: all epochs of the run (20 in the published code).
+    """
+    return _LAST_RATE + (base - _LAST_RATE) * (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -424,3 +424,36 @@ def test_hash_ignores_what_cannot_change_a_result() -> None:
         assert space_hash(parse_space({**base, "search": search})) == plain
     for search in ({"trials": 5}, {"margin": 2}, {"seed": 1}):
         assert space_hash(parse_space({**base, "search": search})) != plain
+
+
+def test_what_a_published_protocol_fixes_cannot_be_set_or_searched(tmp_path: Path) -> None:
+    text = """\
+name: small
+datasets:
+  - {name: procedural, options: {family: lesion}}
+shots: [4]
+methods:
+  - {name: sam_adapter, label: as_published, params: {protocol: published, warmup: 0.1}}
+  - {name: blo_sam, params: {protocol: published}}
+train: {hypergradient: first_order}
+search:
+  space:
+    lr: {loguniform: [1.0e-4, 1.0e-2]}
+    weight_decay: {uniform: [0.0, 0.1]}
+    protocol: {choice: [default, published]}
+"""
+    problems = problems_of(tmp_path, text)
+    expected = {6: "warmup", 8: "hypergradient", 12: "weight_decay", 13: "protocol"}
+    assert {line for line, key in expected.items() if any(f":{line} " in p and key in p for p in problems)} == set(
+        expected
+    )
+    assert len(problems) == len(expected)
+    assert sum("is fixed to" in problem and "; remove it" in problem for problem in problems) == 3
+
+
+def test_a_protocol_is_a_row_of_its_own_and_reaches_the_trial(tmp_path: Path) -> None:
+    published = {"name": "samed", "label": "x", "params": {"protocol": "published"}}
+    space = parse_space({**BASE, "methods": ["samed", published]})
+    ours, theirs = (cell.config({}, seed=0).params for cell in make_cells(space))
+    assert (ours.protocol, ours.warmup) == ("default", 0.0134)
+    assert (theirs.protocol, theirs.warmup) == ("published", 0.0)

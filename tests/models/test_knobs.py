@@ -23,6 +23,8 @@ OF_TRAINING = {"lambda", "tau_token", "tau_sample", "w_token", "w_sample", "cont
     "steps",
     "views",
     "box_training",
+    "ahead",
+    "reach",
 }
 # Read where masks are predicted; tests/inference/test_fused.py and tests/training/test_live_knobs.py test it.
 OF_PREDICTION = {"prompt"}
@@ -37,6 +39,7 @@ KNOBS = {
     "adaptors": ("mca_sam", "tc", "sc"),
     "adaptor_blocks": ("mca_sam", "all", "last_1"),
     "levels": ("am_sam", 1, 2),
+    "protocol": ("sam_adapter", "default", "published"),
 }
 
 

@@ -7,15 +7,25 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from amsam_ray.cli.methods import methods
-from amsam_ray.config.methods import ENTRY_POINTS, METHODS, discover_methods, get_method, live_params, max_rank
+from amsam_ray.config.methods import (
+    ENTRY_POINTS,
+    METHODS,
+    _spec_problems,
+    discover_methods,
+    get_method,
+    live_params,
+    max_rank,
+)
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.config.params import on_off_word
+from amsam_ray.config.protocol import Protocol
 from amsam_ray.errors import InputError
 from amsam_ray.models.methods import PUBLISHED_ORDER
 
@@ -67,7 +77,7 @@ def test_an_unknown_method_lists_the_known_ones() -> None:
         ("am_sam", {}, set()),
         ("am_sam", {"calibration": {"off"}}, {"alpha"}),
         ("am_sam", {"calibration": {"off", "batch"}}, set()),
-        ("am_sam", {"levels": {1}, "loss": {"bce_iou"}}, {"lr_prompt", "hypergradient", "lambda"}),
+        ("am_sam", {"levels": {1}, "loss": {"bce_iou"}}, {"lr_prompt", "hypergradient", "ahead", "reach", "lambda"}),
         ("mca_sam", {}, {"lambda"}),
         ("mca_sam", {"adaptors": {"tc"}}, {"lambda", "tau_sample", "w_sample"}),
         ("mca_sam", {"adaptors": {"sc"}}, {"lambda", "tau_token", "w_token", "contrast_tokens"}),
@@ -130,3 +140,16 @@ def test_methods_are_listed_as_text_and_as_json() -> None:
         assert set(entry["parameters"]) == set(METHODS[entry["name"]].keys)
     text = CliRunner().invoke(methods, ["list"]).stdout
     assert all(f"{name}: " in text for name in METHODS) and "alpha=0.7" in text
+    published = {entry["name"] for entry in listed if entry["published"]}
+    assert published == {"samed", "med_sa", "sam_adapter", "blo_sam"}
+    assert "protocol: published  a warm-up of 250 steps" in text
+
+
+def test_a_published_protocol_and_its_key_come_together() -> None:
+    def broken(**changes) -> list[str]:
+        return _spec_problems(replace(get_method("samed"), **changes))
+
+    assert not broken()
+    assert broken(published=None) and broken(keys={"rank": None})
+    assert "unknown keys rate" in broken(published=Protocol(fixes={"rate": 1}))[0]
+    assert "default of warmup" in broken(published=Protocol(fixes={"warmup": 2.0}))[0]

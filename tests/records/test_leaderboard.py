@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from amsam_ray.config.methods import resolve_params
 from amsam_ray.records.index import Index
-from amsam_ray.records.leaderboard import build_leaderboard, update_leaderboards
+from amsam_ray.records.leaderboard import acting_params, build_leaderboard, update_leaderboards
 from amsam_ray.records.published import published_rows, published_tables
 from amsam_ray.records.schema import Record
 from amsam_ray.records.significance import DRAWS
@@ -130,16 +131,28 @@ def test_gain_over_sam_adapter(tmp_path: Path) -> None:
 
 def test_published_numbers_are_the_papers() -> None:
     found = {
-        (t.reference[-7:], m, k): s
+        (t.reference[-7:], m if t.reference[-1] != "4" else (t.dataset, m), k): s
         for t in published_tables()
         for m, r in t.scores.items()
         for k, s in zip(t.shots, r, strict=True)
     }
-    assert len(found) == 18 + 6 + 6
+    assert len(found) == 18 + 6 + 6 + 16
     assert found["Table 1", "am_sam", 4] == 81.3 and found["Table 1", "am_sam", 8] == 86.7
     assert found["Table 1", "deeplabv3", 4] == 31.8 and found["Table 1", "blo_sam", 8] == 84.0
     assert found["Table 2", "am_sam", 16] == 93.3 and found["Table 2", "blo_sam", 4] == 89.1
     assert found["Table 3", "am_sam", 8] == 73.6 and found["Table 3", "blo_sam", 8] == 62.3
+    table_4 = {
+        ("isic2018", "none"): (65.1, 62.3),
+        ("isic2018", "calibration"): (65.8, 68.6),
+        ("isic2018", "detector"): (67.7, 71.8),
+        ("isic2018", "both"): (66.3, 73.6),
+        ("tiktok", "none"): (76.3, 84.0),
+        ("tiktok", "calibration"): (82.4, 84.8),
+        ("tiktok", "detector"): (82.7, 85.2),
+        ("tiktok", "both"): (83.4, 86.7),
+    }
+    for (dataset, parts), row in table_4.items():
+        assert tuple(found["Table 4", (dataset, f"am_sam-{parts}"), k] for k in (4, 8)) == row
     gains = {(t.dataset, t.metric): t.gains["mca_sam"] for t in published_tables() if t.gains}
     assert gains == {
         ("cod10k", "mae"): -20.0,
@@ -151,15 +164,25 @@ def test_published_numbers_are_the_papers() -> None:
 
 def test_published_rows_are_sorted_with_measured_rows(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *cell(dataset="isic2018", images=[[0.70, 0.72]]))
-    order = [(row["source"], row["method"], row["shots"], row["dice_mean"]) for row in rows[:4]]
+    order = [(row["source"], row["method"], row["shots"], row["dice_mean"]) for row in rows[:6]]
     assert order == [
         ("paper", "am_sam", 8, 0.736),
+        ("paper", "am_sam-both", 8, 0.736),
         ("paper", "am_sam", 16, 0.719),
+        ("paper", "am_sam-detector", 8, 0.718),
         ("run", "am_sam", 4, pytest.approx(0.71)),
         ("paper", "blo_sam", 16, 0.71),
     ]
-    assert {row["reference"] for row in rows if row["source"] == "paper"} == {"AM-SAM, arXiv 2410.09714, Table 3"}
+    papers = {row["reference"] for row in rows if row["source"] == "paper"}
+    assert papers == {f"AM-SAM, arXiv 2410.09714, Table {number}" for number in (3, 4)}
     assert published_rows("procedural", "lesion") == []
+
+
+def test_a_row_states_its_protocol(tmp_path: Path) -> None:
+    params = resolve_params("samed", {"protocol": "published"}).as_dict()
+    assert acting_params("samed", params)["protocol"] == "published"
+    before = {key: value for key, value in params.items() if key not in ("protocol", "ahead", "reach")}
+    assert "protocol" not in acting_params("samed", before)  # a record of an earlier version
 
 
 def test_filters(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The three hypergradients on a small float64 problem with non-zero second derivatives."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -139,3 +140,49 @@ def test_an_unknown_mode_is_refused():
     weights, _, lower = _after_steps(toy, 0)
     with pytest.raises(ValueError, match="unrolled"):
         hypergradient("second_order", lower, toy.upper, weights, toy.prompt)
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+@pytest.mark.parametrize("mode", ["unrolled", "exact"])
+def test_a_plain_step_ahead_is_that_of_darts(mode, steps):
+    toy = Toy()
+    weights, _, lower = _after_steps(toy, steps)
+    _, found = hypergradient(mode, replace(lower, rule="sgd"), toy.upper, weights, toy.prompt)
+    prompt = toy.prompt.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(toy.lower(weights, prompt), weights, create_graph=True)
+    (literal,) = torch.autograd.grad(toy.upper(weights - RATE * grad, prompt), prompt)
+    assert (found - literal).norm() < 1e-6 * literal.norm()
+
+
+@pytest.mark.parametrize("mode", ["unrolled", "exact"])
+def test_a_mixed_step_ahead_arrives_as_adamw_and_differentiates_as_a_plain_step(mode):
+    toy = Toy()
+    weights, _, lower = _after_steps(toy, 5)
+    value, found = hypergradient(mode, replace(lower, rule="mixed"), toy.upper, weights, toy.prompt)
+    assert value == hypergradient(mode, lower, toy.upper, weights, toy.prompt)[0]
+    prompt = toy.prompt.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(toy.lower(weights, prompt), weights, create_graph=True)
+    arrived = lower.ahead(weights.detach(), grad.detach()).requires_grad_()
+    direct, towards = torch.autograd.grad(toy.upper(arrived, prompt), (prompt, arrived))
+    (second,) = torch.autograd.grad(grad, prompt, towards)
+    literal = direct - RATE * second
+    assert (found - literal).norm() < 1e-6 * literal.norm()
+
+
+def test_the_reach_is_the_length_of_the_finite_difference():
+    """The error of a central difference falls with the square of the reach."""
+    toy = Toy()
+    weights, _, lower = _after_steps(toy, 5)
+    _, exact = hypergradient("exact", lower, toy.upper, weights, toy.prompt)
+    gaps = [
+        float((hypergradient("unrolled", lower, toy.upper, weights, toy.prompt, reach=reach)[1] - exact).norm())
+        for reach in (1e-1, 1e-2)
+    ]
+    assert gaps[0] == pytest.approx(100 * gaps[1], rel=0.05)
+
+
+def test_an_unknown_rule_is_refused():
+    toy = Toy()
+    weights, _, lower = _after_steps(toy, 0)
+    with pytest.raises(ValueError, match="mixed"):
+        hypergradient("exact", replace(lower, rule="momentum"), toy.upper, weights, toy.prompt)

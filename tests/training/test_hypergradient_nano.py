@@ -54,10 +54,12 @@ def _gap(point, reach: float) -> float:
 
 @pytest.mark.parametrize("method", ["blo_sam", "am_sam"])
 def test_unrolled_agrees_with_exact_on_nano(method):
-    """Always at a short reach; at the published one if no kink of a ReLU is within it."""
+    """At every point with a short reach; with the published one, where no kink of a ReLU is within it."""
     points = [_after(method, epochs) for epochs in (0, 1, 3)]
-    assert max(_gap(point, 1e-4) for point in points) < 1e-3
-    assert min(_gap(point, 1e-2) for point in points) < 1e-3
+    assert max(_gap(point, 1e-4) for point in points) < 1e-6
+    gaps = sorted(_gap(point, 1e-2) for point in points)
+    assert gaps[0] < 1e-4  # the loss is smooth within the reach
+    assert gaps[-1] > 1e-2  # a kink is within it, which is why docs/training.md gives no bound
 
 
 def test_first_order_differs_on_nano():

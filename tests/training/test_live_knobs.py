@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from amsam_ray.config.datasets import AugmentConfig
-from amsam_ray.config.methods import METHODS, live_params
+from amsam_ray.config.methods import METHODS, live_params, resolve_params
+from amsam_ray.inference.adapter_file import load_adapter
+from amsam_ray.inference.inputs import Needs
 from amsam_ray.inference.masks import foreground_logits
+from amsam_ray.models.adapted import build_method
+from amsam_ray.models.backbone import load_backbone
 from amsam_ray.training.loop import Roles, Trainer
-from amsam_ray.training.optim import poly_rate
+from amsam_ray.training.optim import cosine_rate, poly_rate
 from amsam_ray.training.trial import train_trial
 from tests.training.toys import random_nano, small_trial, toy_model, toy_set, toy_trainer
 
@@ -89,6 +93,9 @@ CHANGES = {
     "levels": (2, 1),
     "steps": (0, 6),
     "box_training": ("detector", "mix"),
+    "ahead": ("adamw", "sgd"),
+    "reach": (0.01, 1.0),
+    "protocol": ("default", "published"),
 }
 OF_TRIALS = {"views", "prompt"}  # act before and after the loop; tested at the end of this file
 MODES = ("first_order", "unrolled", "exact")
@@ -104,7 +111,7 @@ def test_every_parameter_of_every_method_has_a_test():
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_change_of_the_parameter_changes_the_trained_weights(key):
-    method = next(m for m in ("am_mca_sam", "sam_adapter") if key in METHODS[m].keys)
+    method = next(m for m in ("am_mca_sam", "sam_adapter", "blo_sam") if key in METHODS[m].keys)
     assert key in live_params(method, {"calibration": ["sample"]})
     first, second = (_end(method, **{key: value}) for value in CHANGES[key])
     assert first.shape != second.shape or not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
@@ -143,7 +150,7 @@ def test_steps_set_the_length_of_the_whole_training_and_its_schedule(monkeypatch
     for epoch in range(1, epochs + 1):
         trainer.epoch()
         assert trainer.epochs_done == epoch and len(rates) == epoch * total // epochs
-    assert rates == pytest.approx([poly_rate(5e-3, step, total, 0.0) for step in range(total)])
+    assert rates == pytest.approx([poly_rate(5e-3, step, total, 0) for step in range(total)])
 
 
 def test_views_replace_those_of_the_augmentation(tmp_path):
@@ -167,3 +174,49 @@ def test_the_prompt_decides_which_boxes_are_decoded():
     pictures = replace(pictures, candidates=candidates, confidences=torch.full((4, 2), 0.5))
     box, fused = (dict(foreground_logits(m, pictures, [0], precision="fp32"))[0] for m in (model, fusing))
     assert not torch.allclose(box, fused, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("method", "rates"),
+    [
+        ("samed", [5e-3 * step / 250 for step in (1, 2, 3, 4)]),
+        ("sam_adapter", [cosine_rate(2e-4, epoch, 2) for epoch in (0, 0, 1, 1)]),
+        ("med_sa", [1e-4] * 4),
+    ],
+)
+def test_a_published_protocol_has_its_own_schedule(monkeypatch, method, rates):
+    used, move = [], Trainer._move_weights
+
+    def watched(self, batch, tokens, rate):
+        used.append(rate)
+        return move(self, batch, tokens, rate)
+
+    monkeypatch.setattr(Trainer, "_move_weights", watched)
+    trainer = toy_trainer(method, epochs=2, protocol="published", steps=4)
+    for _ in range(2):
+        trainer.epoch()
+    assert used == pytest.approx(rates)
+
+
+def test_a_published_protocol_takes_masks_of_its_own_size(tmp_path):
+    backbone = load_backbone(random_nano(tmp_path))
+    sides = {}
+    for method in ("blo_sam", "samed", "sam_adapter", "med_sa"):
+        params = resolve_params(method, {"protocol": "published"})
+        needs = [
+            Needs.of(build_method(method, params, backbone, seed=0), training=t, precision="fp32", fallback="none")
+            for t in (True, False)
+        ]
+        assert needs[1].target_side == 0
+        sides[method] = needs[0].target_side
+    assert sides == {"blo_sam": 0, "samed": 0, "sam_adapter": backbone.image_size, "med_sa": 256}
+
+
+@pytest.mark.parametrize("method", ["blo_sam", "samed", "sam_adapter", "med_sa"])
+def test_a_trial_with_a_published_protocol_trains_and_is_read_back(method, tmp_path):
+    params = {"protocol": "published", **({"detector": "off"} if method == "med_sa" else {})}
+    config = small_trial(random_nano(tmp_path), method, params=params, role="final", train={"batch_size": 2})
+    result = train_trial(config, cache_dir=tmp_path / "cache", work_dir=tmp_path)
+    assert result.status == "completed" and result.adapter is not None
+    model = load_adapter(result.adapter, load_backbone(config.backbone))
+    assert model.params == config.params and model.params.protocol == "published"

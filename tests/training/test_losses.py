@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from amsam_ray.training.losses import bce_iou, ce_dice, cross_entropy, mask_loss, soft_dice
+from amsam_ray.training.losses import bce_iou, ce_dice, cross_entropy, mask_loss, soft_dice, weighted_bce
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -56,13 +56,41 @@ def test_bce_iou_by_hand(batch: Batch):
     assert float(bce_iou(*batch)) == pytest.approx(sum(losses) / 3, rel=1e-9)
 
 
+def test_weighted_bce_by_hand(batch: Batch):
+    losses = []
+    for image in range(3):
+        pixels = list(_pixels(*batch, image))
+        losses.append(sum(-2 * math.log(p) if t else -math.log(1 - p) for p, t in pixels) / len(pixels))
+    assert float(weighted_bce(*batch)) == pytest.approx(sum(losses) / 3, rel=1e-12)
+
+
+def test_soft_dice_over_the_batch_by_hand(batch: Batch):
+    pixels = [pixel for image in range(3) for pixel in _pixels(*batch, image)]
+    both = []
+    for pairs in ([(1 - p, 1 - t) for p, t in pixels], pixels):
+        overlap, total = sum(s * t for s, t in pairs), sum(s * s + t * t for s, t in pairs)
+        both.append(1 - (2 * overlap + 1e-5) / (total + 1e-5))
+    assert float(soft_dice(*batch, over_batch=True)) == pytest.approx(sum(both) / 2, rel=1e-12)
+    whole = mask_loss("ce_dice", *batch, 0.8, over_batch=True)
+    assert float(whole) == pytest.approx(float(0.2 * cross_entropy(*batch).mean()) + 0.8 * sum(both) / 2)
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "nearest"])
+def test_the_loss_is_computed_at_the_resolution_of_the_target(batch: Batch, resize):
+    logits, target, valid = batch
+    large = torch.nn.functional.interpolate(logits, (12, 10), mode=resize)
+    target, valid = (t.repeat_interleave(2, 1).repeat_interleave(2, 2) for t in (target, valid))
+    found = mask_loss("bce", logits, target, valid, 0.8, resize=resize)
+    assert torch.equal(found, weighted_bce(large, target, valid))
+
+
 @pytest.mark.parametrize("lambda_", [0.0, 0.3, 1.0])
 def test_eq_5_is_the_weighted_sum(batch: Batch, lambda_):
     expected = (1 - lambda_) * cross_entropy(*batch).mean() + lambda_ * soft_dice(*batch).mean()
     assert torch.allclose(ce_dice(*batch, lambda_), expected)
 
 
-@pytest.mark.parametrize("kind", ["ce_dice", "bce_iou"])
+@pytest.mark.parametrize("kind", ["ce_dice", "bce_iou", "bce"])
 def test_padding_does_not_count(batch: Batch, kind):
     logits, target, valid = batch
     other = logits.clone()
@@ -70,7 +98,7 @@ def test_padding_does_not_count(batch: Batch, kind):
     assert torch.equal(mask_loss(kind, other, target, valid, 0.8), mask_loss(kind, logits, target, valid, 0.8))
 
 
-@pytest.mark.parametrize("kind", ["ce_dice", "bce_iou"])
+@pytest.mark.parametrize("kind", ["ce_dice", "bce_iou", "bce"])
 def test_the_loss_of_a_batch_is_the_mean_of_its_parts(batch: Batch, kind):
     logits, target, valid = batch
     whole = mask_loss(kind, logits, target, valid, 0.8)
@@ -78,7 +106,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts(batch: Batch, kind):
     assert torch.allclose(whole, torch.stack(parts).mean())
 
 
-@pytest.mark.parametrize("kind", ["ce_dice", "bce_iou"])
+@pytest.mark.parametrize("kind", ["ce_dice", "bce_iou", "bce"])
 def test_a_correct_mask_has_a_lower_loss_and_empty_masks_a_finite_one(kind):
     valid = torch.ones(1, 8, 8, dtype=torch.bool)
     target = torch.zeros(1, 8, 8, dtype=torch.bool)

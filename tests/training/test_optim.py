@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from amsam_ray.training.optim import AdamW, FlatParams, poly_rate
+from amsam_ray.training.optim import AdamW, FlatParams, cosine_rate, poly_rate
 
 
 def test_adamw_takes_the_same_steps_as_torch():
@@ -16,7 +16,7 @@ def test_adamw_takes_the_same_steps_as_torch():
     mine, ours = start.clone(), AdamW(weight_decay=0.1)
     state = ours.start(mine)
     for step in range(20):
-        rate = poly_rate(0.1, step, 20, warmup=0.2)
+        rate = poly_rate(0.1, step, 20, ramp=4)
         grad = torch.randn(7, dtype=torch.float64)
         optimiser.param_groups[0]["lr"] = rate
         theirs.grad = grad.clone()
@@ -52,15 +52,24 @@ def test_weight_decay_pulls_towards_zero():
 
 
 def test_poly_rate_is_the_published_formula():
-    rates = [poly_rate(5e-3, i, 10, 0.0) for i in range(10)]
+    rates = [poly_rate(5e-3, i, 10, 0) for i in range(10)]
     assert rates == [5e-3 * (1 - i / 10) ** 0.9 for i in range(10)]
 
 
 def test_warm_up_climbs_to_the_base_rate_and_then_decays():
-    rates = [poly_rate(1.0, i, 20, 0.25) for i in range(20)]
+    rates = [poly_rate(1.0, i, 20, 5) for i in range(20)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1.0
     assert all(later < earlier for earlier, later in pairwise(rates[5:]))
+
+
+def test_cosine_rate_is_that_of_torch():
+    optimiser = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=2e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 20, eta_min=1e-7)
+    for epoch in range(20):
+        assert cosine_rate(2e-4, epoch, 20) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        schedule.step()
 
 
 def test_flat_params_round_trip_and_pass_gradients():

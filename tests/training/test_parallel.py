@@ -21,6 +21,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "am_mca_sam, exact": {"method": "am_mca_sam", "hypergradient": "exact"},
     "am_sam, drawn boxes": {"method": "am_sam", "box_training": "mix", "hypergradient": "first_order"},
     "mca_sam, one level": {"method": "mca_sam", "lr": 5e-3},
+    "blo_sam, Dice over the batch": {"method": "blo_sam", "protocol": "published"},
+    "samed, Dice over the batch": {"method": "samed", "protocol": "published", "lr": 0.1},
 }
 
 

@@ -25,13 +25,15 @@ class Bottleneck(nn.Sequential):
     Args:
         width: d, the width of the tokens.
         ratio: s, the reduction; at least one hidden unit remains.
+        random: start the second layer with torch's random values instead.
     """
 
-    def __init__(self, width: int, ratio: int):
+    def __init__(self, width: int, ratio: int, *, random: bool = False):
         hidden = max(width // ratio, 1)
         up = nn.Linear(hidden, width)
-        nn.init.zeros_(up.weight)
-        nn.init.zeros_(up.bias)
+        if not random:
+            nn.init.zeros_(up.weight)
+            nn.init.zeros_(up.bias)
         super().__init__(nn.Linear(width, hidden), nn.GELU(), up)
 
 

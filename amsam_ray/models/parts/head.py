@@ -73,6 +73,7 @@ class TwoChannelDecoder(nn.Module):
 
     def __init__(self, decoder: MaskDecoder, head: Literal["cold", "warm"]):
         super().__init__()
+        self._original = (decoder,)  # in a tuple, so that it is no submodule
         self.transformer = share(decoder.transformer)
         self.upscaling = share(decoder.output_upscaling)
         self.iou_token = nn.Parameter(decoder.iou_token.weight.data, requires_grad=False)
@@ -84,6 +85,20 @@ class TwoChannelDecoder(nn.Module):
             make_trainable(part)
         self.iou_token.data = self.iou_token.data.clone()
         self.iou_token.requires_grad_(True)
+
+    def train_with_one_channel(self, *, unused: bool) -> None:
+        """Train the whole decoder as public code with one logit does: the background of the warm head stays zero.
+
+        Args:
+            unused: also train the hypernetworks of SAM's three other tokens. They have no gradient, so only the
+                weight decay acts on them; the public code of SAM-Adapter trains them.
+        """
+        make_trainable(self)
+        assert isinstance(self.head, WarmHead), "a cold head has two channels"
+        self.head.background.requires_grad_(False)
+        if unused:
+            others = self._original[0].output_hypernetworks_mlps[1:]
+            self.head.unused = nn.ModuleList(make_trainable(share(net)) for net in others)
 
     @property
     def channels(self) -> int:

@@ -37,18 +37,18 @@ def high_pass(images: Tensor, ratio: float) -> Tensor:
 class HighPassTail(EncoderTail):
     """All encoder blocks with SAM-Adapter's hints.
 
-    The shared up-projection starts at zero, so that training starts from SAM itself; in the published code it starts
-    at random values.
+    The shared up-projection starts at zero, so that training starts from SAM itself.
 
     Args:
         backbone: the frozen SAM.
         ratio: s, the reduction d -> d / s of the light MLPs (published: 32); at least one hidden unit remains.
+        random: start as the published code, with a random up-projection and a zero bias of the patch embedding.
     """
 
     needs_highpass = True
     position: Tensor
 
-    def __init__(self, backbone: Backbone, ratio: int):
+    def __init__(self, backbone: Backbone, ratio: int, *, random: bool = False):
         super().__init__(backbone)
         hidden = max(backbone.width // ratio, 1)
         self.project = nn.Linear(backbone.width, hidden)
@@ -60,7 +60,11 @@ class HighPassTail(EncoderTail):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         nn.init.kaiming_normal_(self.patch_embed.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.up.weight)
+        if random:
+            assert self.patch_embed.bias is not None
+            nn.init.zeros_(self.patch_embed.bias)
+        else:
+            nn.init.zeros_(self.up.weight)
         position = backbone.sam.image_encoder.pos_embed
         self.register_buffer("position", torch.zeros(1) if position is None else position.data)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.image_encoder import Block as EncoderBlock
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
 from amsam_ray.models.parts.contrastive_adaptors import Bottleneck
@@ -55,18 +56,50 @@ class BottleneckBeside(nn.Module):
         return out
 
 
-def add_encoder_bottlenecks(blocks: Iterable[EncoderBlock], width: int, ratio: int) -> None:
+class PadFirst(nn.Module):
+    """A windowed encoder block that pads before its first normalisation, as Medical SAM Adapter's code does.
+
+    SAM normalises first, so that the padding is zero in the attention; here it is the bias of the normalisation. Where
+    the windows need no padding, the two are equal.
+
+    Args:
+        block: a shared block with ``window_size`` above 0; its modules are taken over.
+    """
+
+    def __init__(self, block: EncoderBlock):
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.window_size = block.window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        windows, padded = window_partition(x, self.window_size)
+        attended = self.attn(self.norm1(windows))
+        x = x + window_unpartition(attended, self.window_size, padded, (height, width))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+def pad_first(blocks: nn.ModuleList) -> None:
+    """Replace every windowed block of a shared encoder by ``PadFirst``, in place."""
+    for place, block in enumerate(blocks):
+        if isinstance(block, EncoderBlock) and block.window_size > 0:
+            blocks[place] = PadFirst(block)
+
+
+def add_encoder_bottlenecks(blocks: Iterable[EncoderBlock], width: int, ratio: int, *, random: bool = False) -> None:
     """Add two bottlenecks to every encoder block.
 
     Args:
         blocks: shared copies of ``ImageEncoderViT.blocks``; changed in place.
         width: d, the width of the encoder's tokens.
         ratio: s, the reduction d -> d / s (published: 4).
+        random: start the bottlenecks with random values instead of zero.
     """
     for block in blocks:
         # A windowed attention changes nothing here: the bottleneck works on each token alone.
-        block.attn = BottleneckAfter(block.attn, Bottleneck(width, ratio))
-        block.mlp = BottleneckBeside(block.mlp, Bottleneck(width, ratio))
+        block.attn = BottleneckAfter(block.attn, Bottleneck(width, ratio, random=random))
+        block.mlp = BottleneckBeside(block.mlp, Bottleneck(width, ratio, random=random))
 
 
 def add_decoder_bottlenecks(transformer: TwoWayTransformer, ratio: int) -> None:
