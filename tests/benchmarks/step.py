@@ -137,7 +137,8 @@ def measure(size: int, order: str, repeats: int) -> dict[str, float | int | str]
     literal, ours = build(vit_b(size), size, order)
     expected, gradient = literal.gradient(), ours.gradient()
     difference = float((gradient - expected.reshape(-1)).norm() / expected.norm())
-    seconds, losses = {}, {}
+    seconds: dict[object, float] = {}
+    losses: dict[object, float] = {}
     for arm, count in ((literal, 2), (ours, repeats)):
         times = []
         for _ in range(count):
