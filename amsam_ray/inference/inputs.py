@@ -102,7 +102,7 @@ class PreparedSet:
         names: N names.
         features: N x C x G x G or N x G x G x d, float32, or bfloat16 if prepared so.
         boxes: N x 4 float32, XYXY in pixels of the encoder's input.
-        has_box: N bool, whether the box prompts the decoder (the detector's or that of the fallback).
+        has_box: N bool on the CPU, whether the box prompts the decoder (the detector's or that of the fallback).
         detected: N bool, whether the detector found a box.
         target: N x h x h bool, the mask at the decoder's resolution, or at that of ``Needs.target_side``.
         valid: as ``target``, False on SAM's padding.
@@ -113,7 +113,7 @@ class PreparedSet:
         candidates: N x M x 4 float32, the detectors' candidate boxes as ``boxes``, most confident first, if needed.
         confidences: N x M float32 in [0, 1], the candidates' confidences; 0 where there are fewer than M.
         true_boxes: N x 4 float32, as ``boxes``, around the object pixels of the true mask, if needed.
-        has_object: N bool, whether the true mask has any object pixel, if needed.
+        has_object: N bool on the CPU, whether the true mask has any object pixel, if needed.
     """
 
     names: tuple[str, ...]
@@ -179,12 +179,12 @@ class PreparedSet:
 
     def batch(self, index: Sequence[int]) -> Batch:
         """Return the pictures at ``index`` as a batch."""
-        at = torch.as_tensor(list(index), device=self.features.device)
+        at, flags = torch.as_tensor(list(index), device=self.features.device), self.has_box.tolist()
         return Batch(
             ModelInputs(
                 features=self.features[at].float(),
                 boxes=self.boxes[at],
-                has_box=self.has_box[at],
+                has_box=tuple(flags[place] for place in index),
                 highpass=None if self.highpass is None else self.highpass[at],
                 view_features=None if self.view_features is None else self.view_features[at].float(),
             ),
@@ -240,7 +240,8 @@ class Preparer:
         if needs.candidates:
             candidates, confidences = (t.to(device) for t in self._candidates(pictures, truths))
         if needs.true_boxes:
-            true_boxes, has_object = (t.to(device) for t in self._true_boxes(truths))
+            true_boxes, has_object = self._true_boxes(truths)
+            true_boxes = true_boxes.to(device)
         views = pixels = None
         if needs.views:
             views = self._features([p.view_key for p in pictures], [p.view for p in pictures], needs).to(device)
@@ -250,7 +251,7 @@ class Preparer:
             names=tuple(picture.name for picture in pictures),
             features=features.to(device),
             boxes=boxes.to(device),
-            has_box=has_box.to(device),
+            has_box=has_box,
             detected=detected,
             target=torch.stack([torch.from_numpy(target) for target, _ in masks]).to(device),
             valid=torch.stack([torch.from_numpy(valid) for _, valid in masks]).to(device),

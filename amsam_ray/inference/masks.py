@@ -81,9 +81,9 @@ def _fused(model: AdaptedSam, pictures: PreparedSet, positions: list[int], value
         inputs = pictures.batch([position] * count).without_views().inputs
         weights = pictures.confidences[position][keep]
         if len(weights):
-            inputs = replace(inputs, boxes=pictures.candidates[position][keep], has_box=keep[keep])
+            inputs = replace(inputs, boxes=pictures.candidates[position][keep], has_box=(True,) * len(weights))
         else:
-            inputs = replace(inputs, has_box=torch.zeros_like(inputs.has_box))
+            inputs = replace(inputs, has_box=(False,))
             weights = torch.ones(1, device=inputs.features.device)
         if model.params.calibration == "batch":  # one mask at a time, as a prediction must not depend on the others
             logits = torch.cat([_differences(model, _only(inputs, place), values) for place in range(count)])
@@ -96,8 +96,8 @@ def _fused(model: AdaptedSam, pictures: PreparedSet, positions: list[int], value
 
 def _only(inputs: ModelInputs, place: int) -> ModelInputs:
     """Return the batch of one picture of ``inputs``."""
-    tensors = {item.name: getattr(inputs, item.name) for item in fields(inputs)}
-    return replace(inputs, **{name: t[place : place + 1] for name, t in tensors.items() if t is not None})
+    values = {item.name: getattr(inputs, item.name) for item in fields(inputs)}
+    return replace(inputs, **{name: v[place : place + 1] for name, v in values.items() if v is not None})
 
 
 def _differences(model: AdaptedSam, inputs: ModelInputs, values: dict[str, Tensor]) -> Tensor:

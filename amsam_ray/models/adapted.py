@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,21 +28,23 @@ class ModelInputs:
         features: the frozen encoder's output at the model's ``cache_point``: (B, C, G, G) embeddings or (B, G, G, d)
             tokens.
         boxes: (B, 4) float32, XYXY in pixels of the encoder's input; ignored where ``has_box`` is False.
-        has_box: (B,) bool; an image with False is decoded with the dense prompt alone.
+        has_box: B flags; an image with False is decoded with the dense prompt alone. Plain values, because they decide
+            which computation runs: a tensor would have to be read back from the device in every step.
         highpass: (B, 3, S, S), for models with ``needs_highpass``.
         view_features: like ``features``, of an augmented view of each image, for models with ``needs_views``.
     """
 
     features: Tensor
     boxes: Tensor
-    has_box: Tensor
+    has_box: tuple[bool, ...]
     highpass: Tensor | None = None
     view_features: Tensor | None = None
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """Return the same batch on ``device``."""
-        tensors = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass
@@ -114,18 +117,20 @@ class AdaptedSam(nn.Module):
         logits = self.calibration(*self._decode(embedding, inputs.boxes, inputs.has_box))
         return ModelOutput(logits, contrast.tokens, contrast.pooled)
 
-    def _decode(self, embedding: Tensor, boxes: Tensor, has_box: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, embedding: Tensor, boxes: Tensor, has_box: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
         dense_pe, dense = self.prompt.dense_pe, self.prompt.dense()
-        if not self.uses_boxes or not bool(has_box.any()):
+        if not self.uses_boxes or not any(has_box):
             return self.decoder(embedding, dense_pe, None, dense)
-        if bool(has_box.all()):
+        if all(has_box):
             return self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)
         # SAM's attention has no mask for absent tokens, so images with and without a box are decoded separately.
-        with_box, without = has_box.nonzero()[:, 0], (~has_box).nonzero()[:, 0]
+        places = {flag: [place for place, has in enumerate(has_box) if has is flag] for flag in (True, False)}
+        with_box, without = (torch.tensor(places[flag], device=boxes.device) for flag in (True, False))
         sparse = self.prompt.sparse(boxes[with_box])
         first = self.decoder(embedding[with_box], dense_pe, sparse, dense)
         second = self.decoder(embedding[without], dense_pe, None, dense)
-        back = torch.cat([with_box, without]).argsort()
+        order = [*places[True], *places[False]]
+        back = torch.tensor([order.index(place) for place in range(len(order))], device=boxes.device)
         return torch.cat([first[0], second[0]])[back], torch.cat([first[1], second[1]])[back]
 
     def trainable_state(self) -> dict[str, Tensor]:

@@ -120,15 +120,14 @@ def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor, re
     value = upper(arrived, at)
     towards, direct = torch.autograd.grad(value, (arrived, at))
     (through,) = torch.autograd.grad(ahead, grad, parallel.mean(towards))
-    length = float(through.norm())
-    total = parallel.mean(direct)
-    if length > 0:
-        # r = reach / length would overflow for a very short direction, so the direction is normalised first
-        unit = through / length
-        forth = _prompt_gradient(lower.loss, weights + reach * unit, prompt)
-        back = _prompt_gradient(lower.loss, weights - reach * unit, prompt)
-        total = total + parallel.mean(forth - back) * (length / (2 * reach))
-    return parallel.mean(value.detach()), total
+    # r = reach / length would overflow for a very short direction, so the direction is normalised first. A direction of
+    # length 0 stays 0: whether it is one is not asked, as the answer would have to be read from the device.
+    length = through.norm()
+    unit = through / length.clamp_min(torch.finfo(length.dtype).tiny)
+    forth = _prompt_gradient(lower.loss, weights + reach * unit, prompt)
+    back = _prompt_gradient(lower.loss, weights - reach * unit, prompt)
+    second = parallel.mean(forth - back) * (length.double() / (2 * reach)).to(length.dtype)
+    return parallel.mean(value.detach()), parallel.mean(direct) + second
 
 
 def _prompt_gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -101,39 +102,47 @@ class Trainer:
         """Train one epoch and return the curve's entry. An epoch is a pass over the lower level's pictures unless the
         parameter ``steps`` sets the length of the training.
 
+        No value is read from the device before the last step, so that a GPU never waits for the host.
+
         Raises:
             Diverged: a loss was NaN or Inf.
         """
-        losses, upper_losses = [], []
+        losses: list[Tensor] = []
+        upper_losses: list[Tensor] = []
         rate = rate_prompt = 0.0
         for _ in range(self._steps):
             rate, rate_prompt = self._rate(self._params.lr), self._rate(self._params.lr_prompt)
             batch = self._batch(self._d1)
             tokens = self._draw_tokens(batch)
             if self._d2 is not None:
-                upper_losses.append(self._move_prompt(batch, tokens, self._d2, rate, rate_prompt))
+                upper_losses.append(self._move_prompt(batch, tokens, self._batch(self._d2), rate, rate_prompt))
             losses.append(self._move_weights(batch, tokens, rate))
             self._iteration += 1
-            if not math.isfinite(losses[-1] + sum(upper_losses[-1:])):
-                raise Diverged("a loss is NaN or Inf")
-        entry = {"loss": _mean(losses), "lr": rate}
-        return entry | ({"upper_loss": _mean(upper_losses), "lr_prompt": rate_prompt} if upper_losses else {})
+        read = torch.stack(losses + upper_losses).tolist()
+        if not all(map(math.isfinite, read)):
+            raise Diverged("a loss is NaN or Inf")
+        entry = {"loss": _mean(read[: len(losses)]), "lr": rate}
+        if upper_losses:
+            entry |= {"upper_loss": _mean(read[len(losses) :]), "lr_prompt": rate_prompt}
+        return entry
 
-    def _move_prompt(self, batch: Batch, tokens: Tensor | None, d2: Stream, rate: float, rate_prompt: float) -> float:
+    def _move_prompt(
+        self, batch: Batch, tokens: Tensor | None, upper_batch: Batch, rate: float, rate_prompt: float
+    ) -> Tensor:
         mode = self._params.hypergradient
         # The difference of two bf16 gradients that are a hundredth apart is rounding noise.
         precision = "fp32" if mode == "unrolled" else self._train.precision
         lower = self._lower_loss(batch, tokens, precision)
         step = LowerStep(lower, self._optimiser, self._weights_state, rate, self._params.ahead)
-        upper = self._upper_loss(self._batch(d2))
+        upper = self._upper_loss(upper_batch)
         loss, grad = hypergradient(mode, step, upper, self.weights, self.prompt, reach=self._params.reach)
         self.prompt, self._prompt_state = self._optimiser.step(self.prompt, grad, self._prompt_state, rate_prompt)
-        return float(loss)
+        return loss
 
-    def _move_weights(self, batch: Batch, tokens: Tensor | None, rate: float) -> float:
+    def _move_weights(self, batch: Batch, tokens: Tensor | None, rate: float) -> Tensor:
         loss, grad = gradient(self._lower_loss(batch, tokens, self._train.precision), self.weights, self.prompt)
         self.weights, self._weights_state = self._optimiser.step(self.weights, grad, self._weights_state, rate)
-        return float(loss)
+        return loss
 
     def _lower_loss(self, batch: Batch, tokens: Tensor | None, precision: str) -> Loss:
         params = self._params
@@ -198,8 +207,9 @@ class Trainer:
         places = parallel.my_share(list(range(len(joint))))
         kinds, noise = draw_kinds(len(joint), self._box_draws)
         size = self._model.backbone.image_size
-        true_boxes, has_object = self._pictures.true_boxes[mine], self._pictures.has_object[mine]
-        return with_mixed_boxes(batch, true_boxes, has_object, kinds[places], noise[places], size)
+        flags = self._pictures.has_object.tolist()
+        true_boxes, has_object = self._pictures.true_boxes[mine], [flags[place] for place in mine]
+        return with_mixed_boxes(batch, true_boxes, has_object, [kinds[place] for place in places], noise[places], size)
 
     def _draw_tokens(self, batch: Batch) -> Tensor | None:
         if self._params.adaptors not in ("tc", "mc"):

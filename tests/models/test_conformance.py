@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,7 @@ class TestMethod:
         inputs = ModelInputs(
             features=encode_to(BACKBONE, pixels, model.cache_point),
             boxes=torch.from_numpy(box_to_input(box, (50, 80), SIZE))[None],
-            has_box=torch.tensor([True]),
+            has_box=(True,),
             highpass=high_pass(pixels, 0.25),
         )
         if model.encoder is not None:
@@ -118,7 +120,7 @@ class TestMethod:
         model = self.build(method, params)
         train(model, toy_inputs(model))
         inputs = toy_inputs(model, batch=3)
-        inputs.has_box = torch.tensor([True, False, True])
+        inputs.has_box = (True, False, True)
         with torch.no_grad():
             together = model(inputs).logits
             alone = torch.cat([model(one_of(inputs, i)).logits for i in range(3)])
@@ -176,7 +178,10 @@ def one_of(inputs: ModelInputs, i: int) -> ModelInputs:
 
 
 def double(inputs: ModelInputs) -> ModelInputs:
-    return ModelInputs(**{name: v.double() if v.is_floating_point() else v for name, v in vars(inputs).items()})
+    doubled: dict[str, Any] = {
+        name: v.double() if isinstance(v, torch.Tensor) else v for name, v in vars(inputs).items()
+    }
+    return ModelInputs(**doubled)
 
 
 def test_a_state_of_another_rank_or_method_is_refused():

@@ -20,7 +20,7 @@ def test_gpu_equals_cpu(method):
     there = Backbone(toy_sam().cuda(), "nano", SIZE, "0" * 64)
     on_gpu = build_method(method, params, there, seed=0)
     inputs = toy_inputs(on_cpu)
-    inputs.has_box = torch.tensor([True, False])
+    inputs.has_box = (True, False)
     expected = on_cpu(inputs).logits
     with torch.backends.cudnn.flags(allow_tf32=False):
         logits = on_gpu(inputs.to("cuda")).logits

@@ -38,7 +38,7 @@ def test_sams_predictor_returns_the_logits_of_the_model(method, params):
     inputs = ModelInputs(
         features=encode_to(BACKBONE, pixels, model.cache_point),
         boxes=torch.from_numpy(box_to_input(BOX, IMAGE.shape[:2], SIZE))[None],
-        has_box=torch.tensor([True]),
+        has_box=(True,),
     )
     with torch.no_grad():
         background, foreground = model.eval()(inputs).logits[0]

@@ -53,7 +53,7 @@ def toy_inputs(model: AdaptedSam, batch: int = 2, seed: int = 0) -> ModelInputs:
     return ModelInputs(
         features=encode_to(model.backbone, images, model.cache_point),
         boxes=boxes,
-        has_box=torch.ones(batch, dtype=torch.bool),
+        has_box=(True,) * batch,
         highpass=images - images.mean(dim=(2, 3), keepdim=True),
         view_features=encode_to(model.backbone, images.flip(1), model.cache_point),
     )

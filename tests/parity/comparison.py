@@ -79,7 +79,7 @@ class DoubleSet(PreparedSet):
         inputs = ModelInputs(
             features=self.features[at],
             boxes=self.boxes[at],
-            has_box=self.has_box[at],
+            has_box=tuple(self.has_box[at].tolist()),
             highpass=None if self.highpass is None else self.highpass[at],
         )
         return Batch(inputs, self.target[at], self.valid[at])
