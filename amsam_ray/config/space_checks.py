@@ -11,7 +11,6 @@ from amsam_ray.config.methods import (
     METHODS,
     check_params,
     fixed_by_protocol,
-    fixed_reason,
     live_params,
     max_rank,
 )
@@ -91,13 +90,18 @@ def switch_values(space: SpaceFile, entry: MethodEntry) -> dict[str, tuple[Any, 
         if key in SWITCHES:
             possible[key] = tuple(map(on_off_word, distribution.values))
     possible.update({k: (on_off_word(v),) for k, v in entry.params.items() if k in SWITCHES})
-    return {k: v for k, v in possible.items() if k in METHODS[entry.name].keys}
+    fixed = fixed_by_protocol(entry.name, entry.params.get("protocol"))
+    return {k: v for k, v in possible.items() if k in METHODS[entry.name].keys and k not in fixed}
 
 
 def live_space(space: SpaceFile, entry: MethodEntry) -> dict[str, Distribution]:
-    """Return the part of the space that acts on ``entry``: keys of its method that are live and not fixed by it."""
+    """Return the part of the space that acts on ``entry``: keys of its method that are live and not fixed by it.
+
+    The entry fixes its ``params`` and, with ``protocol: published``, what that protocol fixes.
+    """
     live = live_params(entry.name, switch_values(space, entry))
-    return {k: d for k, d in space.search.space.items() if k in live and k not in entry.params}
+    fixed = {*entry.params, *fixed_by_protocol(entry.name, entry.params.get("protocol"))}
+    return {k: d for k, d in space.search.space.items() if k in live and k not in fixed}
 
 
 def _duplicates(space: SpaceFile) -> Iterator[SpaceFinding]:
@@ -170,20 +174,10 @@ def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
 
 
 def _protocols(space: SpaceFile) -> Iterator[SpaceFinding]:
-    """Find keys that a published protocol fixes and the file sets or searches for all methods."""
+    """Find a search over ``protocol``, which is a row's, not a trial's."""
     if "protocol" in space.search.space:
         what = "is not searched; write methods: [{name: METHOD, label: LABEL, params: {protocol: published}}] instead"
         yield SpaceFinding("fixed-by-protocol", ("search", "space", "protocol"), what)
-    for entry in space.methods:
-        if entry.name not in METHODS:
-            continue
-        for key in fixed_by_protocol(entry.name, entry.params.get("protocol")):
-            remedy = f"remove it, or the protocol of {entry.label}"
-            if key in space.search.space:
-                what = f"{fixed_reason(entry.name, key)}; {remedy}"
-                yield SpaceFinding("fixed-by-protocol", ("search", "space", key), what)
-            if key in _TRAIN_SWITCHES and getattr(space.train, key) is not None:
-                yield SpaceFinding("fixed-by-protocol", ("train", key), f"{fixed_reason(entry.name, key)}; {remedy}")
 
 
 def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[SpaceFinding]:
