@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +42,10 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_enable_metrics_collection": "0",
+    # Ray starts a worker per core in advance, which a lane cannot use, and after that only as many at once as there are
+    # cores, although a starting process mostly waits.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_worker_maximum_startup_concurrency": "16",
 }
 
 _REMEDY = "start one with `ray up` or `ray start --head`, or omit --address to run on this machine"
@@ -95,6 +101,8 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     prepare_environment()
     import ray
 
+    # Takes a second, in which Ray's processes start.
+    threading.Thread(target=importlib.import_module, args=["ray.tune"], name="amsam-import", daemon=True).start()
     folder = _make_folder()
     watchdog = Watchdog(folder)
     try:
