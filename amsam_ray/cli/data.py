@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amsam_ray.config.datasets import DatasetConfig, path_fault
+from amsam_ray.config.wording import describe
 from amsam_ray.config.yaml_loader import parse_yaml
 from amsam_ray.data.definition import (
     DATA_ROOT_VARIABLE,
@@ -74,7 +75,7 @@ def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> Datas
     try:
         return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
     except ValidationError as error:
-        found = [Problem(".".join(map(str, fault["loc"])) or "NAME", fault["msg"]) for fault in error.errors()]
+        found = [Problem(".".join(map(str, fault["loc"])) or "NAME", describe(fault)) for fault in error.errors()]
         raise InputError(found) from None
 
 

@@ -33,16 +33,20 @@ def open_storage(uri: str | os.PathLike[str], *, patient: bool = True) -> Storag
     return LocalStorage(Path(text.removeprefix("file://")))
 
 
-def check_storage(uri: str | os.PathLike[str]) -> list[Problem]:
+def check_storage(uri: str | os.PathLike[str], where: str = "storage") -> list[Problem]:
     """Return what prevents a sweep from storing results at ``uri``; an empty list if nothing does.
 
     Writes one small object and deletes it again. A folder that does not exist is not created; its nearest existing
     parent must be writable.
+
+    Args:
+        uri: as for ``open_storage``.
+        where: the key or option that the problems are reported under.
     """
     try:
         open_storage(uri, patient=False).check()
     except InputError as error:
-        return error.problems
+        return [Problem(where, str(problem)) for problem in error.problems]
     except StorageError as error:
-        return [Problem("storage", str(error))]
+        return [Problem(where, str(error))]
     return []
