@@ -66,9 +66,8 @@ SPACE = """
 
 A key is searched in the cells whose method uses it *and* where it has an effect: `alpha` is omitted if calibration is
 off. A key without effect in any cell is an error. The first trial of every cell is the method's published setting; the
-points of `search.first` follow, which may lie outside the ranges. A range whose ends are equal and a choice of one value
-are allowed. A range holds numbers up to 1e9 (whole numbers up to 1,000,000), a choice up to 1,000
-values.
+points of `search.first` follow, which may lie outside the ranges. A range whose ends are equal and a choice of one
+value are allowed. A range holds numbers up to 1e9 (whole numbers up to 1,000,000), a choice up to 1,000 values.
 
 ## Parameters
 

@@ -27,7 +27,7 @@ from amsam_ray.data.definition import (
 )
 from amsam_ray.data.layout import scan
 from amsam_ray.data.schema import DatasetDefinition
-from amsam_ray.errors import AmsamError, InputError, Problem, counted
+from amsam_ray.errors import AmsamError, InputError, Problem, counted, printable
 from amsam_ray.paths import mirrors_dir
 
 if TYPE_CHECKING:
@@ -225,7 +225,9 @@ def _print_report(report: DatasetReport, limit: int | None) -> None:
         table.add_column(column, overflow="fold")
     for severity, kind, group in report.grouped():
         for finding in group[:limit]:
-            table.add_row(Text(severity, _COLOURS[severity]), kind, Text(finding.where), Text(finding.what))
+            table.add_row(
+                Text(severity, _COLOURS[severity]), kind, Text(printable(finding.where)), Text(printable(finding.what))
+            )
         if limit is not None and len(group) > limit:
             table.add_row(severity, kind, f"... and {len(group) - limit} more", "(--all lists them)")
     console.print(table)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.errors import AmsamError, Problem, printable
 from amsam_ray.hashing import sha256_hex
 from amsam_ray.paths import index_dir
 from amsam_ray.records.io import list_records, list_sweeps, load, records_folder
@@ -162,6 +162,8 @@ class Index:
 
     def find(self, name: str) -> list[str]:
         """Return the sorted keys of the records of trial ``name``, or of ``sweep/trial``."""
+        if printable(name) != name:  # SQLite refuses halves of surrogate pairs, and no id has such characters
+            return []
         sweep, _, trial = name.rpartition("/")
         rows = self._db.execute(
             "SELECT key FROM files WHERE trial = ? AND (? = '' OR sweep = ?) ORDER BY key", (trial, sweep, sweep)
