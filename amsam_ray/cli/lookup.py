@@ -111,6 +111,8 @@ def read_adapter(name: str, storage: str) -> bytes:
     if name.startswith("s3://"):
         folder, _, file = name.rpartition("/")
         source, key = open_storage(folder), file
+    elif fault := path_fault(name):
+        raise InputError(Problem(name[:200], fault))
     elif Path(name).is_file():
         from amsam_ray.models.tensor_file import read_content  # imports torch
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from amsam_ray.cli.lookup import STORAGE, open_index, open_results
+from amsam_ray.config.datasets import path_fault
 from amsam_ray.errors import InputError, Problem
 
 
@@ -22,6 +23,8 @@ def report(sweep: str | None, storage: str, out: Path | None) -> None:
     from amsam_ray.records.io import list_sweeps
     from amsam_ray.reports.html import render_report, write_report
 
+    if out is not None and (fault := path_fault(str(out))):
+        raise InputError(Problem("--out", fault))
     opened = open_results(storage)
     if sweep is None:
         sweeps = list_sweeps(opened)

@@ -63,8 +63,8 @@ def _state(storage: Storage, name: str) -> dict[str, Any] | None:
         "sweep": name,
         "finished": all(state.finished for state in states),
         "running": driven,
-        "driver": {k: lease[k] for k in ("user", "host", "pid", "started", "renewed")} if lease else None,
-        "last": lease["status"] if lease else None,
+        "driver": {k: lease.get(k) for k in ("user", "host", "pid", "started", "renewed")} if lease else None,
+        "last": lease.get("status") if lease else None,
         "cells": status.snapshot().as_dict()["rows"],
         "problems": [str(problem) for problem in records.problems],
     }
@@ -89,9 +89,12 @@ def _print(state: dict[str, Any]) -> None:
             printable(f"  driver {driver['user']}@{driver['host']}, process {driver['pid']}")
             + f", last heartbeat {age:.0f} s ago"
         )
-        busy = {row["cell"]: row["running"] for row in last["rows"]}
-        rows = [CellRow(**{**vars(row), "running": busy.get(row.cell, 0)}) for row in rows]
-        console.print(f"  {speed(Snapshot(**{**last, 'rows': rows}))}")
+        try:
+            busy = {row["cell"]: int(row["running"]) for row in last["rows"]}
+            rows = [CellRow(**{**vars(row), "running": busy.get(row.cell, 0)}) for row in rows]
+            console.print(f"  {printable(speed(Snapshot(**{**last, 'rows': rows})))}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # a damaged lease
+            console.print("  its lease states no progress")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("cell", "done", "running", "pruned", "failed", "finals", "best"):
         table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)

@@ -13,6 +13,7 @@ from amsam_ray.config.plain_values import PlainModel
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAX_PATH = 4096
+_MAX_PART = 255
 # Control characters, and those that reverse the direction of text, which can hide a path's end; surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MIN_CROSSFIT_SHOTS = 4  # two folds of fewer shots leave a level without one
@@ -31,6 +32,8 @@ def path_fault(text: str) -> str | None:
         return f"contains the character U+{ord(found[0]):04X}; remove it"
     if len(text) > _MAX_PATH:
         return f"is longer than {_MAX_PATH:,} characters; shorten the path"
+    if not text.startswith("s3://") and any(len(part.encode()) > _MAX_PART for part in text.split("/")):
+        return f"has a part that is longer than {_MAX_PART} bytes, which no file system allows; shorten it"
     if text.startswith("~"):
         try:
             Path(text).expanduser()

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig, path_fault
 from amsam_ray.config.wording import describe
 from amsam_ray.config.yaml_loader import load_yaml
 from amsam_ray.data.findings import Finding
@@ -151,6 +151,8 @@ def open_tree(root: str) -> Tree:
         from amsam_ray.data.mirror import list_tree
 
         return list_tree(root)
+    if fault := path_fault(root):
+        raise InputError(Problem(root[:100], f"the data root {fault}"))
     path = Path(root).expanduser()
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
