@@ -33,7 +33,7 @@ _EXIF_ORIENTATION = 0x0112
 
 
 MAX_PIXELS = 40_000_000
-"""Most pixels of a photograph or a mask of 8 bits without alpha; a quarter for other kinds. Decoding stays in 500 MiB."""
+"""Most pixels of a picture of 8 bits without alpha, and twice those of any other; decoding takes at most 500 MiB."""
 _PLAIN_MODES = ("1", "L", "P", "RGB")
 
 
@@ -190,7 +190,7 @@ def _open(data: bytes, where: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except _BROKEN as error:
         raise ImageError(where, f"not readable as an image ({_reason(error, data)}); replace it") from None
-    limit = MAX_PIXELS if image.mode in _PLAIN_MODES and not image.has_transparency_data else MAX_PIXELS // 4
+    limit = MAX_PIXELS if image.mode in _PLAIN_MODES and not image.has_transparency_data else MAX_PIXELS // 2
     if (pixels := image.width * image.height) > limit:
         what = f"has {pixels:,} pixels, more than the {limit:,} of mode {image.mode}; reduce its size"
         raise ImageError(where, what)

@@ -38,9 +38,9 @@ def test_texts(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AMSAM_DATA", raising=False)
     (tmp_path / "a.png").write_bytes(b"x")
-    for text in TEXTS:
-        if "\0" in text or text.startswith("s3://"):  # no argument holds NUL; test_s3_listings.py has a server
-            continue
+    for text in (*TEXTS, "\udcff"):  # a byte that is not UTF-8
+        if set(text) & {"\0", "\ud800"} or text.startswith("s3://"):
+            continue  # no argument of a process holds these characters, and test_s3_listings.py has a server
         arguments = [part.replace("{}", text) for part in COMMANDS[command]]
 
         def call(arguments: list[str] = arguments) -> None:
