@@ -24,7 +24,8 @@ Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")]
 TrialId = Annotated[str, Field(pattern=r"^[a-z0-9_-]+\.k[0-9]+\.[a-z0-9_-]+\.t[0-9]{4,}(\.f[0-9]+)?$")]
 
 # Far above what training can give; what lies beyond them can only come from a damaged or a hostile file.
-Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+_MAX_NUMBER = 1e12
+Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 # Names of metrics, parameters and phases become columns of tables and attributes of the report's page.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,79}$")]
@@ -47,9 +48,16 @@ def _storable(config: dict[str, Any]) -> dict[str, Any]:
 ImageScores = Annotated[
     dict[Word, Number | Annotated[str, Field(max_length=10_000)] | None], Field(max_length=100), AfterValidator(_named)
 ]
-ParamValue = (
-    Annotated[str, Field(max_length=1_000)] | bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Number | None
-)
+
+
+def _param(value: Any) -> Any:
+    fits = value is None or isinstance(value, bool) or (isinstance(value, str) and len(value) <= 1_000)
+    if not fits and not (isinstance(value, int | float) and abs(value) <= _MAX_NUMBER):
+        raise ValueError("must be a text, a switch or a finite number")
+    return value
+
+
+ParamValue = Annotated[Any, AfterValidator(_param)]
 
 _TRIAL = re.compile(r"^(?P<cell>.+)\.t(?P<number>[0-9]+)(?:\.f(?P<seed>[0-9]+))?$")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")

@@ -3,7 +3,7 @@
 Each input is accepted, or refused with an ``AmsamError`` (exit status 1 or 2 on the command line). Anything else is a
 crash; more than ``CPU_SECONDS`` of processor time is a hang; more than ``MEMORY_MIB`` above the start is too large.
 
-Seeds are fixed. ``AMSAM_FUZZ_EXAMPLES`` (default 60) sets the inputs per test, of which slow readers try a stated
+Seeds are fixed. ``AMSAM_FUZZ_EXAMPLES`` (default 30) sets the inputs per test, of which slow readers try a stated
 share; ``AMSAM_FUZZ_SEED`` tries others. ``python -m pytest tests/fuzz`` ends with one line per reader.
 """
 
@@ -25,7 +25,7 @@ from amsam_ray.errors import AmsamError
 
 CPU_SECONDS = 5.0
 MEMORY_MIB = 500.0
-EXAMPLES = int(os.environ.get("AMSAM_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("AMSAM_FUZZ_EXAMPLES", "30"))
 SEED = os.environ.get("AMSAM_FUZZ_SEED")
 
 _STATUS = Path("/proc/self/status")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import amsam_ray.inference.export  # noqa: F401 - the memory of torch is not that of a record
 from amsam_ray.cli.compare import comparison
 from amsam_ray.cli.main import cli, main
 from amsam_ray.cli.show import describe
@@ -146,7 +147,7 @@ def test_damaged_records(originals: list[dict[str, Any]]) -> None:
     run()
 
 
-ABSURD = {
+ABSURD: dict[str, dict[str, Any]] = {
     "a huge score": {"val": {"dice": 1e308}},
     "huge test scores": {"test": {"dice": 1e308}, "test_images": [{"name": "a", "dice": 1e308}] * 3},
     "a huge score of one image": {"test_images": [{"name": "0000", "dice": 1e308, "iou": -1e308}]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,9 @@ def test_a_listing_without_end(server: Server) -> None:
     assert not accepted and isinstance(error, AmsamError)
 
 
-@pytest.mark.parametrize("uri", TEXTS)
+@pytest.mark.parametrize("uri", TEXTS[::3])
 def test_addresses(server: Server, tmp_path: Path, uri: str) -> None:
     server.listing = listing(["p/a.png"])
     for root in (f"s3://{uri}", f"s3://bucket/{uri}"):
-        attempt("S3 address", lambda root=root: list_tree(root))
-        attempt("S3 address", lambda root=root: list(open_storage(root, patient=False).list("")))
+        attempt("S3 address", partial(list_tree, root))
+        attempt("S3 address", partial(lambda r: list(open_storage(r, patient=False).list("")), root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ DEEP = "a: " + "[" * 5000
 BASE = "name: x\ndatasets: [{name: procedural, options: {family: lesion}}]\nshots: [4]\nmethods: [am_sam]\n"
 
 # Inputs that made an earlier version fail, hang or accept nonsense.
-KNOWN = {
+KNOWN: dict[str, str | bytes] = {
     "infinite reduction": BASE + "search: {scheduler: {reduction: .inf}}",
     "gigantic top_k": BASE + "finals: {top_k: 1000000000000}",
     "gigantic seeds": BASE + "finals: {seeds: 99999999999}",
@@ -98,9 +99,9 @@ def plan(space: SpaceFile) -> None:
     assert (space_hash(again), sweep_id(again)) == (space_hash(space), sweep_id(space))
     planned, cells = attempt("plan of a space file", lambda: make_cells(space))
     for cell in cells[:20] if planned else ():
-        attempt("plan of a space file", lambda cell=cell: check_sampler(cell))
+        attempt("plan of a space file", partial(check_sampler, cell))
         for point in cell.first:
-            attempt("plan of a space file", lambda cell=cell, point=point: cell.config(point, seed=0).fingerprint())
+            attempt("plan of a space file", partial(cell.config, point, seed=0))
         ends = [{key: d.values[i] for key, d in cell.space.items()} for i in (0, -1)]
         for point in ends:
             cell.config(point, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ def test_changed_leases(storage: LocalStorage) -> None:
     def run(data: Any) -> None:
         path.write_bytes(json.dumps(data).encode(errors="surrogatepass"))
         for form in ("text", "json"):
-            attempt("lease of a sweep", lambda form=form: status(form))
+            attempt("lease of a sweep", partial(status, form))
 
     run()
     path.unlink()
