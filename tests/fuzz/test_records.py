@@ -93,7 +93,7 @@ def assert_harmless(*texts: str) -> None:
     """Assert that no character acts on a terminal or reverses text."""
     for text in texts:
         text.encode()
-        found = [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c != "\n"]
+        found = [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]
         assert not found and not re.search("[\u202a-\u202e\u2066-\u2069]", text), repr(text[:200])
 
 
