@@ -27,7 +27,7 @@ def slug(text: str) -> str:
 def path_fault(text: str) -> str | None:
     """Return why ``text`` cannot be a path on this machine, with the remedy; None if it can be one."""
     if not text.strip():
-        return "is empty; give a path, or remove the key"
+        return "is empty; give a path"
     if found := _UNPRINTABLE.search(text):
         return f"contains the character U+{ord(found[0]):04X}; remove it"
     if len(text) > _MAX_PATH:

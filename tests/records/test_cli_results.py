@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 from amsam_ray.cli.main import cli
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.records import tables
-from amsam_ray.records.io import write_record
 from amsam_ray.storage.open import open_storage
 from amsam_ray.training.result import TrialResult
 from tests.records.synthetic import Folder, config, record, write_record, write_sweep
