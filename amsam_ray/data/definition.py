@@ -42,13 +42,21 @@ def load_definition(path: Path) -> DatasetDefinition:
     if document.repeated:
         raise InputError(document.repeated)
     try:
-        return DatasetDefinition.model_validate(document.data)
+        definition = DatasetDefinition.model_validate(document.data)
     except ValidationError as error:
         problems = [
             Problem(f"{path} ({'.'.join(map(str, fault['loc'])) or 'file'})", describe(fault))
             for fault in error.errors()
         ]
         raise InputError(problems) from None
+    problems = [
+        Problem(f"{path} (options.{name}.default)", reason)
+        for name, rule in definition.options.items()
+        if rule.default is not None and (reason := _misfit(rule, rule.default))
+    ]
+    if problems:
+        raise InputError(problems)
+    return definition
 
 
 @cache

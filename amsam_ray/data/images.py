@@ -32,7 +32,7 @@ _TURN = {  # EXIF orientation -> what makes the stored pixels upright
 _EXIF_ORIENTATION = 0x0112
 
 
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 36_000_000
 """Most pixels of a picture of 8 bits without alpha, and twice those of any other; decoding takes at most 500 MiB."""
 _PLAIN_MODES = ("1", "L", "P", "RGB")
 

@@ -229,6 +229,10 @@ def _split_pool(
     rule = definition.split
     test: Any = options[rule.option] if rule.option else rule.test
     where = f"options.{rule.option}" if rule.option else "split.test"
+    if test is None:
+        what = "states no test split; give a number of images, a share below 1, names or the path of a list"
+        result.findings.append(fault("split", where, what))
+        return
     if isinstance(test, str):
         try:
             test = read_list(tree, test)

@@ -86,9 +86,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "an EPS that runs a program": lambda: (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch /tmp/never) (w) file\n"
     ),
-    "the largest photograph": lambda: png(8_000, 5_000, bytes((3 * 8_000 + 1) * 5_000), kind=2),
-    "the largest photograph with alpha": lambda: png(5_000, 4_000, bytes((4 * 5_000 + 1) * 4_000), kind=6),
-    "the largest photograph of 16 bits": lambda: png(5_000, 4_000, bytes((2 * 5_000 + 1) * 4_000), depth=16),
+    "the largest photograph": lambda: png(8_000, 4_500, bytes((3 * 8_000 + 1) * 4_500), kind=2),
+    "the largest photograph with alpha": lambda: png(5_000, 3_600, bytes((4 * 5_000 + 1) * 3_600), kind=6),
+    "the largest photograph of 16 bits": lambda: png(5_000, 3_600, bytes((2 * 5_000 + 1) * 3_600), depth=16),
     "an empty file": lambda: b"",
     "text": lambda: b"not an image",
 }
