@@ -47,8 +47,10 @@ all problems are reported together, each with its line. This page is generated f
 `python -m tools.make_space_docs`; a test compares the two.
 
 The file holds plain data: null, true/false (also `on`/`off`), decimal numbers, text, lists and mappings. Put dates in
-quotes. YAML 1.1 reads `1e-4` as text: write `1.0e-4`. Anchors, aliases and `<<` work; tags do not. The limits are
-1 MiB, 32 levels, and 50,000 values after aliases are expanded.
+quotes. YAML 1.1 reads `1e-4` as text: write `1.0e-4`. Outside ranges and choices, `1e-4` is read as the number that it
+can only mean, and `4.0` as the whole number 4; other text, quoted numbers and true/false are not numbers. Anchors,
+aliases and `<<` work; tags do not. The limits are 1 MiB, 32 levels, 50,000 values after aliases are expanded, and
+10,000 cells.
 """
 SPACE = """
 ## `search.space`
@@ -64,8 +66,8 @@ SPACE = """
 
 A key is searched in the cells whose method uses it *and* where it has an effect: `alpha` is omitted if calibration is
 off. A key without effect in any cell is an error. The first trial of every cell is the method's published setting; the
-points of `search.first` follow. A range holds numbers up to 1e9 (whole numbers up to 1,000,000), a choice up to 1,000
-values.
+points of `search.first` follow, which may lie outside the ranges. A range whose ends are equal and a choice of one
+value are allowed. A range holds numbers up to 1e9 (whole numbers up to 1,000,000), a choice up to 1,000 values.
 
 ## Parameters
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from amsam_ray.cli.lookup import STORAGE, find_record, open_index
+from amsam_ray.errors import printable
 
 if TYPE_CHECKING:
     from amsam_ray.records.schema import Record
@@ -117,6 +118,7 @@ def _score_line(name: str, score: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _columns(lines: Sequence[tuple[str, ...]]) -> None:
+    lines = [tuple(printable(cell) for cell in line) for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         click.echo("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amsam_ray.config.datasets import DatasetConfig, path_fault
+from amsam_ray.config.wording import describe
 from amsam_ray.config.yaml_loader import parse_yaml
 from amsam_ray.data.definition import (
     DATA_ROOT_VARIABLE,
@@ -26,7 +27,7 @@ from amsam_ray.data.definition import (
 )
 from amsam_ray.data.layout import scan
 from amsam_ray.data.schema import DatasetDefinition
-from amsam_ray.errors import AmsamError, InputError, Problem, counted
+from amsam_ray.errors import AmsamError, InputError, Problem, counted, printable
 from amsam_ray.paths import mirrors_dir
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> Datas
     try:
         return DatasetConfig.model_validate({"name": name, "root": root, "options": options})
     except ValidationError as error:
-        found = [Problem(".".join(map(str, fault["loc"])) or "NAME", fault["msg"]) for fault in error.errors()]
+        found = [Problem(".".join(map(str, fault["loc"])) or "NAME", describe(fault)) for fault in error.errors()]
         raise InputError(found) from None
 
 
@@ -224,7 +225,9 @@ def _print_report(report: DatasetReport, limit: int | None) -> None:
         table.add_column(column, overflow="fold")
     for severity, kind, group in report.grouped():
         for finding in group[:limit]:
-            table.add_row(Text(severity, _COLOURS[severity]), kind, Text(finding.where), Text(finding.what))
+            table.add_row(
+                Text(severity, _COLOURS[severity]), kind, Text(printable(finding.where)), Text(printable(finding.what))
+            )
         if limit is not None and len(group) > limit:
             table.add_row(severity, kind, f"... and {len(group) - limit} more", "(--all lists them)")
     console.print(table)

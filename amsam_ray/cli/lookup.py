@@ -8,11 +8,14 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.errors import InputError, Problem
+from amsam_ray.config.datasets import path_fault
+from amsam_ray.errors import InputError, Problem, printable
+from amsam_ray.hashing import sha256_hex
 from amsam_ray.records.index import Index
 from amsam_ray.records.io import parse_record
 from amsam_ray.records.schema import Record
 from amsam_ray.storage.base import NotFoundError, Storage
+from amsam_ray.storage.local import LocalStorage
 from amsam_ray.storage.open import open_storage
 
 STORAGE = click.option(
@@ -24,10 +27,26 @@ STORAGE = click.option(
 )
 
 
+def open_results(uri: str) -> Storage:
+    """Open a storage to read from.
+
+    Raises:
+        InputError: the URI is not that of a storage, or names a file.
+    """
+    if fault := path_fault(uri):
+        raise InputError(Problem("--storage", fault))
+    storage = open_storage(uri)
+    if isinstance(storage, LocalStorage) and storage.root.exists() and not storage.root.is_dir():
+        raise InputError(
+            Problem(uri, "is a file, not a storage; give the folder with the results, or s3://bucket/prefix")
+        )
+    return storage
+
+
 @contextlib.contextmanager
 def open_index(uri: str, *, sweep: str | None = None) -> Iterator[tuple[Storage, Index]]:
     """Open a storage and update its index; files below ``records/`` that are not records are listed on stderr."""
-    storage = open_storage(uri)
+    storage = open_results(uri)
     with contextlib.closing(Index(storage)) as index:
         for problem in index.update(sweep):
             click.echo(f"warning: {problem}", err=True)
@@ -59,6 +78,8 @@ def find_record(storage: Storage, index: Index, name: str) -> Record:
 def _of_cell(index: Index, name: str) -> list[str]:
     from amsam_ray.records.leaderboard import build_leaderboard
 
+    if printable(name) != name:
+        return []
     sweep, _, cell = name.rpartition("/")
     cells = [c for c in index.cells(sweep or None) if f"{c.dataset}.k{c.shots}.{c.label}" == cell]
     rows = build_leaderboard(cells, published=False, remember=index.remember)
@@ -84,11 +105,14 @@ def read_adapter(name: str, storage: str) -> bytes:
         storage: URI, used for trials and cells only.
 
     Raises:
-        InputError: there is no such adapter file.
+        InputError: there is no such adapter file, or its SHA-256 is not that in the trial's record.
     """
+    wanted = None
     if name.startswith("s3://"):
         folder, _, file = name.rpartition("/")
         source, key = open_storage(folder), file
+    elif fault := path_fault(name):
+        raise InputError(Problem(name[:200], fault))
     elif Path(name).is_file():
         from amsam_ray.models.tensor_file import read_content  # imports torch
 
@@ -101,8 +125,12 @@ def read_adapter(name: str, storage: str) -> bytes:
         if record.adapter is None:
             what = f"has no adapter file ({record.role}, {record.status}); use a completed final of a trained method"
             raise InputError(Problem(record.trial, what))
-        key = record.adapter
+        key, wanted = record.adapter, record.adapter_sha256
     try:
-        return source.get(key)
+        content = source.get(key)
     except NotFoundError as error:
-        raise InputError(Problem(name, str(error))) from None
+        raise InputError(Problem(name, f"{error} Restore it, or choose another trial.")) from None
+    if wanted is not None and (found := sha256_hex(content)) != wanted:
+        what = f"{key} has SHA-256 {found}, and its record states {wanted}; restore the file from a backup"
+        raise InputError(Problem(name, what))
+    return content

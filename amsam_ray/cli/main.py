@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from amsam_ray import __version__
-from amsam_ray.errors import REMEDIES, AmsamError, InputError, with_remedy
+from amsam_ray.errors import REMEDIES, AmsamError, InputError, printable, with_remedy
 
 # name: (module:attribute, one line of help)
 COMMANDS = {
@@ -68,12 +68,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             click.echo(f"error: {problem}", err=True)
         sys.exit(error.exit_status)
     except AmsamError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_status)
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
-        click.echo(f"error: {with_remedy(error)}", err=True)
+        click.echo(f"error: {printable(str(with_remedy(error)))}", err=True)
         sys.exit(1)
 
 

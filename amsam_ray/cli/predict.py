@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amsam_ray.cli.lookup import STORAGE, naming, read_adapter
+from amsam_ray.config.datasets import path_fault
 from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
@@ -91,7 +92,9 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     problems: list[Problem] = []
     found: dict[Path, None] = {}
     for path in given:
-        if path.is_dir():
+        if fault := path_fault(str(path)):
+            problems.append(Problem(str(path)[:200], fault))
+        elif path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
                 problems.append(Problem(str(path), f"holds no image; supported are {', '.join(sorted(SUFFIXES))}"))

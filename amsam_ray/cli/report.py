@@ -6,24 +6,26 @@ from pathlib import Path
 
 import click
 
-from amsam_ray.cli.lookup import STORAGE, open_index
+from amsam_ray.cli.lookup import STORAGE, open_index, open_results
+from amsam_ray.config.datasets import path_fault
 from amsam_ray.errors import InputError, Problem
 
 
 @click.command()
 @click.argument("sweep", required=False)
 @STORAGE
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report to this file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the report to this file only.")
 def report(sweep: str | None, storage: str, out: Path | None) -> None:
     """Write the report of SWEEP; SWEEP may be omitted if the storage has only one.
 
-    The report is stored as reports/SWEEP.html, a single file without external links.
+    The report is a single file without external links. Without --out it is stored as reports/SWEEP.html.
     """
     from amsam_ray.records.io import list_sweeps
-    from amsam_ray.reports.html import write_report
-    from amsam_ray.storage.open import open_storage
+    from amsam_ray.reports.html import render_report, write_report
 
-    opened = open_storage(storage)
+    if out is not None and (fault := path_fault(str(out))):
+        raise InputError(Problem("--out", fault))
+    opened = open_results(storage)
     if sweep is None:
         sweeps = list_sweeps(opened)
         if len(sweeps) != 1:
@@ -35,7 +37,14 @@ def report(sweep: str | None, storage: str, out: Path | None) -> None:
             raise InputError(Problem(storage, what))
         sweep = sweeps[0]
     with open_index(storage, sweep=sweep):  # lists the files that are not records
-        key = write_report(opened, sweep)
-    if out is not None:
-        opened.download(key, out)
-    click.echo(out or f"{opened.uri}/{key}")
+        pass
+    if out is None:
+        click.echo(f"{opened.uri}/{write_report(opened, sweep)}")
+        return
+    text = render_report(opened, sweep)  # a storage that may only be read has no place for it
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(Problem("--out", f"{out} cannot be written ({error.strerror}); choose another file")) from None
+    click.echo(out)

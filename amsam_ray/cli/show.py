@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from amsam_ray.cli.lookup import STORAGE, find_record, open_index
+from amsam_ray.errors import printable
 
 if TYPE_CHECKING:
     from amsam_ray.records.schema import Record
@@ -34,7 +35,13 @@ def show(trial: str, storage: str, form: str) -> None:
 
 
 def describe(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the sections of a trial's description, each a heading with lines of name and value."""
+    """Return the sections of a trial's description, each a heading with lines of printable name and value."""
+    return [
+        (title, [(printable(name), printable(value)) for name, value in lines]) for title, lines in _sections(record)
+    ]
+
+
+def _sections(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
     from amsam_ray.records.leaderboard import acting_params
     from amsam_ray.records.tables import plain, score_title, show_score
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from amsam_ray.errors import InputError, Problem
+from amsam_ray.errors import InputError, Problem, printable
 
 if TYPE_CHECKING:
     from amsam_ray.storage.base import Storage
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(storage: str, sweep: str | None, form: str) -> None:
     """Show the progress of sweeps from their storage, on any machine and whether or not they are running."""
-    from amsam_ray.storage.open import open_storage
+    from amsam_ray.cli.lookup import open_results
 
-    opened = open_storage(storage)
+    opened = open_results(storage)
     names = [sweep] if sweep else opened.folders("sweeps/")
     states = [state for name in names if (state := _state(opened, name)) is not None]
     if not states:
@@ -63,8 +63,8 @@ def _state(storage: Storage, name: str) -> dict[str, Any] | None:
         "sweep": name,
         "finished": all(state.finished for state in states),
         "running": driven,
-        "driver": {k: lease[k] for k in ("user", "host", "pid", "started", "renewed")} if lease else None,
-        "last": lease["status"] if lease else None,
+        "driver": {k: lease.get(k) for k in ("user", "host", "pid", "started", "renewed")} if lease else None,
+        "last": lease.get("status") if lease else None,
         "cells": status.snapshot().as_dict()["rows"],
         "problems": [str(problem) for problem in records.problems],
     }
@@ -77,21 +77,24 @@ def _print(state: dict[str, Any]) -> None:
     from amsam_ray.cli.progress import cell_line, speed
     from amsam_ray.search.status import CellRow, Snapshot
 
-    console = Console()
+    console = Console(markup=False, highlight=False)  # names in a storage may hold brackets
     rows = [CellRow(**row) for row in state["cells"]]
     word = "finished" if state["finished"] else "running" if state["running"] else "not running"
     done, planned = sum(row.done for row in rows), sum(row.planned for row in rows)
-    console.print(f"{state['sweep']}: {word}, {done}/{planned} trials", highlight=False)
+    console.print(f"{state['sweep']}: {word}, {done}/{planned} trials")
     if state["running"]:
         driver, last = state["driver"], state["last"]
         age = time.time() - driver["renewed"]
         console.print(
-            f"  driver {driver['user']}@{driver['host']}, process {driver['pid']}, last heartbeat {age:.0f} s ago",
-            highlight=False,
+            printable(f"  driver {driver['user']}@{driver['host']}, process {driver['pid']}")
+            + f", last heartbeat {age:.0f} s ago"
         )
-        busy = {row["cell"]: row["running"] for row in last["rows"]}
-        rows = [CellRow(**{**vars(row), "running": busy.get(row.cell, 0)}) for row in rows]
-        console.print(f"  {speed(Snapshot(**{**last, 'rows': rows}))}", highlight=False)
+        try:
+            busy = {row["cell"]: int(row["running"]) for row in last["rows"]}
+            rows = [CellRow(**{**vars(row), "running": busy.get(row.cell, 0)}) for row in rows]
+            console.print(f"  {printable(speed(Snapshot(**{**last, 'rows': rows})))}")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # a damaged lease
+            console.print("  its lease states no progress")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("cell", "done", "running", "pruned", "failed", "finals", "best"):
         table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
@@ -99,4 +102,4 @@ def _print(state: dict[str, Any]) -> None:
         table.add_row(*cell_line(row))
     console.print(table)
     for problem in state["problems"]:
-        console.print(f"warning: {problem}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"warning: {problem}", style="yellow", soft_wrap=True)

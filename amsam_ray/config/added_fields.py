@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from amsam_ray.config.plain_values import PlainModel
 
 
-class WithAddedFields(BaseModel):
+class WithAddedFields(PlainModel):
     """A model whose ``ADDED`` fields are not dumped while they hold their defaults."""
 
     ADDED: ClassVar[frozenset[str]] = frozenset()

@@ -6,12 +6,16 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from amsam_ray.config.added_fields import WithAddedFields
+from amsam_ray.config.plain_values import PlainModel
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAX_PATH = 4096
+_MAX_PART = 255
+# Control characters, and those that reverse the direction of text, which can hide a path's end; surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MIN_CROSSFIT_SHOTS = 4  # two folds of fewer shots leave a level without one
 
 
@@ -22,10 +26,14 @@ def slug(text: str) -> str:
 
 def path_fault(text: str) -> str | None:
     """Return why ``text`` cannot be a path on this machine, with the remedy; None if it can be one."""
-    if "\0" in text:
-        return "contains a NUL character; remove it"
+    if not text.strip():
+        return "is empty; give a path"
+    if found := _UNPRINTABLE.search(text):
+        return f"contains the character U+{ord(found[0]):04X}; remove it"
     if len(text) > _MAX_PATH:
         return f"is longer than {_MAX_PATH:,} characters; shorten the path"
+    if not text.startswith("s3://") and any(len(part.encode()) > _MAX_PART for part in text.split("/")):
+        return f"has a part that is longer than {_MAX_PART} bytes, which no file system allows; shorten it"
     if text.startswith("~"):
         try:
             Path(text).expanduser()
@@ -34,7 +42,7 @@ def path_fault(text: str) -> str | None:
     return None
 
 
-class DatasetConfig(BaseModel):
+class DatasetConfig(PlainModel):
     """One dataset of a sweep."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,7 +59,7 @@ class DatasetConfig(BaseModel):
     @classmethod
     def _derive_label(cls, data: Any) -> Any:
         data = {"name": data} if isinstance(data, str) else data
-        if isinstance(data, dict) and not data.get("label") and isinstance(data.get("name"), str):
+        if isinstance(data, dict) and data.get("label") in (None, "") and isinstance(data.get("name"), str):
             data = dict(data)
             options = data.get("options") or {}
             if data["name"] == "procedural" and isinstance(options, dict) and options.get("family"):
@@ -122,7 +130,7 @@ class SelectionConfig(WithAddedFields):
         return None
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(PlainModel):
     """Fixed views of every shot, computed once so that prepared inputs stay valid; ``views: 0`` for none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

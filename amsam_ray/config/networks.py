@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+
+from amsam_ray.config.plain_values import PlainModel
 
 Arch = Literal["nano", "vit_b", "vit_l", "vit_h"]
 _NATIVE_SIZE = {"nano": 256, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
@@ -14,7 +16,16 @@ _ENCODER_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 _DECODER_ATTENTION_WIDTH = {"nano": 64, "vit_b": 128, "vit_l": 128, "vit_h": 128}
 
 
-class BackboneConfig(BaseModel):
+def _class(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a name or a number of a class, not {str(value).lower()}")
+    return value
+
+
+ClassFilter = Annotated[int | str, BeforeValidator(_class)]
+
+
+class BackboneConfig(PlainModel):
     """The frozen SAM."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,18 +68,20 @@ class BackboneConfig(BaseModel):
         return self.image_size or _NATIVE_SIZE[self.arch]
 
 
-class DetectorConfig(BaseModel):
+class DetectorConfig(PlainModel):
     """The frozen detector whose most confident box becomes the prompt (AM-SAM, "Automated Prompting")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str = Field("nano", description="nano (shipped), yolov8n.pt, the path of an ultralytics detector, or none")
     confidence: float = Field(0.25, ge=0, le=1, description="boxes below this confidence are ignored")
-    classes: tuple[int | str, ...] | None = Field(None, description="names or numbers of classes to keep; empty: all")
+    classes: tuple[ClassFilter, ...] | None = Field(None, description="names or numbers of classes to keep; empty: all")
     fallback: Literal["full_image", "none"] = Field(
         "full_image",
         description="without a detection: a box around the image, or the learned dense prompt alone",
     )
     trust: bool = Field(False, description="load a .pt of unknown origin, which can run code")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="the hash that a .pt must have to be loaded")
-    finetune_epochs: int = Field(0, ge=0, description="tune the detector on the shots' own boxes first, then freeze it")
+    finetune_epochs: int = Field(
+        0, ge=0, le=100_000, description="tune the detector on the shots' own boxes first, then freeze it"
+    )

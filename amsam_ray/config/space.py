@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
+from amsam_ray.config.plain_values import plain_number
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _KINDS = ("uniform", "loguniform", "int", "logint", "choice")
@@ -45,7 +46,16 @@ def _scalars(values: Any, what: str) -> tuple[Any, ...]:
 
 
 Scalar = Annotated[Any, BeforeValidator(_scalar)]
+
+
+def _even(value: int) -> int:
+    if value % 2:
+        raise ValueError(f"{value} is odd; use an even number of shots, half for each level")
+    return value
+
+
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Shots = Annotated[int, BeforeValidator(plain_number), Field(ge=2, le=1_000_000), AfterValidator(_even)]
 
 
 class Distribution(_Section):
@@ -148,7 +158,7 @@ class MethodEntry(_Section):
     @classmethod
     def _from_name(cls, data: Any) -> Any:
         data = {"name": data} if isinstance(data, str) else data
-        if isinstance(data, dict) and not data.get("label"):
+        if isinstance(data, dict) and data.get("label") in (None, ""):
             data = {**data, "label": data.get("name", "")}
         return data
 
@@ -205,14 +215,14 @@ class SearchSection(_Section):
     )
     retries: int = Field(2, ge=0, le=1_000, description="how often a trial is retried after it raised or its lane died")
     timeout_s: float = Field(
-        1800, gt=0, le=_MONTH_S, description="a trial without a heartbeat for this many seconds is stopped"
+        1800, ge=1, le=_MONTH_S, description="a trial without a heartbeat for this many seconds is stopped"
     )
     scheduler: SchedulerSection = Field(default_factory=SchedulerSection, description="early stopping")
     space: dict[str, Distribution] = Field(
         default_factory=dict, max_length=100, description="key: distribution, see below"
     )
     first: tuple[dict[str, Scalar], ...] = Field(
-        (), max_length=10_000, description="points tried first, after each method's published setting"
+        (), max_length=1_000, description="points tried first, after each method's published setting"
     )
     margin: float = Field(
         0.0,
@@ -236,7 +246,7 @@ class ResourcesSection(_Section):
     gpus_per_lane: Annotated[float, Field(ge=0, le=1_024)] | Literal["auto"] = Field(
         "auto", description="a fraction shares a GPU, 2 or more train data-parallel; auto: 1 if there are GPUs"
     )
-    cpus_per_lane: float = Field(1, gt=0, le=4_096, description="CPU cores of one lane")
+    cpus_per_lane: float = Field(1, ge=0.01, le=4_096, description="CPU cores of one lane")
     workers_per_lane: int = Field(1, ge=1, le=1_024, description="data-parallel workers per lane, on CPUs or GPUs")
 
     @field_validator("lanes")
@@ -252,9 +262,7 @@ class SpaceFile(_Section):
 
     name: str = Field(description="name of the sweep: lower-case letters, digits, _ or -")
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1, max_length=1_000, description="labelled images")
-    shots: tuple[Annotated[int, Field(ge=2, le=1_000_000)], ...] = Field(
-        min_length=1, max_length=100, description="K, even; halves are D1 and D2"
-    )
+    shots: tuple[Shots, ...] = Field(min_length=1, max_length=100, description="K, even; halves are D1 and D2")
     shot_seed: Seed = Field(0, description="seed of the draw of the K images")
     selection: SelectionConfig = Field(
         default_factory=SelectionConfig, description="images that compare configurations"
@@ -290,10 +298,7 @@ class SpaceFile(_Section):
 
     @field_validator("shots")
     @classmethod
-    def _even(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        odd = [k for k in value if k % 2]
-        if odd:
-            raise ValueError(f"{odd[0]} is odd; use an even number of shots, half for each level")
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) != len(value):
             raise ValueError("repeats a number of shots; give each number once")
         return value

@@ -21,6 +21,7 @@ from amsam_ray.config.yaml_loader import KeyPath
 
 Code = Literal[
     "schema",
+    "too-large",
     "duplicate-label",
     "unknown-method",
     "unknown-parameter",
@@ -33,10 +34,13 @@ Code = Literal[
     "condition-unknown",
     "condition-order",
     "condition-value",
+    "repeated-value",
+    "empty-point",
     "first-not-searched",
     "fixed-by-protocol",
     "crossfit-shots",
     "gpu-share",
+    "class-filter",
     "path",
 ]
 
@@ -44,6 +48,16 @@ NEEDS_WHOLE_FILE: frozenset[Code] = frozenset(
     {"nothing-searched", "unused-parameter", "dead-parameter", "condition-unknown"}
 )
 """Codes of findings that may be due to a part of the file that is missing or was refused."""
+
+_MAX_CELLS = 10_000
+_MAX_IMAGE_SIZE = 4_096
+_MIN_GPU_SHARE = 0.01
+_MAX_CLASS = 1_000_000
+_FOLLOW_UPS: dict[Code, frozenset[Code]] = {
+    "unknown-method": NEEDS_WHOLE_FILE,
+    "unknown-parameter": NEEDS_WHOLE_FILE - {"unused-parameter"},
+}
+"""Code of a misspelt name -> codes of findings that may be due to it alone."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,8 @@ _TRAIN_SWITCHES = ("levels", "hypergradient", "ahead")
 
 def check_space(space: SpaceFile) -> list[SpaceFinding]:
     """Return all problems that involve more than one key, or the registries of methods and metrics."""
-    return [
+    findings = [
+        *_size(space),
         *_duplicates(space),
         *_methods(space),
         *_distributions(space),
@@ -76,8 +91,11 @@ def check_space(space: SpaceFile) -> list[SpaceFinding]:
         *_crossfit(space),
         *_objective(space),
         *_resources(space),
+        *_networks(space),
         *_paths(space),
     ]
+    caused = {code for finding in findings for code in _FOLLOW_UPS.get(finding.code, ())}
+    return [finding for finding in findings if finding.code not in caused]
 
 
 def switch_values(space: SpaceFile, entry: MethodEntry) -> dict[str, tuple[Any, ...]]:
@@ -102,6 +120,13 @@ def live_space(space: SpaceFile, entry: MethodEntry) -> dict[str, Distribution]:
     live = live_params(entry.name, switch_values(space, entry))
     fixed = {*entry.params, *fixed_by_protocol(entry.name, entry.params.get("protocol"))}
     return {k: d for k, d in space.search.space.items() if k in live and k not in fixed}
+
+
+def _size(space: SpaceFile) -> Iterator[SpaceFinding]:
+    cells = len(space.datasets) * len(space.shots) * len(space.methods)
+    if cells > _MAX_CELLS:
+        what = f"makes {cells:,} cells (datasets x shots x methods); divide the sweep into ones of {_MAX_CELLS:,}"
+        yield SpaceFinding("too-large", ("datasets",), what)
 
 
 def _duplicates(space: SpaceFile) -> Iterator[SpaceFinding]:
@@ -152,6 +177,7 @@ def _backbone_limits(
 
 def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
     entries = [entry for entry in space.methods if entry.name in METHODS]
+    used = {key for entry in entries for key in (*live_space(space, entry), *entry.params)}
     for key, distribution in space.search.space.items():
         path = ("search", "space", key)
         if key not in PARAMS:
@@ -165,9 +191,10 @@ def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
             continue
         for problem in (p for value in distribution.values for p in check_params(owner, {key: value})):
             yield SpaceFinding("parameter-value", path, problem.what)
+        yield from _kind(key, distribution)
         for entry in entries:
             yield from _backbone_limits(space, entry.name, key, distribution.values, path)
-        if not any(key in live_space(space, entry) or key in entry.params for entry in entries):
+        if key not in used:
             what = "has no effect on any method as configured (its switch is off); remove it or set the switch"
             yield SpaceFinding("dead-parameter", path, what)
         yield from _conditions(space, key, distribution)
@@ -180,11 +207,31 @@ def _protocols(space: SpaceFile) -> Iterator[SpaceFinding]:
         yield SpaceFinding("fixed-by-protocol", ("search", "space", "protocol"), what)
 
 
+def _kind(key: str, distribution: Distribution) -> Iterator[SpaceFinding]:
+    """Find distributions whose ends are valid for the key, and what lies between them is not."""
+    path = ("search", "space", key)
+    if PARAMS[key].kind == "int" and distribution.kind in ("uniform", "loguniform"):
+        kind = "int" if distribution.kind == "uniform" else "logint"
+        yield SpaceFinding("parameter-value", path, f"takes whole numbers; write {{{kind}: [low, high]}}")
+    if distribution.kind != "choice":
+        return
+    if PARAMS[key].kind in ("int", "float") and (text := [v for v in distribution.choices if isinstance(v, str)]):
+        hint = " (YAML reads 1e-4 as text; write 1.0e-4)"
+        what = f"takes numbers, and {text[0]!r} is text{hint}; write the number without quotes"
+        yield SpaceFinding("parameter-value", path, what)
+    words = [on_off_word(value) for value in distribution.choices]
+    if repeated := next((word for i, word in enumerate(words) if word in words[:i]), None):
+        yield SpaceFinding("repeated-value", path, f"holds {repeated!r} more than once; keep one")
+
+
 def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[SpaceFinding]:
     path = ("search", "space", key, "when")
     order = list(space.search.space)
     for other, values in distribution.when.items():
         parent = space.search.space.get(other)
+        if not values:
+            what = f"names no value of {other}, so that {key} is never searched; give at least one value"
+            yield SpaceFinding("condition-value", path, what)
         if parent is None:
             what = f"names {other}, which is not in search.space; add it or correct its spelling"
             yield SpaceFinding("condition-unknown", path, what)
@@ -199,15 +246,19 @@ def _conditions(space: SpaceFile, key: str, distribution: Distribution) -> Itera
 
 
 def _first_points(space: SpaceFile) -> Iterator[SpaceFinding]:
+    names = dict.fromkeys(entry.name for entry in space.methods if entry.name in METHODS)
+    owners = {key: name for name in reversed(names) for key in METHODS[name].keys}
     for index, point in enumerate(space.search.first):
+        if not point:
+            what = "is an empty point; give it a key, or remove it"
+            yield SpaceFinding("empty-point", ("search", "first", index), what)
         for key, value in point.items():
             path = ("search", "first", index, key)
-            owners = [e.name for e in space.methods if e.name in METHODS and key in METHODS[e.name].keys]
             if key not in space.search.space:
                 what = "is not in search.space; add it there or remove it here"
                 yield SpaceFinding("first-not-searched", path, what)
-            elif owners:
-                for problem in check_params(owners[0], {key: value}):
+            elif key in owners:
+                for problem in check_params(owners[key], {key: value}):
                     yield SpaceFinding("parameter-value", path, problem.what)
 
 
@@ -225,6 +276,9 @@ def _objective(space: SpaceFile) -> Iterator[SpaceFinding]:
 
 def _resources(space: SpaceFile) -> Iterator[SpaceFinding]:
     gpus, workers = space.resources.gpus_per_lane, space.resources.workers_per_lane
+    if isinstance(gpus, float | int) and 0 < gpus < _MIN_GPU_SHARE:
+        what = f"must be 0 or at least {_MIN_GPU_SHARE:g}, not {gpus:g}; use a larger share"
+        yield SpaceFinding("gpu-share", ("resources", "gpus_per_lane"), what)
     if isinstance(gpus, float | int) and gpus > 1:
         if gpus != int(gpus):
             what = f"must be a whole number of GPUs above 1, not {gpus:g}; round it"
@@ -232,6 +286,26 @@ def _resources(space: SpaceFile) -> Iterator[SpaceFinding]:
         elif workers not in (1, int(gpus)):
             what = f"does not match {int(gpus)} GPUs per lane; use {int(gpus)} (one worker per GPU) or remove the key"
             yield SpaceFinding("gpu-share", ("resources", "workers_per_lane"), what)
+
+
+def _networks(space: SpaceFile) -> Iterator[SpaceFinding]:
+    if space.backbone.image_size > _MAX_IMAGE_SIZE:
+        what = f"must be at most {_MAX_IMAGE_SIZE:,}, not {space.backbone.image_size:,}; use a smaller size"
+        yield SpaceFinding("backbone-limit", ("backbone", "image_size"), what)
+    classes = space.detector.classes
+    if classes is None:
+        return
+    if not classes:
+        yield SpaceFinding("class-filter", ("detector", "classes"), "keeps no class; name one, or remove the key")
+    for index, wanted in enumerate(classes):
+        if isinstance(wanted, int) and not 0 <= wanted <= _MAX_CLASS:
+            what = f"{wanted} is not the number of a class; use 0 or more, or its name"
+            yield SpaceFinding("class-filter", ("detector", "classes", index), what)
+        elif isinstance(wanted, str) and not wanted.strip():
+            what = "is not the name of a class; write the name or the number"
+            yield SpaceFinding("class-filter", ("detector", "classes", index), what)
+    if len(set(classes)) != len(classes):
+        yield SpaceFinding("class-filter", ("detector", "classes"), "names a class more than once; keep one")
 
 
 def _paths(space: SpaceFile) -> Iterator[SpaceFinding]:

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from amsam_ray.config.space import SearchSection, SpaceFile
 from amsam_ray.config.space_checks import NEEDS_WHOLE_FILE, SpaceFinding, check_space
+from amsam_ray.config.wording import describe
 from amsam_ray.config.yaml_loader import KeyLines, KeyPath, load_yaml
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import sha256_hex
 
 # Pydantic's names for the branches of a union, which are no keys of the file.
 _BRANCH = re.compile(r"(literal|constrained|function|int|float|str)([\[-].*)?")
-_SHOWN = 60
 
 
 def load_space(path: str | Path) -> SpaceFile:
@@ -140,23 +140,26 @@ def _key_path(fault: Any) -> KeyPath:
 
 def _schema_findings(error: ValidationError) -> list[SpaceFinding]:
     """One finding per key; the branches of a union are joined with "or"."""
+    faults = error.errors()
+    parents = {path[:n] for path in map(_key_path, faults) for n in range(len(path))}
     messages: dict[KeyPath, list[str]] = {}
-    for fault in error.errors():
-        messages.setdefault(_key_path(fault), []).append(_plain(fault))
-    return [SpaceFinding("schema", path, ", or ".join(dict.fromkeys(texts))) for path, texts in messages.items()]
+    for fault in faults:
+        path = _key_path(fault)
+        if fault["type"] == "too_short" and path in parents:  # pydantic counts the valid items only
+            continue
+        messages.setdefault(path, []).append(_plain(fault))
+    return [SpaceFinding("schema", path, _either(list(dict.fromkeys(texts)))) for path, texts in messages.items()]
+
+
+def _either(texts: list[str]) -> str:
+    """Join ``must be at least 0, not -1`` and ``must be 'auto', not -1`` to one requirement."""
+    first = [text.rpartition(", not ")[0] or text for text in texts[:-1]]
+    return " or ".join([*first, texts[-1].removeprefix("must be ") if first else texts[-1]])
 
 
 def _plain(error: Any) -> str:
-    kind, context = error["type"], error.get("ctx") or {}
-    if kind == "extra_forbidden":
-        return "is not a known key; remove it or correct its spelling (docs/space-file.md lists the keys)"
-    if kind == "missing":
-        return "is missing; add it"
-    if kind == "value_error":
-        return str(context.get("error", error["msg"]))
-    given = error.get("input")
-    shown = f", not {repr(given)[:_SHOWN]}" if isinstance(given, str | int | float | bool) or given is None else ""
-    return str(error["msg"][0].lower() + error["msg"][1:] + shown)
+    hint = " (docs/space-file.md lists the keys)" if error["type"] == "extra_forbidden" else ""
+    return describe(error) + hint
 
 
 def space_hash(space: SpaceFile) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.config.params import MethodParams
+from amsam_ray.config.plain_values import PlainModel
 from amsam_ray.hashing import sha256_hex
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(PlainModel):
     """Length and precision of a trial's training; the defaults are AM-SAM's (arXiv 2410.09714)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

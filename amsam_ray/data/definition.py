@@ -16,8 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.datasets import DatasetConfig, path_fault
+from amsam_ray.config.wording import describe
 from amsam_ray.config.yaml_loader import load_yaml
+from amsam_ray.data.findings import Finding
 from amsam_ray.data.layout import Scan, scan
 from amsam_ray.data.schema import DatasetDefinition, OptionRule, unsafe_path
 from amsam_ray.data.tree import LocalTree, Tree
@@ -40,12 +42,21 @@ def load_definition(path: Path) -> DatasetDefinition:
     if document.repeated:
         raise InputError(document.repeated)
     try:
-        return DatasetDefinition.model_validate(document.data)
+        definition = DatasetDefinition.model_validate(document.data)
     except ValidationError as error:
         problems = [
-            Problem(f"{path} ({'.'.join(map(str, fault['loc'])) or 'file'})", fault["msg"]) for fault in error.errors()
+            Problem(f"{path} ({'.'.join(map(str, fault['loc'])) or 'file'})", describe(fault))
+            for fault in error.errors()
         ]
         raise InputError(problems) from None
+    problems = [
+        Problem(f"{path} (options.{name}.default)", reason)
+        for name, rule in definition.options.items()
+        if rule.default is not None and (reason := _misfit(rule, rule.default))
+    ]
+    if problems:
+        raise InputError(problems)
+    return definition
 
 
 @cache
@@ -148,6 +159,8 @@ def open_tree(root: str) -> Tree:
         from amsam_ray.data.mirror import list_tree
 
         return list_tree(root)
+    if fault := path_fault(root):
+        raise InputError(Problem(root[:100], f"the data root {fault}"))
     path = Path(root).expanduser()
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
@@ -192,8 +205,15 @@ def _check_scan(found: Scan, max_shots: int, where: str) -> list[Problem]:
     # A sweep can do without one bad file, but not with another test split than the requested one.
     faults = [f for f in found.findings if f.severity == "fault" and (not usable or f.code == "unknown-test")]
     if faults:
-        return [Problem(f"{where}.root", f"{fault.where}: {fault.what}") for fault in faults]
+        return [_placed(fault, where) for fault in faults]
     return _enough(len(found.train), max_shots, f"{where}.root")
+
+
+def _placed(fault: Finding, where: str) -> Problem:
+    """Return a fault as a problem of the option that causes it, or of the root."""
+    if fault.where.startswith("options."):
+        return Problem(f"{where}.{fault.where}", fault.what)
+    return Problem(f"{where}.root", f"{fault.where}: {fault.what}")
 
 
 def _enough(available: int, wanted: int, where: str) -> list[Problem]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import lzma
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +16,12 @@ from amsam_ray.data.layout import Scan, scan
 from amsam_ray.data.schema import Archive, DatasetDefinition, unsafe_path
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import AmsamError, InputError, Problem
+
+# What zipfile raises for damaged archives, besides OSError.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, RuntimeError, ValueError, LookupError),
+)
 
 
 def fetch_dataset(
@@ -81,7 +90,7 @@ def unpack(path: Path, target: Path, strip: int = 0) -> None:
                 with archive.open(member) as source, part.open("wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
                 part.replace(destination)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _BROKEN as error:
         path.unlink(missing_ok=True)
         raise AmsamError(
             f"{path.name} is not a usable zip archive ({error}); run the command again to download it"

@@ -17,6 +17,8 @@ from amsam_ray.data.schema import MaskRule
 from amsam_ray.errors import AmsamError
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Pillow knows more formats; for some, such as EPS, it runs a program.
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "GIF")
 _LOSSY = ("JPEG", "MPO", "WEBP")
 _TURN = {  # EXIF orientation -> what makes the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,6 +30,11 @@ _TURN = {  # EXIF orientation -> what makes the stored pixels upright
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+
+
+MAX_PIXELS = 36_000_000
+"""Most pixels of a picture of 8 bits without alpha, and twice those of any other; decoding takes at most 500 MiB."""
+_PLAIN_MODES = ("1", "L", "P", "RGB")
 
 
 class ImageError(AmsamError):
@@ -180,9 +187,14 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
 
 def _open(data: bytes, where: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except _BROKEN as error:
         raise ImageError(where, f"not readable as an image ({_reason(error, data)}); replace it") from None
+    limit = MAX_PIXELS if image.mode in _PLAIN_MODES and not image.has_transparency_data else MAX_PIXELS // 2
+    if (pixels := image.width * image.height) > limit:
+        what = f"has {pixels:,} pixels, more than the {limit:,} of mode {image.mode}; reduce its size"
+        raise ImageError(where, what)
+    return image
 
 
 def _load(data: bytes, where: str) -> Image.Image:

@@ -17,11 +17,15 @@ from typing import Any
 from amsam_ray.data.findings import Finding, converted, fault, note
 from amsam_ray.data.schema import DatasetDefinition, FolderPair
 from amsam_ray.data.splits import split_pool
-from amsam_ray.data.tree import LocalTree, Tree
+from amsam_ray.data.tree import LocalTree, Tree, read_text
 from amsam_ray.errors import counted
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """Suffixes of the files that are read as images, in lower case."""
+
+MAX_LIST_BYTES = 8 << 20
+"""Largest list of names, in bytes."""
+_SHOWN_NAMES, _SHOWN_LENGTH = 20, 200
 
 _LINKS = {
     "loop": "the link leads back to itself; remove it",
@@ -225,6 +229,10 @@ def _split_pool(
     rule = definition.split
     test: Any = options[rule.option] if rule.option else rule.test
     where = f"options.{rule.option}" if rule.option else "split.test"
+    if test is None:
+        what = "states no test split; give a number of images, a share below 1, names or the path of a list"
+        result.findings.append(fault("split", where, what))
+        return
     if isinstance(test, str):
         try:
             test = read_list(tree, test)
@@ -233,8 +241,11 @@ def _split_pool(
             result.findings.append(fault("test-list", where, what))
             return
     train, held_out, unknown = split_pool(sorted(pool), test)
-    for name in unknown:
-        what = f"names {name}, which the dataset does not hold; correct or remove the line"
+    for name in unknown[:_SHOWN_NAMES]:
+        what = f"names {name[:_SHOWN_LENGTH]}, which the dataset does not hold; correct or remove the line"
+        result.findings.append(fault("unknown-test", where, what))
+    if len(unknown) > _SHOWN_NAMES:
+        what = f"names {len(unknown) - _SHOWN_NAMES:,} more that the dataset does not hold; give the list of its names"
         result.findings.append(fault("unknown-test", where, what))
     if pool and not (train and held_out):
         left = f"{counted(len(train), 'image')} to train and {len(held_out)} to test"
@@ -252,17 +263,17 @@ def read_list(tree: Tree, path: str) -> list[str]:
         path: below the root, or any path on this machine.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: there is no such file, it cannot be read, or it is larger than ``MAX_LIST_BYTES``.
         UnicodeDecodeError: it is not UTF-8.
     """
     below = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
     if below and tree.kind(path) == "file":
-        text = tree.read_text(path)
+        text = tree.read_text(path, MAX_LIST_BYTES)
     else:
         local = Path(path).expanduser()
         if not local.is_file() and isinstance(tree, LocalTree):
             raise FileNotFoundError(f"no file {path}, neither below {tree.uri} nor from here")
-        text = local.read_text(encoding="utf-8")
+        text = read_text(local, MAX_LIST_BYTES)
     return list(_lines(text))
 
 

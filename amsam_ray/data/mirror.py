@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from amsam_ray.config.datasets import path_fault
 from amsam_ray.data.layout import SUFFIXES
 from amsam_ray.data.schema import unsafe_path
 from amsam_ray.data.tree import KeyTree
@@ -163,7 +164,7 @@ def _list(root: str) -> list[_Object]:
     bucket, prefix = _address(root)
     try:
         return sorted(_objects(_client(), bucket, prefix), key=lambda item: item.path)
-    except (ClientError, BotoCoreError) as error:
+    except (ClientError, BotoCoreError, ValueError, KeyError) as error:  # the last two: an answer that is no listing
         what = f"cannot be listed ({error}); check the address, AWS_ENDPOINT_URL_S3 and the credentials"
         raise InputError(Problem(root, what)) from None
 
@@ -174,6 +175,10 @@ def _objects(client: Any, bucket: str, prefix: str) -> Iterator[_Object]:
             path = entry["Key"][len(prefix) :]
             if PurePosixPath(path).suffix.lower() not in _KEPT:
                 continue
+            if fault := path_fault(path):
+                raise InputError(Problem(f"s3://{bucket}/{entry['Key']}"[:300], f"the key is refused: it {fault}"))
+            if entry["Size"] < 0:
+                raise ValueError(f"{path} has {entry['Size']} bytes")
             if reason := unsafe_path(path):
                 raise InputError(Problem(f"s3://{bucket}/{entry['Key']}", f"the key is refused: {reason}"))
             yield _Object(path, entry["Size"], entry["ETag"].strip('"'))

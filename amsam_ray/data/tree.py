@@ -40,8 +40,8 @@ class Tree(Protocol):
     def folder(self, path: str) -> list[TreeEntry]:
         """List a folder sorted by name, without hidden entries; empty if there is no such folder."""
 
-    def read_text(self, path: str) -> str:
-        """Return the UTF-8 text of a file. Raises OSError if it cannot be read."""
+    def read_text(self, path: str, limit: int) -> str:
+        """Return the UTF-8 text of a file. Raises OSError if it cannot be read or has more than ``limit`` bytes."""
 
 
 class LocalTree:
@@ -70,10 +70,10 @@ class LocalTree:
             return self._kind(Path(entry.path))
         return "folder" if entry.is_dir() else "file"
 
-    def read_text(self, path: str) -> str:
+    def read_text(self, path: str, limit: int) -> str:
         if self.kind(path) != "file":
             raise FileNotFoundError(f"no file {path} below {self.uri}")
-        return (self.root / path).read_text(encoding="utf-8")
+        return read_text(self.root / path, limit)
 
     def _kind(self, path: Path) -> Kind:
         try:
@@ -118,8 +118,17 @@ class KeyTree:
         entries = self._folders.get(_text(PurePosixPath(path)), {})
         return [TreeEntry(name, entries[name]) for name in sorted(entries) if not name.startswith(".")]
 
-    def read_text(self, path: str) -> str:
+    def read_text(self, path: str, limit: int) -> str:
         raise OSError(f"{path} can be read once {self.uri} is mirrored")
+
+
+def read_text(path: Path, limit: int) -> str:
+    """Return the UTF-8 text of a local file. Raises OSError if it cannot be read or has more than ``limit`` bytes."""
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"{path} is larger than {limit >> 20} MiB")
+    return content.decode()
 
 
 def _text(path: PurePosixPath) -> str:

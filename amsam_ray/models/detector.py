@@ -269,15 +269,17 @@ def _load_pickle(path: Path, trust: bool) -> tuple[Any, int]:
         try:
             checkpoint, _ = torch_safe_load(str(path), safe_only=not trust)
             model = (checkpoint.get("ema") or checkpoint["model"]).float().eval()
-        except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+            size = int((checkpoint.get("train_args") or {}).get("imgsz") or 640)
+        except Exception as error:  # the restricted unpickler raises whatever its opcodes run into
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise InputError(
-                Problem(str(path), f"is not an ultralytics detector ({error}). Give a detection checkpoint.")
+                Problem(str(path), f"is not an ultralytics detector ({reason}). Give a detection checkpoint.")
             ) from None
     if getattr(model, "task", "detect") != "detect" or not hasattr(model, "names"):
         raise InputError(
             Problem(str(path), f"is a model for {model.task}, not a detector. Give a detection checkpoint.")
         )
-    return model, int((checkpoint.get("train_args") or {}).get("imgsz") or 640)
+    return model, size
 
 
 def _predictor(

@@ -14,14 +14,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
-from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.errors import AmsamError, Problem, printable
 from amsam_ray.hashing import sha256_hex
 from amsam_ray.paths import index_dir
 from amsam_ray.records.io import list_records, list_sweeps, load, records_folder
 from amsam_ray.records.schema import Record
 from amsam_ray.records.summary import CellSummary, RecordSummary
 from amsam_ray.storage.base import Entry, Storage
+
+T = TypeVar("T")
 
 _BATCH = 500
 _LOCK_TIMEOUT_S = 60.0  # how long to wait for other processes that write to the index
@@ -64,7 +67,8 @@ class Index:
         name = sha256_hex(f"{endpoint if storage.uri.startswith('s3:') else ''} {storage.uri}")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = _open(folder / f"{name[:32]}.sqlite")
+            self._path = folder / f"{name[:32]}.sqlite"
+            self._db = _open(self._path)
         except (OSError, sqlite3.Error) as error:
             raise AmsamError(
                 f"{folder} cannot hold an index ({error}); free some space or set AMSAM_CACHE_DIR."
@@ -78,6 +82,9 @@ class Index:
         Returns:
             One problem for each file that is not a record, including those found earlier.
         """
+        return self._repaired(lambda: self._update(sweep))
+
+    def _update(self, sweep: str | None) -> list[Problem]:
         sweeps = [sweep] if sweep is not None else list_sweeps(self._storage)
         # Taken before anything is listed: a write during the listing makes the folder look changed the next time.
         stamps = {name: self._storage.folder_stamp(records_folder(name)) for name in sweeps}
@@ -112,8 +119,25 @@ class Index:
 
     def cells(self, sweep: str | None = None) -> list[CellSummary]:
         """Return the cells of one sweep or of all, sorted by sweep, dataset, shots and label."""
-        with self._transaction("DEFERRED"):  # both queries see the same records
-            return self._cells(sweep)
+
+        def read() -> list[CellSummary]:
+            with self._transaction("DEFERRED"):  # both queries see the same records
+                return self._cells(sweep)
+
+        return self._repaired(read, sweep)
+
+    def _repaired(self, read: Callable[[], T], sweep: str | None = None) -> T:
+        """Return ``read()``; if the index file turns out to be damaged, after building it anew."""
+        try:
+            return read()
+        except (ValueError, TypeError, KeyError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and _is_locked(error):
+                raise
+            self._db.close()
+            _remove(self._path)
+            self._db = _open(self._path)
+            self._update(sweep)
+            return read()
 
     def _cells(self, sweep: str | None) -> list[CellSummary]:
         where, values = ("AND sweep = ?", (sweep,)) if sweep is not None else ("", ())
@@ -162,6 +186,8 @@ class Index:
 
     def find(self, name: str) -> list[str]:
         """Return the sorted keys of the records of trial ``name``, or of ``sweep/trial``."""
+        if printable(name) != name:  # SQLite refuses halves of surrogate pairs, and no id has such characters
+            return []
         sweep, _, trial = name.rpartition("/")
         rows = self._db.execute(
             "SELECT key FROM files WHERE trial = ? AND (? = '' OR sweep = ?) ORDER BY key", (trial, sweep, sweep)
@@ -212,10 +238,14 @@ def _open(path: Path) -> sqlite3.Connection:
             if layout in (0, _LAYOUT):
                 return db
         db.close()
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        _remove(path)
         attempts -= 1
     raise sqlite3.DatabaseError(f"{path} cannot be created")
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _is_locked(error: sqlite3.DatabaseError) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
+from amsam_ray.config.wording import describe
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import sha256_hex
 from amsam_ray.records.schema import SCHEMA_VERSION, Record
@@ -24,6 +25,7 @@ from amsam_ray.training.result import TrialResult
 logger = logging.getLogger(__name__)
 
 _SWEEP = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
+_MAX_BYTES = 32 << 20
 _AT_ONCE = 512
 _THREADS = 16
 
@@ -127,14 +129,18 @@ def load(storage: Storage, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Re
 
 def parse_record(key: str, data: bytes) -> Record | Problem:
     """Return the record in ``data``, or the problem of the file at ``key``."""
+    if len(data) > _MAX_BYTES:
+        return Problem(
+            key, f"skipped, not a record (larger than {_MAX_BYTES >> 20} MiB); delete it if it is not needed"
+        )
     try:
         record = Record.model_validate_json(data)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
+        fault = error.errors(include_url=False)[0]
         place = ".".join(map(str, fault["loc"]))
         if place == "schema_version" and fault["type"] == "literal_error":
             return Problem(key, f"skipped: its schema is not {SCHEMA_VERSION}; read it with a newer amsam-ray")
-        reason = "not complete JSON" if fault["type"] == "json_invalid" else f"{place or 'file'}: {fault['msg']}"
+        reason = "not complete JSON" if fault["type"] == "json_invalid" else f"{place or 'file'} {describe(fault)}"
         return Problem(key, f"skipped, not a record ({reason}); delete it if it is not needed")
     if record.key != key:
         return Problem(key, f"skipped: the record of {record.key} does not belong here; delete it")

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
 
+from amsam_ray.config.plain_values import PlainModel
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.definition import get_definition
+from amsam_ray.hashing import file_sha256
 from amsam_ray.records.environment import Environment
 from amsam_ray.training.result import TrialResult
 
@@ -20,25 +22,60 @@ SCHEMA_VERSION: Final = 1
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")]
 TrialId = Annotated[str, Field(pattern=r"^[a-z0-9_-]+\.k[0-9]+\.[a-z0-9_-]+\.t[0-9]{4,}(\.f[0-9]+)?$")]
-Scores = dict[str, float | None]
+
+# Far above what training can give; what lies beyond them can only come from a damaged or a hostile file.
+_MAX_NUMBER = 1e12
+Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+# Names of metrics, parameters and phases become columns of tables and attributes of the report's page.
+Word = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,79}$")]
+Scores = Annotated[dict[Word, Number | None], Field(max_length=100)]
+
+
+def _named(row: dict[str, float | str | None]) -> dict[str, float | str | None]:
+    if not isinstance(row.get("name"), str):
+        raise ValueError("has no name")
+    if text := next((key for key, value in row.items() if key != "name" and isinstance(value, str)), None):
+        raise ValueError(f"{text[:100]!r} must be a number")
+    return row
+
+
+def _storable(config: dict[str, Any]) -> dict[str, Any]:
+    json.dumps(config, allow_nan=False)  # raises ValueError for an infinite number
+    return config
+
+
+ImageScores = Annotated[
+    dict[Word, Number | Annotated[str, Field(max_length=10_000)] | None], Field(max_length=100), AfterValidator(_named)
+]
+
+
+def _param(value: Any) -> Any:
+    fits = value is None or isinstance(value, bool) or (isinstance(value, str) and len(value) <= 1_000)
+    if not fits and not (isinstance(value, int | float) and abs(value) <= _MAX_NUMBER):
+        raise ValueError("must be a text, a switch or a finite number")
+    return value
+
+
+ParamValue = Annotated[Any, AfterValidator(_param)]
 
 _TRIAL = re.compile(r"^(?P<cell>.+)\.t(?P<number>[0-9]+)(?:\.f(?P<seed>[0-9]+))?$")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _SIGNED_QUERY = re.compile(r"(://[^\s?]*)\?\S*")
 
 
-class OverlayRef(BaseModel):
+class OverlayRef(PlainModel):
     """A stored overlay of one test image; ``rank`` is its rank by the objective metric."""
 
     model_config = ConfigDict(frozen=True)
 
     rank: Literal["best", "median", "worst"]
     name: str
-    score: float | None
+    score: Number | None
     key: str
 
 
-class Record(BaseModel):
+class Record(PlainModel):
     """One finished trial.
 
     Scores are fractions or pixels (``amsam_ray.config.metrics``), never per cent; None stands for a score that is not
@@ -60,6 +97,7 @@ class Record(BaseModel):
             as in TrialResult.
         seconds: wall time; ``gpu_seconds`` is that times the GPUs (or shares of one) that the trial held.
         adapter, curve_file, overlays: keys of the other files of this trial.
+        adapter_sha256: SHA-256 of the adapter file, 64 hex digits; None without one and in older records.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,63 +106,70 @@ class Record(BaseModel):
     trial: TrialId
     sweep: Label
     cell: str
-    number: int
-    final_seed: int | None = None
+    number: Count
+    final_seed: Count | None = None
     dataset: Label
     definition: str
-    shots: int
-    method: str
+    shots: Annotated[Count, Field(ge=1)]
+    method: Annotated[str, Field(min_length=1, max_length=200)]
     label: Label
     backbone: str
     role: Literal["search", "final"]
-    seed: int
-    shot_seed: int
+    seed: Count
+    shot_seed: Count
     status: Literal["completed", "pruned", "failed"]
     reason: str | None = None
-    attempt: int = 1
+    attempt: Count = 1
 
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], AfterValidator(_storable)]
     config_sha256: str
-    params: dict[str, Any]
-    searched: tuple[str, ...] = ()
+    params: Annotated[dict[Word, ParamValue], Field(max_length=200)]
+    searched: Annotated[tuple[str, ...], Field(max_length=200)] = ()
     published: bool = False
-    choice: int | None = None
+    choice: Count | None = None
 
-    metric: str
+    metric: Word
     maximise: bool
-    primary: str
-    val: Scores = {}
-    val_images: list[dict[str, float | str | None]] = []
-    best_epoch: int = 0
-    epochs_run: int = 0
-    rung_scores: dict[int, float] = {}
-    curve: list[Scores] = []
+    primary: Word
+    val: Scores = Field(default_factory=dict)
+    val_images: list[ImageScores] = Field(default_factory=list)
+    best_epoch: Count = 0
+    epochs_run: Count = 0
+    rung_scores: dict[Count, Number] = Field(default_factory=dict)
+    curve: list[Scores] = Field(default_factory=list)
     test: Scores | None = None
-    test_images: list[dict[str, float | str | None]] = []
+    test_images: list[ImageScores] = Field(default_factory=list)
 
     shots_sha256: str = ""
     backbone_fingerprint: str = ""
     detector_fingerprint: str | None = None
-    prompt_coverage: float | None = None
-    trained_params: int = 0
+    prompt_coverage: Number | None = None
+    trained_params: Count = 0
 
     started: AwareDatetime
     finished: AwareDatetime
-    seconds: float
-    timings: dict[str, float] = {}
-    gpus: float = 0.0
-    gpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
+    seconds: Number
+    timings: Annotated[dict[Word, Number], Field(max_length=50)] = Field(default_factory=dict)
+    gpus: Number = 0.0
+    gpu_seconds: Number = 0.0
+    peak_memory_bytes: Count = 0
 
     adapter: str | None = None
+    adapter_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     curve_file: str | None = None
-    overlays: tuple[OverlayRef, ...] = ()
+    overlays: Annotated[tuple[OverlayRef, ...], Field(max_length=20)] = ()
     environment: Environment
 
     @model_validator(mode="after")
     def _ids_agree(self) -> Record:
         if self.cell != f"{self.dataset}.k{self.shots}.{self.label}" or not self.trial.startswith(f"{self.cell}.t"):
             raise ValueError("trial, cell, dataset, shots and label do not belong together")
+        found = _TRIAL.match(self.trial)
+        seed = None if self.final_seed is None else str(self.final_seed)
+        if found is None or int(found["number"]) != self.number or found["seed"] != seed:
+            raise ValueError("trial, number and final_seed do not belong together")
+        if unknown := set(self.searched) - set(self.params):
+            raise ValueError(f"searched names {min(unknown)[:100]!r}, which is not among params")
         return self
 
     @classmethod
@@ -214,6 +259,7 @@ class Record(BaseModel):
             gpu_seconds=round((finished - started) * gpus, 3),
             peak_memory_bytes=result.peak_memory_bytes,
             adapter=f"{folder}/adapters/{trial}.safetensors" if result.adapter else None,
+            adapter_sha256=file_sha256(result.adapter) if result.adapter else None,
             curve_file=f"{folder}/curves/{trial}.csv" if final and result.curve else None,
             overlays=tuple(
                 OverlayRef(

@@ -61,10 +61,11 @@ class RecordSummary:
         values = [[np.nan if (score := row.get(name)) is None else score for name in metrics] for row in rows]
         fields = (name for name in cls.__dataclass_fields__ if not name.startswith("image"))
         names = ("key", *(name for name in fields if name not in ("key", "held_out")))
-        selection = record.config.get("selection") or {}
+        selection = record.config.get("selection")
+        mode = selection.get("mode") if isinstance(selection, dict) else None
         return cls(
             **{name: getattr(record, name) for name in names},
-            held_out=selection.get("mode") in ("holdout", "crossfit") or record.choice is not None,
+            held_out=mode in ("holdout", "crossfit") or record.choice is not None,
             images=tuple(str(row["name"]) for row in rows),
             image_metrics=metrics,
             image_scores=np.array(values, dtype=float).reshape(len(rows), len(metrics)),

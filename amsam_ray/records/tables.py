@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.params import PARAMS
+from amsam_ray.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -60,13 +61,25 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
-    """Return CSV with a header; missing values are empty and numbers have six significant digits."""
+    """Return CSV with a header; missing values are empty and numbers have six significant digits.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises ("CSV Injection").
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = columns(rows)
-    writer.writerow(names)
-    writer.writerows([plain(row.get(name)) for name in names] for row in rows)
+    writer.writerow([_no_formula(plain(name)) for name in names])
+    writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
     return text.getvalue().encode()
+
+
+def _csv_cell(value: Any) -> str:
+    text = plain(value)
+    return _no_formula(text) if isinstance(value, str) else text
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def to_json(rows: Sequence[Row]) -> str:
@@ -180,7 +193,7 @@ def plain(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return format(value, ".6g")
-    return str(value)
+    return " ".join(printable(str(value)).splitlines())
 
 
 def _score(row: Row, metric: str) -> str:

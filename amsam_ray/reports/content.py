@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import statistics
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
 from amsam_ray.config.metrics import METRICS
+from amsam_ray.data.images import ImageError
+from amsam_ray.errors import InputError
 from amsam_ray.records.schema import Record
 from amsam_ray.records.tables import Row, columns, duration, gain_text, show_score
 from amsam_ray.reports import figures
 from amsam_ray.reports.plots import Plot, Plots, score_label
-from amsam_ray.storage.base import NotFoundError, Storage
+from amsam_ray.storage.base import NotFoundError, Storage, StorageError
+
+_MAX_SPACE = 1 << 20  # bytes of a space file that are shown
+_MAX_PIXELS = 16_000_000  # of an overlay, which is drawn with at most 1,024 pixels a side
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class ReportContent:
                 sentences.append(f"{dataset}: no finals yet.")
                 continue
             row, metric = measured[0], self.primary(dataset)
-            score = show_score(metric, row[f"{metric}_mean"])
+            score = show_score(metric, row.get(f"{metric}_mean")) or "unknown"
             text = f"{dataset}: {row['method']} with {row['shots']} shots leads, {score_label(metric)} {score}"
             p = row.get("p_vs_next")
             if p is not None:
@@ -140,8 +147,8 @@ class ReportContent:
         return ", ".join(f"{name} {_short(row[name])}" for name in names if row.get(name) is not None)
 
     def csv_columns(self, dataset: str) -> list[str]:
-        """Return the columns of the dataset's CSV."""
-        return columns(self.dataset_rows(dataset))
+        """Return the columns of the dataset's CSV whose names can be part of an attribute's name."""
+        return [name for name in columns(self.dataset_rows(dataset)) if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)]
 
     def plots(self, dataset: str) -> Iterator[tuple[str, list[Plot]]]:
         """Yield (heading, figures) for each section with at least one figure."""
@@ -158,7 +165,7 @@ class ReportContent:
             for overlay in record.overlays:
                 try:
                     uri = _data_uri(self.storage.get(overlay.key))
-                except NotFoundError:
+                except (StorageError, InputError, ImageError):  # a record may name any file, or none
                     continue
                 pictures.append((overlay.rank, overlay.name, show_score(record.metric, overlay.score), uri))
             if pictures:
@@ -177,7 +184,7 @@ class ReportContent:
     def space(self) -> str | None:
         """The space file of the sweep, None if it is not stored."""
         try:
-            return self.storage.get(f"sweeps/{self.sweep}/space.yaml").decode(errors="replace")
+            return self.storage.get(f"sweeps/{self.sweep}/space.yaml")[:_MAX_SPACE].decode(errors="replace")
         except NotFoundError:
             return None
 
@@ -227,6 +234,11 @@ def _data_uri(png: bytes) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").save(buffer, "WEBP", quality=88)
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise ValueError(f"{picture.width}x{picture.height} pixels")
+            picture.convert("RGB").save(buffer, "WEBP", quality=88)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ImageError("overlay", f"is not a picture of a test image ({error}); delete it") from None
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -39,6 +39,7 @@ _STYLE: dict[Any, Any] = {
     "legend.labelcolor": _INK,
     "svg.fonttype": "none",
     "text.color": _INK,
+    "text.parse_math": False,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
     "xtick.labelcolor": _INK,
@@ -193,7 +194,7 @@ def _scaled(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]
     """Return heights in [0, 1] and axis labels; logarithmic if positive values span a factor of more than 30."""
     import math
 
-    if any(isinstance(v, str) for v in values):
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         words = sorted({str(v) for v in values})
         heights = {word: i / max(1, len(words) - 1) for i, word in enumerate(words)}
         return [heights[str(v)] for v in values], [(height, word) for word, height in heights.items()]

@@ -50,7 +50,7 @@ def _space(values: Sequence[Any]) -> Any:
 
     if len({str(value) for value in values}) < 2:
         return None
-    if any(isinstance(value, str | bool) for value in values):
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return CategoricalDistribution(sorted(set(values), key=str))
     low, high = min(values), max(values)
     logarithmic = low > 0 and high / low > 30

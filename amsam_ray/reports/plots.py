@@ -95,8 +95,9 @@ class Plots:
         for shots in self.shots:
             series: dict[str, list[tuple[float, float]]] = {}
             for record in self._trials(shots):
-                if "alpha" in record.searched and "alpha" in acting_params(record.method, record.params):
-                    series.setdefault(record.label, []).append((record.params["alpha"], self._shown(record)))
+                alpha = acting_params(record.method, record.params).get("alpha")
+                if "alpha" in record.searched and isinstance(alpha, int | float):
+                    series.setdefault(record.label, []).append((alpha, self._shown(record)))
             if series:
                 label = f"{score_label(self.objective)} on selection images"
                 svg = figures.scatter(series, self.palette, "alpha", label)

@@ -140,9 +140,9 @@ def _first_points(
 ) -> tuple[Mapping[str, Any], ...]:
     """Return the published setting, then the points of the file, cut to what this cell searches, without repeats."""
     published = resolve_params(entry.name, {}).as_dict()
-    points: list[dict[str, Any]] = []
+    points: dict[tuple[Any, ...], dict[str, Any]] = {}
     for point in (published, *space.search.first):
         cut = {key: on_off_word(point.get(key, published[key])) for key in searched}
-        if cut and cut not in points:
-            points.append(cut)
-    return tuple(points)
+        if cut:
+            points.setdefault(tuple(cut.values()), cut)
+    return tuple(points.values())

@@ -33,7 +33,8 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
     seen: set[Problem] = set()
     for cell in make_cells(space) if not problems else ():
         seen.update(check_sampler(cell))
-    return [*problems, *sorted(seen, key=str), *check_storage(storage_uri)]
+    where = "storage" if storage_uri == space.storage else "--storage"
+    return [*problems, *sorted(seen, key=str), *check_storage(storage_uri, where)]
 
 
 def _check_weights(space: SpaceFile) -> list[Problem]:

@@ -19,6 +19,7 @@ RENEW_EVERY_S = 5.0
 STALE_AFTER_S = 60.0
 WATCH_S = 3 * RENEW_EVERY_S  # a driver that runs renews its lease within this time
 _LOOK_EVERY_S = 1.0
+_LATEST = 1e11  # seconds since the epoch: the year 5138
 
 
 def lease_key(sweep: str) -> str:
@@ -191,7 +192,16 @@ def _parsed(data: bytes | None) -> dict[str, Any] | None:
         content = json.loads(data) if data else None
     except ValueError:
         return None
-    return content if isinstance(content, dict) else None
+    return content if isinstance(content, dict) and _well_formed(content) else None
+
+
+def _well_formed(content: dict[str, Any]) -> bool:
+    """Whether a lease holds what a driver writes; a damaged one is no lease."""
+    texts = [content.get(name, "") for name in ("host", "user", "boot")]
+    numbers = [content.get(name, 0) for name in ("renewed", "started", "pid")]
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(number, int | float) and 0 <= number < _LATEST for number in numbers
+    )
 
 
 def _user() -> str:

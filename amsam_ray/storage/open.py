@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from amsam_ray.config.datasets import path_fault
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.storage.base import Storage, StorageError
 from amsam_ray.storage.local import LocalStorage
@@ -23,7 +24,10 @@ def open_storage(uri: str | os.PathLike[str], *, patient: bool = True) -> Storag
         InputError: the URI is of another kind, or contains a user name or password.
     """
     text = os.fspath(uri)
-    scheme = urlsplit(text).scheme if "://" in text else ""
+    try:
+        scheme = urlsplit(text).scheme if "://" in text else ""
+    except ValueError as error:  # such as brackets in the place of the bucket
+        raise InputError(Problem(text, f"is not a storage ({error}); give a folder or s3://bucket/prefix")) from None
     if scheme == "s3":
         from amsam_ray.storage.s3 import S3Storage
 
@@ -33,16 +37,22 @@ def open_storage(uri: str | os.PathLike[str], *, patient: bool = True) -> Storag
     return LocalStorage(Path(text.removeprefix("file://")))
 
 
-def check_storage(uri: str | os.PathLike[str]) -> list[Problem]:
+def check_storage(uri: str | os.PathLike[str], where: str = "storage") -> list[Problem]:
     """Return what prevents a sweep from storing results at ``uri``; an empty list if nothing does.
 
     Writes one small object and deletes it again. A folder that does not exist is not created; its nearest existing
     parent must be writable.
+
+    Args:
+        uri: as for ``open_storage``.
+        where: the key or option that the problems are reported under.
     """
+    if fault := path_fault(os.fspath(uri)):
+        return [Problem(where, fault)]
     try:
         open_storage(uri, patient=False).check()
     except InputError as error:
-        return error.problems
+        return [Problem(where, str(problem)) for problem in error.problems]
     except StorageError as error:
-        return [Problem("storage", str(error))]
+        return [Problem(where, str(error))]
     return []

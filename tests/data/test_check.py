@@ -256,7 +256,7 @@ def test_procedural_images_are_checked_too() -> None:
         (["check", "folder", "--root", "/tmp", "--option", "test"], "not of the form KEY=VALUE"),
         (["check", "folder", "--root", "/tmp", "--option", "test=2024-01-01"], "is read as a date; put it in quotes"),
         (["check", "folder", "--root", "~no-such-user/x"], "--root: ~no-such-user is not a user of this machine"),
-        (["check", ""], "name: String should have at least 1 character"),
+        (["check", ""], "NAME: is empty; give a path"),
         (["check", "folder", "--root", "/tmp", "--option", "images=../up"], "leaves the data root"),
         (["check", "istd"], "has no root"),
         (["fetch", "istd", "--root", "/tmp/x"], "has no plain URL"),

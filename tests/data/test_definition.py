@@ -129,7 +129,7 @@ def test_a_bad_entry_point_is_reported_by_name(
         ({"metrics": ["iou", "dice_low_res"]}, "reported for every dataset"),
         ({"split": {}}, "needs split.test"),
         ({"mask": {"name": "mask"}}, "must hold {stem} once"),
-        ({"colour": "blue"}, "Extra inputs"),
+        ({"colour": "blue"}, "is not a known key"),
     ],
 )
 def test_an_invalid_definition_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:

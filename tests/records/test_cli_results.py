@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from amsam_ray.cli.main import cli
 from amsam_ray.errors import AmsamError, InputError
+from amsam_ray.records import tables
 from amsam_ray.storage.open import open_storage
 from amsam_ray.training.result import TrialResult
 from tests.records.synthetic import Folder, config, record, write_record, write_sweep
@@ -157,3 +158,47 @@ def _child_seconds() -> float:
 
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+READING = [["leaderboard"], ["show", "x"], ["compare", "x", "y"], ["report"], ["status"], ["export", "x", "--out", "o"]]
+
+
+@pytest.mark.parametrize("command", READING, ids=lambda command: command[0])
+def test_a_file_in_place_of_a_storage_is_refused_with_advice(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    result = run(*command, "--storage", tmp_path / "file")
+    assert isinstance(result.exception, InputError)
+    assert "is a file, not a storage; give the folder" in str(result.exception)
+
+
+def test_a_report_to_a_file_needs_no_write_access_to_the_storage(results: Path, tmp_path: Path) -> None:
+    before = sorted(results.rglob("*"))
+    run("report", "papers-11111111", "--storage", results, "--out", tmp_path / "new" / "report.html")
+    assert "isic2018" in (tmp_path / "new" / "report.html").read_text()
+    assert sorted(results.rglob("*")) == before
+
+
+def test_an_adapter_file_with_other_bytes_than_recorded_is_refused(tmp_path: Path) -> None:
+    final = next(made for made in write_sweep(Folder(tmp_path / "r"), tmp_path, trials=1, shots=[4]) if made.adapter)
+    stored = tmp_path / "r" / str(final.adapter)
+    arguments = ("export", final.trial, "--storage", tmp_path / "r", "--out", tmp_path / "out")
+    assert "SHA-256" not in str(
+        run(*arguments).exception
+    )  # its bytes are random: not an adapter, yet the recorded ones
+    stored.write_bytes(bytes([stored.read_bytes()[0] ^ 1]) + stored.read_bytes()[1:])
+    result = run(*arguments)
+    assert isinstance(result.exception, InputError)
+    assert f"and its record states {final.adapter_sha256}; restore the file" in str(result.exception)
+
+
+def test_records_without_the_hash_of_their_adapter_stay_valid(tmp_path: Path) -> None:
+    made = record(config(), 0, 0, images=[0.5])
+    older = json.loads(made.to_bytes())
+    assert older.pop("adapter_sha256") is None
+    assert type(made).model_validate(older) == made
+
+
+def test_text_for_spreadsheets_and_terminals_is_harmless() -> None:
+    row = {"dataset": "lesion", "method": "=1+1", "backbone": "\x1b[2J", "dice_mean": -0.5}
+    _, line = csv.reader(io.StringIO(tables.to_csv([row]).decode()))
+    assert {"'=1+1", "\\x1b[2J", "-0.5"} <= set(line)

@@ -107,7 +107,7 @@ def test_check_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "not a directory" in str(check_storage(tmp_path / "file" / "results")[0])
     assert "not writable" in str(check_storage("/proc/1/results")[0])
-    assert check_storage("s3://a:b@c")[0].where == "s3 storage"
+    assert check_storage("s3://a:b@c")[0].where == "storage"
 
 
 def test_errors_of_s3_are_one_sentence(aws: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
