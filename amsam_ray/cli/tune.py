@@ -82,6 +82,8 @@ def tune(
 
     if extend and fresh:
         raise click.UsageError("--extend continues a sweep and --fresh starts a new one; give only one of them.")
+    if storage == "":
+        raise click.UsageError("--storage is empty; give a folder or s3://bucket/prefix, or omit it.")
     try:
         space = load_space(space_path)
     except InputError as error:

@@ -151,7 +151,9 @@ class MethodEntry(_Section):
     """A method, or a labelled variant of it with some keys fixed (a row of an ablation)."""
 
     name: str = Field(max_length=_MAX_WORD, description="a registered method (`amsam-ray methods list`)")
-    label: str = Field("", description="its name in leaderboards; empty: the method's name")
+    label: str = Field(
+        "", description="its name in leaderboards; empty: the method's name, and -published with that protocol"
+    )
     params: dict[str, Scalar] = Field(default_factory=dict, description="keys fixed for this entry")
 
     @model_validator(mode="before")
@@ -159,7 +161,10 @@ class MethodEntry(_Section):
     def _from_name(cls, data: Any) -> Any:
         data = {"name": data} if isinstance(data, str) else data
         if isinstance(data, dict) and data.get("label") in (None, ""):
-            data = {**data, "label": data.get("name", "")}
+            params = data.get("params")
+            published = isinstance(params, dict) and params.get("protocol") == "published"
+            # Another row than the method's own: one leaderboard may hold both.
+            data = {**data, "label": f"{data.get('name', '')}{'-published' if published else ''}"}
         return data
 
     @field_validator("label")

@@ -188,6 +188,8 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
 def _open(data: bytes, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError:
+        raise ImageError(where, f"has more than {MAX_PIXELS:,} pixels; reduce its size") from None
     except _BROKEN as error:
         raise ImageError(where, f"not readable as an image ({_reason(error, data)}); replace it") from None
     limit = MAX_PIXELS if image.mode in _PLAIN_MODES and not image.has_transparency_data else MAX_PIXELS // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from amsam_ray.config.space import SpaceFile
 from amsam_ray.config.space_file import by_line, problems_at
 from amsam_ray.config.yaml_loader import load_yaml
 from amsam_ray.data.definition import check_dataset_config
-from amsam_ray.errors import InputError, Problem
+from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.options import TRIAL_FUNCTION, RunOptions
 from amsam_ray.search.ray.cluster import check_ray
+from amsam_ray.search.ray.worker import load_trial_function
 from amsam_ray.search.samplers import check_sampler
 from amsam_ray.storage.open import check_storage
 
@@ -23,8 +25,8 @@ from amsam_ray.storage.open import check_storage
 def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list[Problem]:
     """Return everything that prevents a sweep from running and can be known before it starts. Leaves no files."""
     problems = check_ray(options.address)
-    if options.address is None and options.trial_function == TRIAL_FUNCTION:
-        problems += _check_weights(space)
+    if options.address is None:
+        problems += _check_weights(space) if options.trial_function == TRIAL_FUNCTION else _check_function(options)
     problems += [
         problem
         for index, dataset in enumerate(space.datasets)
@@ -35,6 +37,18 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
         seen.update(check_sampler(cell))
     where = "storage" if storage_uri == space.storage else "--storage"
     return [*problems, *sorted(seen, key=str), *check_storage(storage_uri, where)]
+
+
+def _check_function(options: RunOptions) -> list[Problem]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # as Ray does for its workers
+    try:
+        load_trial_function(options.trial_function)
+    except AmsamError as error:
+        return [Problem("--trial-function", str(error))]
+    finally:
+        sys.path.remove(here)
+    return []
 
 
 def _check_weights(space: SpaceFile) -> list[Problem]:

@@ -13,6 +13,7 @@ import yaml
 from amsam_ray.config.space import SpaceFile
 from amsam_ray.config.space_file import parse_space, space_hash, sweep_id
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.records.io import records_folder
 from amsam_ray.storage.base import NotFoundError, Storage
 
 
@@ -44,7 +45,10 @@ class SweepManifest:
         """One sentence on a sweep that begins beside an earlier one, else None."""
         if self.earlier is None:
             return None
-        return f"the space file has changed: this is a new sweep beside {self.earlier}; --extend continues that one"
+        return (
+            f"the space file has changed: this is a new sweep beside {self.earlier}; to continue that one, stop this run "
+            "before its first trial ends and add --extend"
+        )
 
 
 def manifest_key(sweep: str) -> str:
@@ -74,7 +78,7 @@ def choose_sweep(storage: Storage, space: SpaceFile, *, extend: bool, fresh: boo
     """Return the manifest of the sweep that ``space`` continues or begins. Writes nothing.
 
     Args:
-        extend: continue the newest sweep of this name although the file has changed.
+        extend: continue the newest sweep of this name that has records, although the file has changed.
         fresh: begin a new sweep beside the existing ones.
 
     Raises:
@@ -89,11 +93,17 @@ def choose_sweep(storage: Storage, space: SpaceFile, *, extend: bool, fresh: boo
         if not known:
             what = f"there is no sweep {space.name} in {storage.uri} to extend; omit --extend"
             raise InputError(Problem("--extend", what))
-        return known[-1]
+        return _newest(storage, known)
     same = [manifest for manifest in known if space_hash(space) in manifest.spaces]
     if same:
         return same[-1]
-    return SweepManifest(_unused(sweep_id(space), names), earlier=known[-1].sweep if known else None)
+    return SweepManifest(_unused(sweep_id(space), names), earlier=_newest(storage, known).sweep if known else None)
+
+
+def _newest(storage: Storage, known: list[SweepManifest]) -> SweepManifest:
+    """Return the newest sweep with records, or the newest: one that was stopped at once holds nothing to continue."""
+    recorded = (manifest for manifest in reversed(known) if any(storage.list(records_folder(manifest.sweep))))
+    return next(recorded, known[-1])
 
 
 def write_manifest(storage: Storage, manifest: SweepManifest, space: SpaceFile) -> None:

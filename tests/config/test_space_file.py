@@ -459,7 +459,8 @@ def test_what_a_protocol_fixes_is_neither_searched_nor_set_for_its_row() -> None
 
 
 def test_a_protocol_is_a_row_of_its_own_and_reaches_the_trial(tmp_path: Path) -> None:
-    published = {"name": "samed", "label": "x", "params": {"protocol": "published"}}
+    published = {"name": "samed", "params": {"protocol": "published"}}
+    assert parse_space({**BASE, "methods": [published]}).methods[0].label == "samed-published"
     space = parse_space({**BASE, "methods": ["samed", published]})
     ours, theirs = (cell.config({}, seed=0).params for cell in make_cells(space))
     assert (ours.protocol, ours.warmup) == ("default", 0.0134)

@@ -19,9 +19,11 @@ from amsam_ray.search import lease as lease_module
 from amsam_ray.search.budget import Budget, StopConditions, interruptible
 from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.cells import make_cells
+from amsam_ray.search.checks import check_sweep
 from amsam_ray.search.dry_run import expected_epochs
 from amsam_ray.search.lease import Lease, lease_key, read_lease
 from amsam_ray.search.manifest import choose_sweep, read_manifest, stored_space, write_manifest
+from amsam_ray.search.options import RunOptions
 from amsam_ray.search.ray.cluster import check_ray
 from amsam_ray.search.recorder import Recorder
 from amsam_ray.search.resume import SweepRecords, restore_cells
@@ -151,6 +153,25 @@ def test_extend_continues_the_newest_sweep_and_is_recorded(storage: Storage) -> 
     write_manifest(storage, folder, changed)
     for either in (first, changed):  # both files now mean this sweep
         assert choose_sweep(storage, either, extend=False, fresh=False).sweep == sweep_id(first)
+
+
+def test_extend_passes_over_a_sweep_that_was_stopped_before_its_first_record(storage: Storage) -> None:
+    first, changed = space(), space(trials=7)
+    sweeps = [choose_sweep(storage, first, extend=False, fresh=False)]
+    write_manifest(storage, sweeps[0], first)
+    storage.put(f"sweeps/{sweeps[0].sweep}/records/any.json", b"{}")
+    sweeps.append(choose_sweep(storage, changed, extend=False, fresh=False))
+    write_manifest(storage, sweeps[1], changed)
+    assert sweeps[0].sweep != sweeps[1].sweep
+    assert choose_sweep(storage, changed, extend=True, fresh=False).sweep == sweeps[0].sweep
+    storage.put(f"sweeps/{sweeps[1].sweep}/records/any.json", b"{}")
+    assert choose_sweep(storage, changed, extend=True, fresh=False).sweep == sweeps[1].sweep
+
+
+@pytest.mark.parametrize("path", ["foo", "os:nope", "no_such_module:train"])
+def test_a_trial_function_that_cannot_be_imported_is_refused(tmp_path: Path, path: str) -> None:
+    (problem,) = check_sweep(space(), str(tmp_path), RunOptions(trial_function=path))
+    assert problem.where == "--trial-function" and "use module:function" in problem.what
 
 
 def test_fresh_creates_another_sweep(storage: Storage) -> None:

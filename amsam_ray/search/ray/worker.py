@@ -103,7 +103,7 @@ def load_trial_function(path: str) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise AmsamError(f"{path} cannot be imported by a lane ({error}); use module:function") from error
+        raise AmsamError(f"{path} cannot be imported ({error}); use module:function") from error
     return function
 
 
