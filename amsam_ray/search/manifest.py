@@ -46,8 +46,8 @@ class SweepManifest:
         if self.earlier is None:
             return None
         return (
-            f"the space file has changed: this is a new sweep beside {self.earlier}; to continue that one, stop this run "
-            "before its first trial ends and add --extend"
+            f"the space file has changed: this is a new sweep beside {self.earlier}; to continue that one, stop this "
+            "run before its first trial ends and add --extend"
         )
 
 
