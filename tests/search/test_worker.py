@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amsam_ray.search.manifest import choose_sweep, write_manifest
 from amsam_ray.search.ray import worker as worker_module
-from amsam_ray.search.ray.worker import Abandoned, _Pulse, _TrialMonitor
+from amsam_ray.search.ray.worker import Abandoned, WorkerSettings, _Pulse, _TrialMonitor, _Worker
 from amsam_ray.search.trials import TrialSpec
+from amsam_ray.storage.open import open_storage
 from tests.search.spaces import space
 from tests.search.test_state import make_state
 
@@ -141,3 +144,17 @@ def test_pulse_ends_with_the_trial(mailbox: FakeMailbox, trial: TrialSpec, monke
     sent = beats(mailbox, monitor, monkeypatch, compute)
     compute(0.5)
     assert len(mailbox.heartbeat.calls) <= sent + 1
+
+
+def test_a_folder_that_cannot_be_made_ends_the_attempt_and_not_the_lane(
+    mailbox: FakeMailbox, trial: TrialSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMSAM_CACHE_DIR", str(tmp_path / "cache"))
+    storage = open_storage(tmp_path / "results")
+    manifest = choose_sweep(storage, space(), extend=False, fresh=False)
+    write_manifest(storage, manifest, space())
+    (tmp_path / "file").touch()
+    settings = WorkerSettings(manifest.sweep, storage.uri, "tests.search.fakes:train", 0.0, tmp_path / "file" / "work")
+    outcome = _Worker(mailbox, settings, 0, 1).run(1, trial)
+    assert outcome is not None and (outcome.status, outcome.source) == ("error", "trial")
+    assert "NotADirectoryError" in (outcome.reason or "")

@@ -124,8 +124,8 @@ class _Worker:
         if outcome is None:
             started = time.time()
             monitor = _TrialMonitor(self._mailbox, ticket, trial, self._rank)
-            self._settings.work_dir.mkdir(parents=True, exist_ok=True)
             try:
+                self._settings.work_dir.mkdir(parents=True, exist_ok=True)
                 with (
                     _Pulse(self._mailbox, ticket, monitor),
                     tempfile.TemporaryDirectory(dir=self._settings.work_dir) as folder,
