@@ -42,9 +42,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_enable_metrics_collection": "0",
-    # Ray starts a worker per core in advance, which a lane cannot use, and after that only as many at once as there are
-    # cores, although a starting process mostly waits.
-    "RAY_enable_worker_prestart": "0",
+    # Ray starts only as many workers at once as there are cores, although a starting process mostly waits.
     "RAY_worker_maximum_startup_concurrency": "16",
 }
 
