@@ -10,12 +10,11 @@ from pydantic import ConfigDict, Field, model_validator
 
 from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.plain_values import PlainModel
+from amsam_ray.errors import printable
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAX_PATH = 4096
 _MAX_PART = 255
-# Control characters, and those that reverse the direction of text, which can hide a path's end; surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MIN_CROSSFIT_SHOTS = 4  # two folds of fewer shots leave a level without one
 
 
@@ -28,8 +27,8 @@ def path_fault(text: str) -> str | None:
     """Return why ``text`` cannot be a path on this machine, with the remedy; None if it can be one."""
     if not text.strip():
         return "is empty; give a path"
-    if found := _UNPRINTABLE.search(text):
-        return f"contains the character U+{ord(found[0]):04X}; remove it"
+    if (found := next((c for c in text if c in "\t\n" or printable(c) != c), None)) is not None:
+        return f"contains the character U+{ord(found):04X}; remove it"
     if len(text) > _MAX_PATH:
         return f"is longer than {_MAX_PATH:,} characters; shorten the path"
     if not text.startswith("s3://") and any(len(part.encode()) > _MAX_PART for part in text.split("/")):

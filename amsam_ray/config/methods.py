@@ -206,14 +206,11 @@ def check_params(method: str, given: Mapping[str, Any], where: str = "") -> list
         elif not _is_valid(key, value):
             problems.append(Problem(place, f"must be {PARAMS[key].allowed}, not {value!r}"))
         elif key in fixed:
-            problems.append(Problem(place, f"{fixed_reason(method, key)}; remove it"))
+            reason = (
+                f"is fixed to {fixed[key]} by `protocol: published` of {method}, which trains as the public code does"
+            )
+            problems.append(Problem(place, f"{reason}; remove it"))
     return problems
-
-
-def fixed_reason(method: str, key: str) -> str:
-    """Return why ``key`` cannot be set or searched with ``protocol: published``, in words."""
-    value = fixed_by_protocol(method, "published")[key]
-    return f"is fixed to {value} by `protocol: published` of {method}, which trains as the public code does"
 
 
 def _is_valid(key: str, value: Any) -> bool:

@@ -15,7 +15,8 @@ class Protocol:
     changes in the model is in the method's file; ``notes`` says it in words.
 
     Attributes:
-        fixes: hyperparameters and switches that the protocol sets, by public name; they cannot be set or searched.
+        fixes: hyperparameters and switches that the protocol sets, by public name. An entry of ``methods`` cannot set
+            them, and they are not searched for it.
         dice_over: ``image``: the mean over images of a Dice per image; ``batch``: one Dice over all pixels of the
             batch.
         loss_side: where the loss is computed: on the ``decoder``'s grid, at the size of the encoder's ``input``, or on

@@ -7,13 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.config.methods import (
-    METHODS,
-    check_params,
-    fixed_by_protocol,
-    live_params,
-    max_rank,
-)
+from amsam_ray.config.methods import METHODS, check_params, fixed_by_protocol, live_params, max_rank
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.params import LAST_K, PARAMS, SWITCHES, on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
