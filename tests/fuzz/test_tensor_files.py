@@ -19,12 +19,12 @@ from amsam_ray.hashing import sha256_hex
 from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info, read_tuned_detector
 from amsam_ray.inference.frozen_networks import find_backbone
 from amsam_ray.models.backbone import Backbone, load_backbone
-from amsam_ray.models.detector import build_network, load_detector, save_network
+from amsam_ray.models.detector import load_detector
 from amsam_ray.models.weights import NANO_FILE
 from tests.fuzz.harness import attempt, fuzz
 from tests.fuzz.hostile import damaged, mutated
 from tests.inference.test_untrusted_adapter import write
-from tests.models.test_detector import TINY
+from tests.models.tiny_detector import tiny_detector
 from tests.models.toy import SIZE
 
 
@@ -35,10 +35,7 @@ def nano() -> Backbone:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_network(build_network(TINY, ["cat", "dog"]), path, 64)
-    return path
+    return tiny_detector(tmp_path_factory.mktemp("detector"), ["cat", "dog"])
 
 
 @pytest.fixture(scope="module")

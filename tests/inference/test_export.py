@@ -24,17 +24,10 @@ from amsam_ray.inference.export import export_adapter
 from amsam_ray.inference.predict import load_predictor
 from amsam_ray.models.backbone import build_sam, load_backbone
 from amsam_ray.models.detector import build_network, load_detector, save_network
-from amsam_ray.models.detector_networks import register_network
 from amsam_ray.records.io import write_trial
 from amsam_ray.training.trial import train_trial
+from tests.models.tiny_detector import TINY, tiny_detector
 from tests.records.synthetic import Folder, config, record
-
-TINY = {  # a YOLOv8 of a few thousand weights
-    "nc": 1,
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]]],
-    "head": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]], [[2, 3, 4], 1, "Detect", ["nc"]]],
-}
-register_network("tiny", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """
     torch.set_num_threads(1)
     found = {}
-    tiny = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_network(build_network(TINY, ["object"]), tiny, 64)
+    tiny = tiny_detector(tmp_path_factory.mktemp("detector"))
     detector = DetectorConfig(weights=str(tiny), confidence=0.0)  # finds a box in every image
     for name, method, params in (
         ("am_sam", "am_sam", {"hypergradient": "first_order", "lr": 1e-3}),

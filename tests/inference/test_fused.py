@@ -15,9 +15,9 @@ from amsam_ray.inference.feature_cache import FeatureCache
 from amsam_ray.inference.inputs import CANDIDATE_CONFIDENCE, CANDIDATES, Needs, PreparedSet, Preparer
 from amsam_ray.inference.masks import foreground_logits
 from amsam_ray.models.adapted import AdaptedSam
-from amsam_ray.models.detector import Detection, Detector, build_network, load_detector, save_network
-from tests.inference.test_export import TINY
+from amsam_ray.models.detector import Detection, Detector, load_detector
 from tests.inference.test_inputs import PICTURES
+from tests.models.tiny_detector import tiny_detector
 from tests.models.toy import SIZE, toy_backbone
 from tests.training.toys import toy_model, toy_set
 
@@ -144,9 +144,7 @@ def test_another_pool_has_another_key(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_network(build_network(TINY, ["object"]), path, 64)
+    path = tiny_detector(tmp_path_factory.mktemp("detector"))
     found = load_detector(DetectorConfig(weights=str(path), confidence=0.0))
     assert found is not None
     return found

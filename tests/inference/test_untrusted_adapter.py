@@ -23,10 +23,10 @@ from amsam_ray.inference.export import export_adapter
 from amsam_ray.inference.predict import load_predictor
 from amsam_ray.models.adapted import build_method
 from amsam_ray.models.backbone import Backbone, load_backbone
-from amsam_ray.models.detector import Detector, build_network, load_detector, save_network
+from amsam_ray.models.detector import Detector, load_detector
 from amsam_ray.models.weights import NANO_FILE
-from tests.models.test_detector import TINY
 from tests.models.test_detector_file import crafted, mutations, payload
+from tests.models.tiny_detector import tiny_detector
 from tests.models.toy import SIZE, toy_backbone
 from tests.training.toys import small_trial
 
@@ -40,10 +40,7 @@ def nano() -> Backbone:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_network(build_network(TINY, ["object"]), path, 64)
-    return path
+    return tiny_detector(tmp_path_factory.mktemp("detector"))
 
 
 def write(

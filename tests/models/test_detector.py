@@ -20,24 +20,14 @@ from amsam_ray.hashing import file_sha256
 from amsam_ray.models import detector as module
 from amsam_ray.models.detector import Detector, build_network, load_detector, save_network
 from amsam_ray.models.detector_file import OFFICIAL_SHA256, check_detector, detector_path
-from amsam_ray.models.detector_networks import register_network
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
-
-TINY = {  # a YOLOv8 of a few thousand weights
-    "nc": 1,
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]]],
-    "head": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]], [[2, 3, 4], 1, "Detect", ["nc"]]],
-}
-register_network("tiny", TINY)
+from tests.models.tiny_detector import TINY, tiny_detector
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny detector of two classes with random weights, as a safetensors file."""
-    path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_network(build_network(TINY, ["cat", "dog"]), path, 64)
-    return path
+    return tiny_detector(tmp_path_factory.mktemp("detector"), ["cat", "dog"])
 
 
 @pytest.fixture(scope="module")

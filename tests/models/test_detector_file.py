@@ -19,15 +19,12 @@ from amsam_ray.models.detector_file import NANO_DETECTOR
 from amsam_ray.models.detector_networks import network_description, network_name, register_network
 from amsam_ray.models.detector_tuning import TuningShot, tune_detector
 from amsam_ray.models.ultralytics_quiet import import_ultralytics
-from tests.models.test_detector import TINY
+from tests.models.tiny_detector import TINY, tiny_detector
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_network(build_network(TINY, ["cat", "dog"]), path, 64)
-    return path
+    return tiny_detector(tmp_path_factory.mktemp("detector"), ["cat", "dog"])
 
 
 def crafted(source: Path, target: Path, **changes: Any) -> Path:

@@ -15,13 +15,12 @@ from amsam_ray.data import dataset as dataset_module
 from amsam_ray.data.few_shot import draw_shots
 from amsam_ray.inference.inputs import PreparedSet
 from amsam_ray.models import detector_tuning
-from amsam_ray.models.detector import build_network, save_network
 from amsam_ray.training import loop, pretrained, setup, test_scoring
 from amsam_ray.training.crossfit import Fold, make_folds
 from amsam_ray.training.lru_cache import LruCache
 from amsam_ray.training.setup import TrialSetup, cached_dataset
 from amsam_ray.training.trial import train_trial
-from tests.inference.test_export import TINY
+from tests.models.tiny_detector import tiny_detector
 from tests.training.toys import random_nano, small_trial
 
 FOLDS = 2
@@ -41,9 +40,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     """A tiny detector with random weights, tuned for one epoch."""
-    path = tmp_path_factory.mktemp("detector") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_network(build_network(TINY, ["object"]), path, 64)
+    path = tiny_detector(tmp_path_factory.mktemp("detector"))
     return DetectorConfig(weights=str(path), confidence=0.0, finetune_epochs=1)
 
 
