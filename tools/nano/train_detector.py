@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--side", type=int, default=256, help="longest side the images are trained at, in pixels")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--init", type=Path, help="detector file to start from; default: random weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or a CUDA device's number")
     return parser.parse_args()
@@ -51,7 +52,8 @@ def main() -> None:
     args = arguments()
     import torch
 
-    from amsam_ray.models.detector import save_network
+    from amsam_ray.config.networks import DetectorConfig
+    from amsam_ray.models.detector import load_detector, save_network
     from amsam_ray.models.ultralytics_quiet import import_ultralytics
     from tools.nano.detection import write_dataset
 
@@ -65,6 +67,9 @@ def main() -> None:
     if device == "auto":
         device = 0 if torch.cuda.is_available() else "cpu"
     model = yolo(CONFIG)
+    if args.init:
+        model.model = load_detector(DetectorConfig(weights=str(args.init)), torch.device("cpu")).model
+        model.ckpt = {"epoch": -1}  # training starts from the loaded network only if there is a checkpoint
     start = time.monotonic()
     results = model.train(
         data=str(data),
@@ -84,7 +89,7 @@ def main() -> None:
         hsv_s=0.9,
         cache="ram",
         plots=False,
-        pretrained=False,
+        pretrained=bool(args.init),
         project=str(args.run.resolve()),
         name="train",
         exist_ok=True,
