@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from amsam_ray import __version__
 from amsam_ray.config.space import SpaceFile
@@ -39,6 +39,8 @@ from amsam_ray.storage.spool import Spool
 
 if TYPE_CHECKING:
     from amsam_ray.search.ray.capacity import Capacity
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,10 @@ class _Run:
         self._states = restore_cells(self._cells, self._records.records)
         self._status.reset(self._states)
 
+    def _once_available(self, action: Callable[[], T]) -> T:
+        """Do what the end of the run needs of the storage, which may be unavailable until the deadline."""
+        return until_available(action, self._deadline, self._status.note)
+
     def complete(self) -> bool:
         """Whether all records exist already."""
         return all(state.finished for state in self._states)
@@ -210,7 +216,7 @@ class _Run:
         outcomes = [o for state in self._states for o in (*state.searched.values(), *state.finals.values())]
         recorded = {record_key(self._sweep, outcome.trial_id) for outcome in outcomes}
         try:
-            until_available(self._records.refresh, self._deadline)
+            self._once_available(self._records.refresh)
         except UnavailableError:
             return sorted(recorded)
         return sorted(recorded - self._records.keys)
@@ -219,7 +225,7 @@ class _Run:
         """Write the leaderboards and return how the run ended."""
         datasets = [dataset.label for dataset in self._space.datasets]
         try:
-            rows, skipped = until_available(lambda: update_leaderboards(self._storage, datasets), self._deadline)
+            rows, skipped = self._once_available(lambda: update_leaderboards(self._storage, datasets))
         except UnavailableError as error:
             waiting = f" {len(self._waiting)} results wait in {spool_dir(self._storage.uri)}." if self._waiting else ""
             raise AmsamError(
@@ -227,7 +233,7 @@ class _Run:
             ) from error
         if not self.complete():
             # A lane that was stopped may have recorded a trial without reporting it.
-            until_available(self._reload, self._deadline)
+            self._once_available(self._reload)
         finished = self.complete()
         deferred = ", ".join(f"{cell} cannot read its images: {why}" for cell, why in self._deferred.items())
         return SweepResult(

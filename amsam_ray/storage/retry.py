@@ -17,7 +17,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 logger = logging.getLogger(__name__)
 
 
-def until_available(action: Callable[[], T], deadline: float) -> T:
+def until_available(action: Callable[[], T], deadline: float, waits: Callable[[str], None] | None = None) -> T:
     """Call ``action`` until the storage is available, with exponential backoff and jitter.
 
     Each request already has the retries of its storage. This repeats the whole of a longer operation, which fails
@@ -26,6 +26,7 @@ def until_available(action: Callable[[], T], deadline: float) -> T:
     Args:
         action: may be repeated from its start.
         deadline: on the clock of ``time.monotonic``; the last attempt begins no later. There is at least one.
+        waits: told what is waited for before every pause.
 
     Raises:
         UnavailableError: the storage was unavailable until the deadline.
@@ -38,6 +39,9 @@ def until_available(action: Callable[[], T], deadline: float) -> T:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise
-            logger.warning("%s Retrying for another %.0f s.", error, left)
+            what = f"{error} Retrying for another {left:.0f} s."
+            logger.warning(what)
+            if waits is not None:
+                waits(what)
             time.sleep(min(left, pause * random.uniform(0.5, 1)))
             pause = min(2 * pause, LONGEST_PAUSE_S)

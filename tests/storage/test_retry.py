@@ -48,6 +48,8 @@ def test_the_error_is_raised_after_the_deadline(moto: S3Server, monkeypatch: pyt
         storage = open_storage(f"s3://{moto.bucket}/{uuid.uuid4().hex}", patient=False)
         proxy.away = True
         began = time.monotonic()
+        said: list[str] = []
         with pytest.raises(UnavailableError):
-            until_available(lambda: storage.get("a"), began + 2)
+            until_available(lambda: storage.get("a"), began + 2, said.append)
+        assert "Retrying for another" in said[0]
         assert time.monotonic() - began >= 2
