@@ -67,6 +67,7 @@ def _sections(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
                 for name, value in acting_params(record.method, record.params).items()
             ],
         ),
+        *_protocol(record),
         (
             "ran",
             [
@@ -100,3 +101,14 @@ def _sections(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
             ],
         ),
     ]
+
+
+def _protocol(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return what a published protocol changes besides hyperparameters, such as a warm-up in steps."""
+    from amsam_ray.config.methods import METHODS, protocol_of
+    from amsam_ray.config.params import MethodParams
+
+    if record.method not in METHODS or record.params.get("protocol") != "published":
+        return []
+    notes = protocol_of(record.method, MethodParams(protocol="published")).notes
+    return [("as in the public code", [("-", note) for note in notes])]

@@ -70,6 +70,13 @@ def test_show(results: Path) -> None:
     assert json.loads(run("show", name, "--storage", results, "--format", "json").stdout)["trial"] == name
 
 
+def test_show_names_what_a_published_protocol_changes(tmp_path: Path) -> None:
+    made = record(config(method="samed", protocol="published"))
+    Folder(tmp_path / "results").create(made.key, made.to_bytes())
+    text = run("show", f"{made.sweep}/{made.trial}", "--storage", tmp_path / "results").stdout
+    assert "a warm-up of 250 steps" in text
+
+
 def test_compare(results: Path) -> None:
     arguments = ("compare", "lesion.k4.am_sam", "lesion.k4.blo_sam", "--storage", results)
     found = json.loads(run(*arguments, "--format", "json").stdout)
