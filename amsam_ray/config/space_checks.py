@@ -144,9 +144,12 @@ def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
             yield SpaceFinding("parameter-value", ("methods", index, "params", problem.where), problem.what)
         for key, value in entry.params.items():
             yield from _backbone_limits(space, entry.name, key, (value,), ("methods", index, "params", key))
-        if METHODS[entry.name].trainable and space.search.space and not live_space(space, entry):
+        searched = space.search.space
+        if METHODS[entry.name].trainable and searched and not live_space(space, entry):
             keys = ", ".join(sorted(live_params(entry.name, switch_values(space, entry))))
-            what = f"nothing in search.space acts on {entry.label}; search one of {keys}"
+            fixed = [key for key in fixed_by_protocol(entry.name, entry.params.get("protocol")) if key in searched]
+            because = f" (`protocol: published` fixes {', '.join(fixed)})" if fixed else ""
+            what = f"nothing in search.space acts on {entry.label}{because}; search one of {keys}"
             yield SpaceFinding("nothing-searched", ("methods", index), what)
 
 

@@ -115,13 +115,12 @@ def _read_state(path: Path, arch: str) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the restricted unpickler raises whatever its opcodes run into
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         size = path.stat().st_size
         raise InputError(
             Problem(
                 str(path),
-                f"is not a readable SAM checkpoint ({size} bytes; {reason}). It is truncated or another kind of "
-                f"file. Fetch it again; {expected}",
+                f"is not a readable SAM checkpoint ({size} bytes). It is truncated, or it is another kind of file. "
+                f"Fetch it again; {expected}",
             )
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

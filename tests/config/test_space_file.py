@@ -448,6 +448,22 @@ search:
     assert ":10 " in protocol and "protocol" in protocol and "is not searched" in protocol
 
 
+def test_a_search_of_nothing_but_what_a_protocol_fixes_names_the_protocol(tmp_path: Path) -> None:
+    text = """\
+name: small
+datasets:
+  - {name: procedural, options: {family: lesion}}
+shots: [4]
+methods:
+  - {name: samed, label: as_published, params: {protocol: published}}
+search:
+  space:
+    warmup: {uniform: [0, 0.1]}
+"""
+    (nothing, *_) = problems_of(tmp_path, text)
+    assert "`protocol: published` fixes warmup" in nothing and "search one of" in nothing
+
+
 def test_what_a_protocol_fixes_is_neither_searched_nor_set_for_its_row() -> None:
     published = {"name": "blo_sam", "label": "x", "params": {"protocol": "published"}}
     search = {"space": {"lr": {"loguniform": [1e-4, 1e-2]}, "reach": {"loguniform": [1e-4, 1e-2]}}}
