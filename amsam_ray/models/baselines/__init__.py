@@ -1,0 +1,1 @@
+"""The segmentation systems that AM-SAM compares with and that are not SAM."""
