@@ -95,10 +95,11 @@ class BottleneckFeatures(nn.Module):
 
 
 class SspTrunk(nn.Module):
-    """SSP's features: ResNet-50 at stride 8 without layer 4 and without the last ReLU (Fan et al. 2022, arXiv 2207.11549).
+    """SSP's features: ResNet-50 at stride 8 without layer 4 and without the last ReLU.
 
-    The stem, layer 1 and all batch normalisations are frozen (also their statistics, also after ``train()``), so that
-    8,290,304 parameters are trained and an image's features do not depend on the batch.
+    From Fan et al. 2022 (https://arxiv.org/abs/2207.11549). The stem, layer 1 and all batch normalisations are frozen
+    (also their statistics, also after ``train()``), so that 8,290,304 parameters are trained and an image's features do
+    not depend on the batch.
 
     Args:
         resnet: a ResNet-50 of stride 8, which this module takes over.
