@@ -56,8 +56,9 @@ class PatchExpanding(nn.Module):
 class SwinUnet(nn.Module):
     """Swin-Unet of the published size, 27,168,228 parameters for two classes.
 
-    A skip is the output of an encoder stage's blocks, before patch merging, as the paper's figure 1 draws it. New
-    linear layers start from a normal distribution of deviation 0.02, cut at 2, as in torchvision's encoder.
+    A skip is the output of an encoder stage's blocks, before patch merging, as the paper's figure 1 draws it (the
+    authors' program takes the stage's input). New linear layers start from a normal distribution of deviation 0.02,
+    as in torchvision's encoder.
 
     Args:
         classes: number of output channels, background first.

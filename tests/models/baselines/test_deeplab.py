@@ -16,7 +16,6 @@ IMAGES = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(scope="module")
 def model(resnet_state):
-    torch.manual_seed(0)
     return load_deeplabv3(resnet_state, auxiliary=True)
 
 

@@ -132,7 +132,7 @@ def test_shapes_of_one_grid(grid, sizes):
     """Every stage of a branch of the nano SAM (16) and of ViT grids, here with a small query."""
     net = HSNet(branches_of_one_grid(1, grid), align_corners=False)
     query, support = ([noise(1, 3, side, side) for _ in range(3)] for side in (2, grid))
-    with torch.no_grad(), output_shapes(*net.squeeze[0][::3], net.decode) as shapes:
+    with torch.no_grad(), output_shapes(*list(net.squeeze[0].children())[::3], net.decode) as shapes:
         logits = net(query, support, square_masks(1, side=4 * grid))
     widths = zip((16, 64, 128), sizes, strict=True)
     assert shapes == [*((1, width, 2, 2, side, side) for width, side in widths), (1, 64, 2, 2)]
@@ -157,10 +157,10 @@ def test_k_shots_are_k_passes():
     with torch.no_grad():
         passes = [net(query, [maps[:, k] for maps in support], masks[:, k]) for k in range(3)]
         middle = torch.cat([logits[:, 1] - logits[:, 0] for logits in passes]).median()
-        net.classify[2].bias[0] += middle  # so that about half of the pixels are object
+        net.get_parameter("classify.2.bias")[0] += middle  # so that about half of the pixels are object
         found = net.votes(query, support, masks, (16, 16))
         passes = [net(query, [maps[:, k] for maps in support], masks[:, k]) for k in range(3)]
-    objects = sum(F.interpolate(logits, (16, 16), mode="bilinear").argmax(1) for logits in passes)
+    objects = torch.stack([F.interpolate(logits, (16, 16), mode="bilinear").argmax(1) for logits in passes]).sum(0)
     assert 0 < found.mean() < 1
     torch.testing.assert_close(found, objects / objects.amax((1, 2), keepdim=True))
 
