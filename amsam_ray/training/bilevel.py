@@ -30,12 +30,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from amsam_ray import parallel
-from amsam_ray.training.optim import AdamW, AdamWState
+from amsam_ray.training.optim import Optimiser
 
 REACH = 0.01
 """Length of the finite difference's step in the space of W, as in DARTS and BLO-SAM."""
@@ -54,8 +55,8 @@ class LowerStep:
     """
 
     loss: Loss
-    optimiser: AdamW
-    state: AdamWState
+    optimiser: Optimiser
+    state: Any
     lr: float
     rule: str = "adamw"
 

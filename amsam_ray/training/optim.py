@@ -1,4 +1,4 @@
-"""AdamW as a function, the learning-rate schedule, and parameters as one flat vector.
+"""Optimisers as functions, the learning-rate schedules, and parameters as one flat vector.
 
 The unrolled hypergradient needs the optimiser's real next step as a differentiable map from a gradient to new
 weights. ``torch.optim`` offers no such map, so AdamW is written here as one, and a test holds it against
@@ -11,8 +11,9 @@ than on some eighty small ones, and the vector algebra of the hypergradient is p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +98,55 @@ class AdamW:
         return after, AdamWState(steps, exp_avg.detach(), exp_avg_sq.detach())
 
 
+@dataclass(frozen=True)
+class Adam(AdamW):
+    """Adam (arXiv 1412.6980) as torch's: the weight decay is an L2 penalty, part of the gradient."""
+
+    def step(self, params: Tensor, grad: Tensor, state: AdamWState, lr: float) -> tuple[Tensor, AdamWState]:
+        """The next parameters and the next state, as :meth:`AdamW.step`."""
+        decoupled = AdamW(weight_decay=0.0, betas=self.betas, eps=self.eps)
+        return decoupled.step(params, grad + self.weight_decay * params, state, lr)
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Stochastic gradient descent with momentum as torch's: v = mu v + g + w p, p = p - lr v; v starts as g + w p.
+
+    Attributes:
+        weight_decay: w, an L2 penalty.
+        momentum: mu.
+    """
+
+    weight_decay: float
+    momentum: float = 0.9
+
+    @staticmethod
+    def start(params: Tensor) -> Tensor:
+        """The velocity before the first step: zero."""
+        return torch.zeros_like(params)
+
+    def step(self, params: Tensor, grad: Tensor, state: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        """The next parameters and the next velocity; arguments as :meth:`AdamW.step`."""
+        velocity = self.momentum * state + grad + self.weight_decay * params
+        return params - lr * velocity, velocity.detach()
+
+
+class Optimiser(Protocol):
+    """An optimiser as a function from parameters, gradient, state and rate to the next parameters and state."""
+
+    def start(self, params: Tensor) -> Any:
+        """The state before the first step."""
+
+    def step(self, params: Tensor, grad: Tensor, state: Any, lr: float) -> tuple[Tensor, Any]:
+        """The next parameters and the next state; nothing is changed in place."""
+
+
+def make_optimiser(name: str, weight_decay: float) -> Optimiser:
+    """Return the optimiser called ``name``, as ``config.protocol.Protocol.optimiser``."""
+    kinds: dict[str, Callable[[float], Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": Sgd}
+    return kinds[name](weight_decay)
+
+
 def poly_rate(base: float, iteration: int, iterations: int, ramp: int) -> float:
     """SAMed's schedule (arXiv 2304.13785), also BLO-SAM's and AM-SAM's: warm-up, then polynomial decay.
 
@@ -123,3 +173,14 @@ def cosine_rate(base: float, epoch: int, epochs: int) -> float:
         epochs: all epochs of the run (20 in the published code).
     """
     return _LAST_RATE + (base - _LAST_RATE) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def step_rate(base: float, iteration: int, iterations: int) -> float:
+    """SSP's schedule (arXiv 2207.11549): a tenth of the rate after each third of the steps.
+
+    Args:
+        base: lr0, the initial rate.
+        iteration: which step, from 0.
+        iterations: I, all steps of the run.
+    """
+    return base * 0.1 ** (3 * iteration // iterations)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from amsam_ray.training.optim import AdamW, FlatParams, cosine_rate, poly_rate
+from amsam_ray.training.optim import AdamW, FlatParams, cosine_rate, make_optimiser, poly_rate, step_rate
 
 
 def test_adamw_takes_the_same_steps_as_torch():
@@ -23,6 +23,32 @@ def test_adamw_takes_the_same_steps_as_torch():
         optimiser.step()
         mine, state = ours.step(mine, grad, state, rate)
         assert torch.allclose(mine, theirs.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [("adam", torch.optim.Adam), ("sgd", lambda given, **rest: torch.optim.SGD(given, momentum=0.9, **rest))],
+)
+def test_the_other_optimisers_take_the_same_steps_as_torch(name, build):
+    torch.manual_seed(0)
+    start = torch.randn(7, dtype=torch.float64)
+    theirs = torch.nn.Parameter(start.clone())
+    optimiser = build([theirs], lr=0.1, weight_decay=0.01)
+    mine, ours = start.clone(), make_optimiser(name, 0.01)
+    state = ours.start(mine)
+    for step in range(20):
+        rate = step_rate(0.1, step, 20)
+        grad = torch.randn(7, dtype=torch.float64)
+        optimiser.param_groups[0]["lr"] = rate
+        theirs.grad = grad.clone()
+        optimiser.step()
+        mine, state = ours.step(mine, grad, state, rate)
+        assert torch.allclose(mine, theirs.detach(), rtol=1e-12, atol=0)
+
+
+def test_the_step_schedule_takes_a_tenth_after_each_third():
+    rates = [step_rate(1.0, step, 7) for step in range(7)]
+    assert rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_adamw_does_not_change_its_arguments():
