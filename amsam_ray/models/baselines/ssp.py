@@ -43,14 +43,19 @@ class SspOutput(NamedTuple):
     support: Tensor | None
 
 
-def masked_means(features_BChw: Tensor, masks_B1HW: Tensor, *, align_corners: bool) -> Tensor:
+def masked_means(
+    features_BChw: Tensor, masks_B1HW: Tensor, valid_B1HW: Tensor | None = None, *, align_corners: bool
+) -> Tensor:
     """Return the mean features of background and object, B x 2 x C; 0 for one that the image does not have.
 
-    The mask in [0, 1] is resized bilinearly to the feature map and weights its positions.
+    The mask in [0, 1] is resized bilinearly to the feature map and weights its positions. Padding, where
+    ``valid_B1HW`` is 0, is neither background nor object.
     """
     masks = masks_B1HW.to(features_BChw.dtype)
-    share = F.interpolate(masks, features_BChw.shape[-2:], mode="bilinear", align_corners=align_corners).flatten(2)
-    weights_B2N = torch.cat([1 - share, share], dim=1)
+    valid = torch.ones_like(masks) if valid_B1HW is None else valid_B1HW.to(masks.dtype)
+    pair = torch.cat([(1 - masks) * valid, masks * valid], dim=1)
+    size = features_BChw.shape[-2:]
+    weights_B2N = F.interpolate(pair, size, mode="bilinear", align_corners=align_corners).flatten(2)
     sums = weights_B2N @ features_BChw.flatten(2).transpose(1, 2)
     return sums / (weights_B2N.sum(dim=2, keepdim=True) + 1e-5)
 
@@ -141,7 +146,14 @@ class Ssp(nn.Module):
         self.align_corners = align_corners
 
     def forward(
-        self, query: Tensor, support: Tensor, support_masks: Tensor, query_masks: Tensor | None = None
+        self,
+        query: Tensor,
+        support: Tensor,
+        support_masks: Tensor,
+        query_masks: Tensor | None = None,
+        *,
+        support_valid: Tensor | None = None,
+        query_valid: Tensor | None = None,
     ) -> SspOutput:
         """Segment the query images.
 
@@ -150,25 +162,52 @@ class Ssp(nn.Module):
             support: B x K x ..., likewise.
             support_masks: B x K x 1 x H x W in [0, 1], of any size.
             query_masks: B x 1 x H x W in [0, 1], for the outputs that only the loss needs.
+            support_valid, query_valid: as the masks, 0 on padding; None without padding.
         """
         shots = support.shape[:2]
         features = self.extract(query)
         theirs = self.extract(support.flatten(0, 1))
-        means = masked_means(theirs, support_masks.flatten(0, 1), align_corners=self.align_corners)
-        logits = self._match(features, means.unflatten(0, shots).mean(dim=1))
+        means = self.means(theirs, support_masks.flatten(0, 1), _flat(support_valid))
+        prototypes = means.unflatten(0, shots).mean(dim=1)
+        logits = self.match(features, prototypes[:, 0], prototypes[:, 1])
         if query_masks is None:
             return SspOutput(logits, None, None)
-        own = masked_means(features, query_masks, align_corners=self.align_corners)
+        own = self.means(features, query_masks, query_valid)
         return SspOutput(
             logits,
             compare(features, own[:, 0], own[:, 1]),
             compare(theirs, means[:, 0], means[:, 1]).unflatten(0, shots),
         )
 
-    def _match(self, features_BChw: Tensor, prototypes_B2C: Tensor) -> Tensor:
-        """Compare with the support's prototypes, then with those mixed with the query's own."""
-        background, foreground = prototypes_B2C.unbind(dim=1)
+    def means(self, features_BChw: Tensor, masks_B1HW: Tensor, valid_B1HW: Tensor | None = None) -> Tensor:
+        """Return the prototypes of labelled images' background and object, B x 2 x C, see ``masked_means``."""
+        return masked_means(features_BChw, masks_B1HW, valid_B1HW, align_corners=self.align_corners)
+
+    def match(self, features_BChw: Tensor, background: Tensor, foreground: Tensor) -> Tensor:
+        """Compare with the support's prototypes, then with those mixed with the query's own (eq. 5 and 9).
+
+        Args:
+            features_BChw: the queries' features.
+            background: B x C.
+            foreground: B x C, or one prototype of each position, B x C x h x w.
+
+        Returns:
+            Logits of background and object, B x 2 x h x w.
+        """
         first = compare(features_BChw, background, foreground)
         own_background, own_foreground, adaptive = self_support(features_BChw, first)
         mixed = 0.3 * own_background[..., None, None] + 0.7 * adaptive
+        if foreground.ndim == 4:
+            own_foreground = own_foreground[..., None, None]
         return compare(features_BChw, mixed, 0.5 * foreground + 0.5 * own_foreground)
+
+
+def nearest(features_BChw: Tensor, prototypes_NC: Tensor) -> Tensor:
+    """Return for each position the prototype with the largest cosine, B x C x h x w. An addition of this project."""
+    directions = F.normalize(features_BChw, dim=1).flatten(2).transpose(1, 2)
+    best_Bn = (directions @ F.normalize(prototypes_NC, dim=1).T).argmax(dim=2)
+    return prototypes_NC[best_Bn].transpose(1, 2).unflatten(2, features_BChw.shape[-2:])
+
+
+def _flat(valid: Tensor | None) -> Tensor | None:
+    return None if valid is None else valid.flatten(0, 1)
