@@ -52,6 +52,14 @@ BILEVEL: Keys = {
     "reach": _when("hypergradient", "unrolled"),
 }
 
+NETWORK: Keys = {"lr": ALWAYS, "weight_decay": ALWAYS, "steps": ALWAYS, "views": ALWAYS, "features": ALWAYS}
+"""Keys of every method that is not SAM; what else acts depends on its schedule and its loss."""
+
+PIXEL_LOSS: Keys = {"loss": ALWAYS, "lambda": _when("loss", "ce_dice")}
+
+OWN_INPUT: Keys = {"image_size": _when("features", "imagenet", "random")}
+"""The size of the input, unless the frozen SAM and its size are used."""
+
 CALIBRATION: Keys = {"calibration": ALWAYS, "alpha": _when("calibration", "batch", "sample", "learned")}
 
 CONTRASTIVE_ADAPTORS: Keys = {

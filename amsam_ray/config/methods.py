@@ -20,6 +20,7 @@ from amsam_ray.config.key_groups import Keys
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.config.params import PARAMS, MethodParams
 from amsam_ray.config.protocol import DEFAULT, Protocol
+from amsam_ray.config.starts import Start
 from amsam_ray.errors import InputError, Problem
 
 ENTRY_POINTS = "amsam_ray.methods"
@@ -31,7 +32,7 @@ _BUILT_IN = "amsam_ray.models.methods"
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """One way to adapt SAM.
+    """One way to adapt SAM, or a network that SAM is compared with.
 
     Attributes:
         name: the name in YAML and on leaderboards.
@@ -41,11 +42,14 @@ class MethodSpec:
         prompt: the input of the prompt encoder, in words.
         keys: the hyperparameters and switches that can be set or searched, each with the condition under which it
             acts.
-        recipe: an ``amsam_ray.models.recipe.Recipe``, which builds the model.
+        recipe: an ``amsam_ray.models.recipe.Recipe``, which builds the model; with ``start``, a ``NetworkRecipe``.
         defaults: the method's values where they differ from the defaults of ``MethodParams``; published ones where a
             paper or its code states them.
         rank_limit: maps a backbone to the largest LoRA rank; required if ``rank`` is one of the keys.
         published: what ``protocol: published`` selects; required if ``protocol`` is one of the keys.
+        training: how the method trains otherwise.
+        start: of a method that is not SAM, the weights that it starts from; None for one that adapts SAM.
+        note: what a reader of the method's row must know besides, for its reference.
     """
 
     name: str
@@ -58,6 +62,9 @@ class MethodSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     rank_limit: Callable[[BackboneConfig], int] | None = None
     published: Protocol | None = None
+    training: Protocol = DEFAULT
+    start: Start | None = None
+    note: str = ""
 
     @property
     def trainable(self) -> bool:
@@ -118,6 +125,8 @@ def _spec_problems(spec: MethodSpec) -> list[str]:
     ]
     if ("protocol" in spec.keys) != (spec.published is not None):
         problems.append(f"method {spec.name} has only one of the key protocol and `published`. Set both or none.")
+    if ("features" in spec.keys) != (spec.start is not None):
+        problems.append(f"method {spec.name} has only one of the key features and `start`. Set both or none.")
     if "rank" in spec.keys and spec.rank_limit is None:
         problems.append(f"method {spec.name} has the key rank and no rank_limit. Set rank_limit.")
     return problems
@@ -174,8 +183,19 @@ def live_params(method: str, possible: Mapping[str, Collection[Any]] | None = No
 
 def protocol_of(method: str, params: MethodParams) -> Protocol:
     """Return how ``method`` trains with ``params``."""
-    published = get_method(method).published
-    return published if params.protocol == "published" and published is not None else DEFAULT
+    spec = get_method(method)
+    return spec.published if params.protocol == "published" and spec.published is not None else spec.training
+
+
+def uses_sam(method: str, params: MethodParams) -> bool:
+    """Return whether ``method`` needs the frozen SAM."""
+    return get_method(method).start is None or params.features == "sam"
+
+
+def pretrained_text(method: str, params: MethodParams, arch: str) -> str | None:
+    """Return what a method that is not SAM starts from, for its row; None for one that adapts the SAM ``arch``."""
+    start = get_method(method).start
+    return None if start is None else start.describe(params.features, arch)
 
 
 def fixed_by_protocol(method: str, protocol: Any) -> Mapping[str, Any]:
@@ -205,12 +225,23 @@ def check_params(method: str, given: Mapping[str, Any], where: str = "") -> list
             )
         elif not _is_valid(key, value):
             problems.append(Problem(place, f"must be {PARAMS[key].allowed}, not {value!r}"))
+        elif spec.start is not None and (fault := _start_fault(spec.start, key, value)):
+            problems.append(Problem(place, fault))
         elif key in fixed:
             reason = (
                 f"is fixed to {fixed[key]} by `protocol: published` of {method}, which trains as the public code does"
             )
             problems.append(Problem(place, f"{reason}; remove it"))
     return problems
+
+
+def _start_fault(start: Start, key: str, value: Any) -> str | None:
+    if key == "features" and value not in start.choices:
+        return f"must be {' | '.join(start.choices)}, not {value!r}"
+    if key == "image_size" and value % start.size_step:
+        nearest = max(1, round(value / start.size_step)) * start.size_step
+        return f"must be a multiple of {start.size_step}, not {value}; use {nearest}"
+    return None
 
 
 def _is_valid(key: str, value: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from amsam_ray.config.added_fields import WithAddedFields
+from amsam_ray.config.starts import Features
 
 LAST_K = re.compile(r"^last_([1-9][0-9]*)$")
 
@@ -46,6 +47,7 @@ class MethodParams(WithAddedFields):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
     ADDED: ClassVar[frozenset[str]] = frozenset(
         {"steps", "views", "prompt", "box_training", "ahead", "reach", "protocol"}
+        | {"features", "image_size", "prototypes"}
     )
 
     alpha: Share = Field(0.7, description="weight of the original mask in the calibration, eq. 12")
@@ -60,7 +62,7 @@ class MethodParams(WithAddedFields):
     freq_ratio: Share = Field(0.25, description="share of the spectrum that SAM-Adapter's high-pass mask removes")
     lr: Positive = Field(5e-3, description="initial learning rate of the lower level (trainable weights W)")
     lr_prompt: Positive = Field(1e-3, description="initial learning rate of the upper level (prompt embedding A)")
-    weight_decay: NotNegative = Field(0.1, description="decoupled weight decay of AdamW, both levels")
+    weight_decay: NotNegative = Field(0.1, description="weight decay of the optimiser, both levels; decoupled in AdamW")
     warmup: Share = Field(0.0, lt=1, description="share of the iterations with linear warm-up of the rates")
     loss: Literal["ce_dice", "bce_iou", "bce"] = Field(
         "ce_dice", description="eq. 5, SAM-Adapter's BCE + IoU, or Medical SAM Adapter's BCE with positive weight 2"
@@ -93,6 +95,16 @@ class MethodParams(WithAddedFields):
     protocol: Literal["default", "published"] = Field(
         "default", description="published: all that the method's public code does otherwise; docs/methods.md lists it"
     )
+    features: Features = Field(
+        "imagenet",
+        description="first weights of a method that is not SAM: published ImageNet ones, the frozen SAM, or random",
+    )
+    image_size: int = Field(
+        224, ge=32, le=2048, description="side of the square input of a method that is not SAM, in pixels"
+    )
+    prototypes: int = Field(
+        1, ge=1, le=64, description="foreground prototypes of the support that SSP compares a pixel with"
+    )
     levels: Literal[1, 2] = Field(2, description="1: everything on D1 and D2 together; 2: bi-level, eq. 6-8")
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,7 +115,7 @@ class MethodParams(WithAddedFields):
 
 SWITCHES = frozenset(
     {"loss", "detector", "calibration", "head", "adaptors", "adaptor_blocks", "hypergradient", "levels"}
-    | {"prompt", "box_training", "ahead", "protocol"}
+    | {"prompt", "box_training", "ahead", "protocol", "features"}
 )
 """The keys that choose among variants of a method; the other keys are hyperparameters."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one method trains. The defaults are this project's, for every method.
+    """How one method trains. The defaults are this project's, for every method that adapts SAM.
 
     A method whose public code is known declares a second one, which ``protocol: published`` selects. What a recipe
     changes in the model is in the method's file; ``notes`` says it in words.
@@ -23,7 +23,8 @@ class Protocol:
             a square of so many pixels a side. The logits are resized to it.
         loss_resize: interpolation of that resize.
         schedule: ``poly``: after the warm-up lr0 (1 - i / I)^0.9; ``cosine``: from lr0 to 1e-7, changed per epoch;
-            ``constant``: lr0.
+            ``step``: lr0, a tenth of it after each third of the steps; ``constant``: lr0.
+        optimiser: ``adamw``; ``adam``, with L2 weight decay; ``sgd``, with momentum 0.9 and L2 weight decay.
         warmup_steps: steps of the warm-up, instead of the share ``warmup``.
         notes: every deviation from the default, in words.
     """
@@ -32,7 +33,8 @@ class Protocol:
     dice_over: Literal["image", "batch"] = "image"
     loss_side: Literal["decoder", "input"] | int = "decoder"
     loss_resize: Literal["bilinear", "nearest"] = "bilinear"
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     warmup_steps: int | None = None
     notes: tuple[str, ...] = ()
 

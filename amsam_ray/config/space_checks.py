@@ -189,12 +189,27 @@ def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
         for problem in (p for value in distribution.values for p in check_params(owner, {key: value})):
             yield SpaceFinding("parameter-value", path, problem.what)
         yield from _kind(key, distribution)
+        yield from _starts(space, key, distribution)
         for entry in entries:
             yield from _backbone_limits(space, entry.name, key, distribution.values, path)
         if key not in used:
             what = "has no effect on any method as configured (its switch is off); remove it or set the switch"
             yield SpaceFinding("dead-parameter", path, what)
         yield from _conditions(space, key, distribution)
+
+
+def _starts(space: SpaceFile, key: str, distribution: Distribution) -> Iterator[SpaceFinding]:
+    """Find values that another method has and one of those that search the key has not."""
+    path = ("search", "space", key)
+    for entry in space.methods:
+        start = METHODS[entry.name].start if entry.name in METHODS else None
+        if start is None or key not in live_space(space, entry):
+            continue
+        for problem in (p for value in distribution.values for p in check_params(entry.name, {key: value})):
+            yield SpaceFinding("parameter-value", path, f"{entry.label}: {problem.what}; or set it in the entry")
+        if key == "image_size" and start.size_step > 1 and distribution.kind in ("int", "logint"):
+            what = f"{entry.label} needs multiples of {start.size_step}; write {{choice: [...]}}"
+            yield SpaceFinding("parameter-value", path, what)
 
 
 def _protocols(space: SpaceFile) -> Iterator[SpaceFinding]:

@@ -79,6 +79,9 @@ def test_the_hash_of_a_space_file_is_that_of_before_the_added_fields(tmp_path: P
         {"params": MethodParams(ahead="sgd")},
         {"params": MethodParams(reach=1e-3)},
         {"params": MethodParams(protocol="published")},
+        {"params": MethodParams(features="sam")},
+        {"params": MethodParams(image_size=64)},
+        {"params": MethodParams(prototypes=2)},
     ],
 )
 def test_added_fields_count_once_set_and_are_read_back(changes: dict[str, object]) -> None:
