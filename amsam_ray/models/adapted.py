@@ -2,67 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amsam_ray.config.methods import get_method
 from amsam_ray.config.params import MethodParams
-from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.errors import InputError, Problem
 from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.parts.calibration import MaskCalibration
 from amsam_ray.models.parts.encoder_tail import Contrast
 from amsam_ray.models.parts.head import TwoChannelDecoder
 from amsam_ray.models.parts.prompt_embedding import PromptEmbedding
 from amsam_ray.models.recipe import Recipe
+from amsam_ray.models.seeded import seeded
+from amsam_ray.models.trained_model import ModelInputs, ModelOutput, TrainedModel
 
 
-@dataclass
-class ModelInputs:
-    """A batch of B prepared images.
-
-    Attributes:
-        features: the frozen encoder's output at the model's ``cache_point``: (B, C, G, G) embeddings or (B, G, G, d)
-            tokens.
-        boxes: (B, 4) float32, XYXY in pixels of the encoder's input; ignored where ``has_box`` is False.
-        has_box: B flags; an image with False is decoded with the dense prompt alone. Plain values, because they decide
-            which computation runs: a tensor would have to be read back from the device in every step.
-        highpass: (B, 3, S, S), for models with ``needs_highpass``.
-        view_features: like ``features``, of an augmented view of each image, for models with ``needs_views``.
-    """
-
-    features: Tensor
-    boxes: Tensor
-    has_box: tuple[bool, ...]
-    highpass: Tensor | None = None
-    view_features: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> ModelInputs:
-        """Return the same batch on ``device``."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
-
-
-@dataclass
-class ModelOutput:
-    """The result of one forward pass.
-
-    Attributes:
-        logits: (B, 2, 4G, 4G), calibrated; channel 0 is the background, channel 1 the foreground.
-        tokens: (X, Y) of each token-level contrastive adaptor, both (B, N, d); empty outside training.
-        pooled: (z, z_view) of each sample-level contrastive adaptor, both (B, d); empty outside training.
-    """
-
-    logits: Tensor
-    tokens: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    pooled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-
-class AdaptedSam(nn.Module):
+class AdaptedSam(TrainedModel):
     """A method applied to a backbone. Build it with :func:`build_method`.
 
     The frozen tensors share the backbone's memory; the trained ones are copies. The model supports
@@ -95,6 +53,11 @@ class AdaptedSam(nn.Module):
         self.to(backbone.device)
 
     @property
+    def frozen(self) -> Backbone:
+        """The frozen SAM."""
+        return self.backbone
+
+    @property
     def cache_point(self) -> str:
         """The deepest point up to which the encoder is frozen, as ``backbone.encode_to`` names it."""
         return "embedding" if self.encoder is None else f"tokens@{self.encoder.first}"
@@ -108,6 +71,15 @@ class AdaptedSam(nn.Module):
     def needs_views(self) -> bool:
         """True if the inputs must have ``view_features`` in training."""
         return self.encoder is not None and self.encoder.needs_views
+
+    @property
+    def has_training_mode(self) -> bool:
+        """True if the contrastive losses need their inputs."""
+        return self.params.adaptors != "none"
+
+    def share_over_workers(self, mean: Callable[[Tensor], Tensor]) -> None:
+        """Use ``mean`` for the calibration's mean over the batch."""
+        self.calibration.over_workers = mean
 
     def forward(self, inputs: ModelInputs) -> ModelOutput:
         """Return the calibrated logits of a batch and, in training, the inputs of the contrastive losses."""
@@ -133,37 +105,6 @@ class AdaptedSam(nn.Module):
         back = torch.tensor([order.index(place) for place in range(len(order))], device=boxes.device)
         return torch.cat([first[0], second[0]])[back], torch.cat([first[1], second[1]])[back]
 
-    def trainable_state(self) -> dict[str, Tensor]:
-        """Return copies of all trained parameters of both levels by name: the content of a checkpoint."""
-        parameters = dict(self.named_parameters())
-        return {name: parameters[name].detach().clone() for name in self.lower + self.upper}
-
-    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the result of :meth:`trainable_state`.
-
-        Raises:
-            AmsamError: the names or shapes differ from this model's; names the first difference.
-        """
-        parameters = dict(self.named_parameters())
-        wanted = set(self.lower + self.upper)
-        if wanted != set(state):
-            name = sorted(wanted ^ set(state))[0]
-            side = "lacks" if name in wanted else "has the unknown"
-            raise AmsamError(
-                f"the checkpoint {side} parameter {name}. It belongs to another method or setting; load the checkpoint "
-                f"of a model with the same method and parameters."
-            )
-        for name, value in state.items():
-            if value.shape != parameters[name].shape:
-                raise AmsamError(
-                    f"parameter {name} has shape {tuple(value.shape)} in the checkpoint, "
-                    f"{tuple(parameters[name].shape)} in the model. It belongs to another rank or backbone; load the "
-                    f"checkpoint of a model with the same rank and backbone."
-                )
-        with torch.no_grad():
-            for name, value in state.items():
-                parameters[name].copy_(value)
-
 
 def _recipe(method: str) -> Recipe:
     recipe = get_method(method).recipe
@@ -188,9 +129,5 @@ def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed:
     Raises:
         InputError: the method is unknown, or a value does not fit the backbone (``rank``, ``adaptor_blocks``).
     """
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+    with seeded(seed):
         return AdaptedSam(method, params, backbone)
-    finally:
-        torch.set_rng_state(before)

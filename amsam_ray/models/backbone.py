@@ -59,6 +59,20 @@ class Backbone:
         """The device of the weights."""
         return self.sam.mask_decoder.iou_token.weight.device
 
+    @property
+    def output_side(self) -> int:
+        """Side of the decoder's square of logits, 4G."""
+        return 4 * self.grid
+
+    @property
+    def keeps_test_images(self) -> bool:
+        """True: an embedding is small, and the finals of all methods read it."""
+        return True
+
+    def encode(self, images: Tensor, point: str) -> Tensor:
+        """Run the frozen encoder up to a cache point, see ``encode_to``."""
+        return encode_to(self, images, point)
+
 
 def build_sam(arch: str, image_size: int) -> Sam:
     """Build a SAM with initial weights for inputs of ``image_size`` pixels.

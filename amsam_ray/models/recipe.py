@@ -1,4 +1,6 @@
-"""How a method changes SAM: its decoder, the end of its encoder and its prompt. Imports no torch.
+"""How a method changes SAM (its decoder, the end of its encoder and its prompt), or builds a network of its own.
+
+Imports no torch.
 
 The functions of a recipe import torch and the parts inside, so that listing the methods stays cheap. Those that
 several methods share are here; the others are in the file of their method.
@@ -13,9 +15,12 @@ from typing import TYPE_CHECKING
 from amsam_ray.config.params import MethodParams
 
 if TYPE_CHECKING:
+    import torch
+
     from amsam_ray.models.backbone import Backbone
     from amsam_ray.models.parts.encoder_tail import EncoderTail
     from amsam_ray.models.parts.head import TwoChannelDecoder
+    from amsam_ray.models.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,18 @@ class Recipe:
     decoder: Callable[[TwoChannelDecoder, MethodParams], None]
     encoder: Callable[[Backbone, MethodParams], EncoderTail | None] | None = None
     learned_prompt: bool = True
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """The function that builds a method that is not SAM.
+
+    Attributes:
+        build: given the method's name, its parameters, the frozen SAM (None unless ``features: sam``), the device, and
+            whether the tensors that an adapter file holds are loaded next, so that no published file is read for them.
+    """
+
+    build: Callable[[str, MethodParams, Backbone | None, torch.device, bool], TrainedModel]
 
 
 def train_decoder(decoder: TwoChannelDecoder, params: MethodParams) -> None:
