@@ -1,7 +1,8 @@
 """The published weights: their URLs, their local paths, download and verification. Imports no torch.
 
 Sizes and SHA-256 are those that several independent projects pin for the publisher's files (among them micro-sam and
-3D Slicer's segmentation extension). The hexadecimal part of an official SAM file name is the start of its MD5.
+3D Slicer's segmentation extension). The hexadecimal part of an official SAM file name is the start of its MD5, that of
+torchvision's file names the start of their SHA-256.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from amsam_ray.paths import weights_dir
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 _YOLO_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+_TORCHVISION_URL = "https://download.pytorch.org/models"
 _ASSETS = Path(__file__).parent / "assets"
 NANO_FILE = _ASSETS / "nano_sam.safetensors"
 
@@ -81,6 +83,20 @@ WEIGHTS = {
             6_549_796,
             "AGPL-3.0",
         ),
+        WeightsFile(
+            "resnet50",
+            f"{_TORCHVISION_URL}/resnet50-0676ba61.pth",
+            "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+            102_530_333,
+            "BSD-3-Clause",
+        ),
+        WeightsFile(
+            "swin_t",
+            f"{_TORCHVISION_URL}/swin_t-704ceda3.pth",
+            "704ceda373461b0a224fcdddd75cd2a5e9f8064512ed47adbddef7f343fd147b",
+            113_445_839,
+            "BSD-3-Clause",
+        ),
     )
 }
 
@@ -136,6 +152,34 @@ def check_backbone(config: BackboneConfig, where: str = "backbone") -> list[Prob
     size = path.stat().st_size
     if official and pinned == official.sha256 and size != official.size:
         return [Problem(f"{where}.checkpoint", f"{path} has {size} bytes; {describe_expected(config.arch)}")]
+    return []
+
+
+def find_published(name: str) -> Path:
+    """Return the path of a fetched file.
+
+    Args:
+        name: in ``WEIGHTS``.
+
+    Raises:
+        InputError: it is not on this machine, or of another size.
+    """
+    weights = get_weights(name)
+    path = weights_dir() / weights.file
+    if not path.is_file():
+        raise InputError(Problem(str(path), f"does not exist; run `amsam-ray weights fetch {name}`"))
+    if (size := path.stat().st_size) != weights.size:
+        what = f"has {size} bytes, and the published file {weights.size}; run `amsam-ray weights fetch {name}`"
+        raise InputError(Problem(str(path), what))
+    return path
+
+
+def check_published(name: str) -> list[Problem]:
+    """Return the problems of a published file that are visible without reading it: existence and size."""
+    try:
+        find_published(name)
+    except InputError as error:
+        return error.problems
     return []
 
 
