@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amsam_ray import __version__
+from amsam_ray.config.methods import uses_sam
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.errors import AmsamError, InputError, Problem
-from amsam_ray.models.adapted import AdaptedSam, build_method
 from amsam_ray.models.backbone import Backbone
+from amsam_ray.models.build import build_model
 from amsam_ray.models.tensor_file import TensorFileError, TensorHeader, load_tensors, read_content, read_header
+from amsam_ray.models.trained_model import TrainedModel
 
 FORMAT = "amsam_ray.adapter/1"
 _DETECTOR = "detector.file"  # no parameter of a model has this name
@@ -53,7 +55,7 @@ def save_adapter(
     path: Path,
     state: Mapping[str, Tensor],
     config: TrialConfig,
-    backbone: Backbone,
+    backbone: str,
     *,
     detector: str | None = None,
     tuned_detector: Path | None = None,
@@ -62,9 +64,9 @@ def save_adapter(
 
     Args:
         path: a ``.safetensors`` file; its folder exists.
-        state: the trained tensors by name, of both levels.
+        state: the trained tensors by name, of both levels, and what a few-shot model remembers.
         config: the configuration of the trial.
-        backbone: the frozen SAM it was trained on.
+        backbone: the fingerprint of the frozen network it was trained on, as a rule of SAM.
         detector: the detector's fingerprint, if one was used.
         tuned_detector: the file of a detector that was tuned on the trial's shots. It is written into the adapter,
             its only copy besides the node's cache.
@@ -75,7 +77,7 @@ def save_adapter(
     metadata = {
         "format": FORMAT,
         "config": config.canonical(),
-        "backbone": backbone.fingerprint,
+        "backbone": backbone,
         "version": __version__,
     }
     if detector is not None:
@@ -113,19 +115,40 @@ def _info(content: bytes, where: str) -> AdapterInfo:
     return AdapterInfo(config, backbone, detector)
 
 
-def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
+def load_adapter(adapter: Path | bytes, backbone: Backbone | None, device: torch.device | str = "cpu") -> TrainedModel:
     """Return the model of an adapter on its backbone, in evaluation mode.
 
     Args:
         adapter: a file, or its content.
-        backbone: the frozen SAM that it was trained on.
+        backbone: the frozen SAM that it was trained on; not used for a network that was trained without one.
+        device: where a network without ``backbone`` computes.
 
     Raises:
-        InputError: it is not a readable adapter, its values do not fit its method, or a weight is NaN or infinite.
+        InputError: it is not a readable adapter, its values do not fit its method, a weight is NaN or infinite, or
+            published weights that it needs are not on this machine.
         AmsamError: it belongs to another backbone, or the names or shapes of its tensors are not those of its method.
     """
     content, where = _bytes(adapter), _where(adapter)
     info = _info(content, where)
+    if not uses_sam(info.config.method, info.config.params):
+        backbone = None
+    elif backbone is None:
+        raise AmsamError(f"{where} was trained on a frozen SAM; load it with that backbone.")
+    else:
+        _check_backbone(info, backbone, where)
+    config = info.config
+    try:
+        model = build_model(config.method, config.params, backbone, seed=config.seed, device=device, restored=True)
+    except (ValueError, RuntimeError, OverflowError, ZeroDivisionError) as error:
+        what = f"holds no usable config: {config.method} cannot be built ({str(error)[:200]}). Use another file."
+        raise AdapterFileError(Problem(where, what)) from None
+    state = _tensors(content, where)
+    state.pop(_DETECTOR, None)
+    model.load_trainable_state(state)
+    return model.eval()
+
+
+def _check_backbone(info: AdapterInfo, backbone: Backbone, where: str) -> None:
     wanted = (info.config.backbone.arch, info.config.backbone.size)
     if info.backbone != backbone.fingerprint or wanted != (backbone.arch, backbone.image_size):
         raise AmsamError(
@@ -133,15 +156,6 @@ def load_adapter(adapter: Path | bytes, backbone: Backbone) -> AdaptedSam:
             f"{backbone.arch} at {backbone.image_size} px with weights {backbone.fingerprint[:12]}; "
             "load the backbone with its fingerprint"
         )
-    try:
-        model = build_method(info.config.method, info.config.params, backbone, seed=info.config.seed)
-    except (ValueError, RuntimeError, OverflowError, ZeroDivisionError) as error:
-        what = f"holds no usable config: {info.config.method} cannot be built ({str(error)[:200]}). Use another file."
-        raise AdapterFileError(Problem(where, what)) from None
-    state = _tensors(content, where)
-    state.pop(_DETECTOR, None)
-    model.load_trainable_state(state)
-    return model.eval()
 
 
 def read_tuned_detector(adapter: Path | bytes) -> bytes | None:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from amsam_ray.config.methods import get_method
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.inference.inputs import CANDIDATE_CONFIDENCE, CANDIDATES
 from amsam_ray.models.merge import merged_state
@@ -45,16 +46,24 @@ def export_adapter(
     Raises:
         InputError: ``adapter`` is no adapter file, the backbone's file is missing, or ``out`` holds files of these
             names that are not from an export. All files of an earlier export are replaced.
-        AmsamError: plain SAM cannot represent the method's encoder, or the ``export`` extra is not installed.
+        AmsamError: the method does not adapt SAM, plain SAM cannot represent its encoder, or the ``export`` extra is
+            not installed.
     """
     import torch
 
     from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info
     from amsam_ray.inference.frozen_networks import find_backbone
+    from amsam_ray.models.adapted import AdaptedSam
 
     info = read_adapter_info(adapter)
+    if get_method(info.config.method).start is not None:
+        raise AmsamError(
+            f"{info.config.method} does not adapt SAM, so that it has neither SAM weights nor a decoder to export. "
+            "Use `amsam-ray predict` with the adapter file."
+        )
     backbone = find_backbone(info, "cpu", backbone_file)
     model = load_adapter(adapter, backbone)
+    assert isinstance(model, AdaptedSam)
     made: dict[str, str] = {}
     try:
         state = merged_state(model)

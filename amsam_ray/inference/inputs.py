@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,10 +17,9 @@ from torch import Tensor
 from amsam_ray.config.methods import protocol_of
 from amsam_ray.device import autocast
 from amsam_ray.inference.feature_cache import FeatureCache, NoCache, entry_key
-from amsam_ray.models.adapted import AdaptedSam, ModelInputs
-from amsam_ray.models.backbone import Backbone, encode_to
 from amsam_ray.models.parts.high_pass import high_pass
 from amsam_ray.models.preprocess import box_to_input, resized_shape, to_input
+from amsam_ray.models.trained_model import PIXELS, FrozenEncoder, ModelInputs, Support, TrainedModel
 
 if TYPE_CHECKING:
     from amsam_ray.models.detector import Detector
@@ -57,7 +56,7 @@ class Needs:
     """The inputs that a model needs; models with equal needs share their prepared pictures.
 
     Attributes:
-        point: where the frozen part of the encoder ends, see ``amsam_ray.models.backbone.encode_to``.
+        point: where the frozen part of the model ends, see ``FrozenEncoder.encode``.
         boxes: whether boxes are used.
         pixels: whether the encoder's input itself is needed, for the high-pass component.
         views: whether features of an augmented view are needed.
@@ -65,7 +64,7 @@ class Needs:
         fallback: the prompt of a picture without a detection, ``full_image`` or ``none``.
         candidates: whether all candidate boxes are used, see ``PreparedSet.candidates``.
         true_boxes: whether the boxes of the true masks are used, in training only.
-        target_side: side of the masks for the loss, in pixels; 0: that of the decoder's grid.
+        target_side: side of the masks for the loss, in pixels; 0: that of the model's logits.
     """
 
     point: str
@@ -79,7 +78,7 @@ class Needs:
     target_side: int = 0
 
     @classmethod
-    def of(cls, model: AdaptedSam, *, training: bool, precision: str, fallback: str) -> Needs:
+    def of(cls, model: TrainedModel, *, training: bool, precision: str, fallback: str) -> Needs:
         """Return the needs of ``model``; views and true boxes are needed only in training."""
         return cls(
             point=model.cache_point,
@@ -100,7 +99,7 @@ class PreparedSet:
 
     Attributes:
         names: N names.
-        features: N x C x G x G or N x G x G x d, float32, or bfloat16 if prepared so.
+        features: N x ..., see ``ModelInputs``, float32, or bfloat16 if prepared so.
         boxes: N x 4 float32, XYXY in pixels of the encoder's input.
         has_box: N bool on the CPU, whether the box prompts the decoder (the detector's or that of the fallback).
         detected: N bool, whether the detector found a box.
@@ -114,6 +113,7 @@ class PreparedSet:
         confidences: N x M float32 in [0, 1], the candidates' confidences; 0 where there are fewer than M.
         true_boxes: N x 4 float32, as ``boxes``, around the object pixels of the true mask, if needed.
         has_object: N bool on the CPU, whether the true mask has any object pixel, if needed.
+        support: the labelled images that a few-shot model compares these with; None: those that it remembers.
     """
 
     names: tuple[str, ...]
@@ -131,6 +131,7 @@ class PreparedSet:
     confidences: Tensor | None = None
     true_boxes: Tensor | None = None
     has_object: Tensor | None = None
+    support: Support | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -141,7 +142,7 @@ class PreparedSet:
         tensors = [value for value in vars(self).values() if isinstance(value, Tensor)]
         return sum(tensor.nbytes for tensor in tensors) + sum(truth.nbytes for truth in self.truths)
 
-    def for_model(self, model: AdaptedSam) -> PreparedSet:
+    def for_model(self, model: TrainedModel) -> PreparedSet:
         """Return the same pictures with the high-pass component for the ``freq_ratio`` of ``model``.
 
         The ratio is a searched parameter, so the component is computed per trial and not stored.
@@ -149,6 +150,10 @@ class PreparedSet:
         if self.pixels is None:
             return self
         return replace(self, highpass=high_pass(self.pixels, model.params.freq_ratio))
+
+    def with_support(self, index: Sequence[int]) -> PreparedSet:
+        """Return the same pictures, to be compared with those at ``index`` by a few-shot model."""
+        return replace(self, support=self.batch(index).as_support())
 
     def detected_box(self, place: int, image_size: int) -> np.ndarray | None:
         """Return the detector's box on one picture, XYXY in pixels of the original; None where it found nothing."""
@@ -195,11 +200,31 @@ class PreparedSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures: model inputs, targets and valid pixels, both bool as in ``PreparedSet``."""
+    """B pictures: model inputs, targets and valid pixels, both bool as in ``PreparedSet``.
+
+    Attributes:
+        support: a further picture for each, which it is compared with in an episode of a few-shot model.
+    """
 
     inputs: ModelInputs
     target: Tensor
     valid: Tensor
+    support: Batch | None = None
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of the model's forward pass."""
+        if self.support is None:
+            return (self.inputs,)
+        return self.inputs, self.support.as_support(), self.as_support()
+
+    def as_support(self) -> Support:
+        """Return the same pictures as support."""
+        return Support(self.inputs.features, self.target, self.valid)
+
+    def with_support(self, support: Batch) -> Batch:
+        """Return the same batch, each picture with the one of ``support`` at its place."""
+        return replace(self, support=support)
 
     def without_views(self) -> Batch:
         """Return the same batch without views, for a forward pass without contrastive losses."""
@@ -211,13 +236,13 @@ class Preparer:
     """Prepares pictures with the frozen networks and a cache of their outputs.
 
     Attributes:
-        backbone: the frozen SAM, on its device.
+        encoder: the frozen part of the model, on its device.
         detector: the frozen detector; None if no boxes are needed.
         cache: this node's cache.
         pool: the detectors whose candidate boxes are fused; by default ``detector`` alone.
     """
 
-    backbone: Backbone
+    encoder: FrozenEncoder
     detector: Detector | None
     cache: FeatureCache | NoCache
     pool: tuple[Detector, ...] = ()
@@ -227,14 +252,14 @@ class Preparer:
         """Identity of the frozen networks and the size of the input, which prepared pictures depend on."""
         detectors = (self.detector, *self.pool)
         fingerprints = tuple(detector and detector.fingerprint for detector in detectors)
-        return self.backbone.fingerprint, self.backbone.image_size, *fingerprints
+        return self.encoder.fingerprint, self.encoder.image_size, *fingerprints
 
     def prepare(self, pictures: Sequence[Picture], needs: Needs) -> PreparedSet:
         """Return the pictures with all inputs in ``needs``, from the cache or computed."""
-        size, device = self.backbone.image_size, self.backbone.device
+        size, device = self.encoder.image_size, self.encoder.device
         truths = tuple(picture.mask() for picture in pictures)
         boxes, has_box, detected = self._boxes(pictures, truths, needs)
-        masks = [low_res_target(truth, needs.target_side or 4 * self.backbone.grid) for truth in truths]
+        masks = [low_res_target(truth, needs.target_side or self.encoder.output_side) for truth in truths]
         features = self._features([p.key for p in pictures], [p.image for p in pictures], needs)
         candidates = confidences = true_boxes = has_object = None
         if needs.candidates:
@@ -307,29 +332,31 @@ class Preparer:
         return boxes, present
 
     def _features(self, keys: Sequence[str], read: Sequence[Callable[[], np.ndarray]], needs: Needs) -> Tensor:
-        backbone = self.backbone
+        encoder = self.encoder
+        if needs.point == PIXELS:  # resizing an image again is faster than reading it
+            return torch.stack([to_input(image(), encoder.image_size) for image in read])
         dtype = torch.bfloat16 if needs.precision == "bf16" else torch.float32
 
         def compute(positions: list[int]) -> Iterator[dict[str, Tensor]]:
-            images = torch.stack([to_input(read[position](), backbone.image_size) for position in positions])
-            with autocast(backbone.device, needs.precision):
-                encoded = encode_to(backbone, images.to(backbone.device), needs.point)
+            images = torch.stack([to_input(read[position](), encoder.image_size) for position in positions])
+            with autocast(encoder.device, needs.precision):
+                encoded = encoder.encode(images.to(encoder.device), needs.point)
             return ({"features": one} for one in encoded.to("cpu", dtype))
 
         entries = self.cache.get(
             [
                 entry_key(
                     "features",
-                    backbone=backbone.fingerprint,
+                    backbone=encoder.fingerprint,
                     image=key,
-                    size=backbone.image_size,
+                    size=encoder.image_size,
                     point=needs.point,
                     precision=needs.precision,
                 )
                 for key in keys
             ],
             compute,
-            batch=encoder_batch(backbone),
+            batch=encoder_batch(encoder),
         )
         return torch.stack([entry["features"] for entry in entries])
 
@@ -363,20 +390,20 @@ class Preparer:
         return self.cache.get(keys, compute, batch=16)
 
     def _to_input(self, box: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(box_to_input(box, (shape[0], shape[1]), self.backbone.image_size))
+        return torch.from_numpy(box_to_input(box, (shape[0], shape[1]), self.encoder.image_size))
 
 
-def _target_side(model: AdaptedSam) -> int:
+def _target_side(model: TrainedModel) -> int:
     side = protocol_of(model.method, model.params).loss_side
     if side == "input":
-        return model.backbone.image_size
+        return model.image_size
     return 0 if side == "decoder" else side
 
 
-def encoder_batch(backbone: Backbone) -> int:
+def encoder_batch(encoder: FrozenEncoder) -> int:
     """Return the number of images per pass of the encoder: at 256 px 128 on a GPU and 8 on a CPU; fewer if larger."""
-    per_image = (backbone.image_size / 256) ** 2
-    room = 128 if backbone.device.type == "cuda" else 8
+    per_image = (encoder.image_size / 256) ** 2
+    room = 128 if encoder.device.type == "cuda" else 8
     return max(1, int(room / per_image))
 
 

@@ -13,8 +13,8 @@ from torch.func import functional_call
 from amsam_ray import parallel
 from amsam_ray.device import autocast
 from amsam_ray.inference.inputs import PreparedSet
-from amsam_ray.models.adapted import AdaptedSam, ModelInputs
 from amsam_ray.models.preprocess import logits_to_original
+from amsam_ray.models.trained_model import ModelInputs, Support, TrainedModel
 
 _EPS = 1e-5  # a fused probability of 0 or 1 has no logit
 
@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 @torch.no_grad()
 def foreground_logits(
-    model: AdaptedSam,
+    model: TrainedModel,
     pictures: PreparedSet,
     index: Sequence[int],
     *,
@@ -34,8 +34,8 @@ def foreground_logits(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the foreground minus the background logit of each picture, on the decoder's h x h grid.
 
-    A prediction never depends on other pictures: a model that mixes a batch (``calibration: batch``) decodes one
-    picture at a time, as with the paper's batch of one.
+    A prediction never depends on other pictures but the support: a model that mixes a batch (``calibration: batch``)
+    decodes one picture at a time, as with the paper's batch of one.
 
     Args:
         model: the method to run.
@@ -52,22 +52,38 @@ def foreground_logits(
     """
     model.eval()
     decode = _fused if pictures.candidates is not None and model.params.prompt == "fused" else _single
-    size = 1 if model.params.calibration == "batch" else _decoder_batch(pictures)
+    size = 1 if model.params.calibration == "batch" else min(model.largest_batch, _decoder_batch(pictures))
+    given = dict(values or {})
+    if model.needs_support and pictures.support is not None:
+        given |= _summary(model, pictures.support, given, precision)
     for start in range(0, len(index), size):
         positions = list(index[start : start + size])
         with parallel.alone(), autocast(pictures.features.device, precision):
-            difference = decode(model, pictures, positions, dict(values or {}))
+            difference = decode(model, pictures, positions, given)
         if not bool(torch.isfinite(difference).all()):
             raise Diverged("a logit is NaN or Inf")
         yield from zip(positions, difference, strict=True)
 
 
-def _single(model: AdaptedSam, pictures: PreparedSet, positions: list[int], values: dict[str, Tensor]) -> Tensor:
+@torch.no_grad()
+def keep_support(model: TrainedModel, pictures: PreparedSet, precision: str) -> None:
+    """Let a few-shot model remember the support of ``pictures``, for images that have none of their own."""
+    assert pictures.support is not None
+    model.eval().remember(_summary(model, pictures.support, {}, precision))
+
+
+def _summary(model: TrainedModel, support: Support, values: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
+    with autocast(support.features.device, precision):
+        summary: dict[str, Tensor] = functional_call(model, values, (support,), tie_weights=False)
+    return summary
+
+
+def _single(model: TrainedModel, pictures: PreparedSet, positions: list[int], values: dict[str, Tensor]) -> Tensor:
     """Return logit differences with one prompt per picture, B x h x h."""
     return _differences(model, pictures.batch(positions).without_views().inputs, values)
 
 
-def _fused(model: AdaptedSam, pictures: PreparedSet, positions: list[int], values: dict[str, Tensor]) -> Tensor:
+def _fused(model: TrainedModel, pictures: PreparedSet, positions: list[int], values: dict[str, Tensor]) -> Tensor:
     """Fuse the masks of all candidate boxes: the mean of their probabilities, weighted by confidence, as logits.
 
     A picture without a candidate is decoded without a box. The encoder's part runs once per picture where it is
@@ -100,7 +116,7 @@ def _only(inputs: ModelInputs, place: int) -> ModelInputs:
     return replace(inputs, **{name: v[place : place + 1] for name, v in values.items() if v is not None})
 
 
-def _differences(model: AdaptedSam, inputs: ModelInputs, values: dict[str, Tensor]) -> Tensor:
+def _differences(model: TrainedModel, inputs: ModelInputs, values: dict[str, Tensor]) -> Tensor:
     output = functional_call(model, values, (inputs,), tie_weights=False)
     return (output.logits[:, 1] - output.logits[:, 0]).float()
 

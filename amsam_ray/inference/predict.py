@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from amsam_ray.config.methods import uses_sam
 from amsam_ray.config.metrics import THRESHOLD
 from amsam_ray.device import pick_device
 from amsam_ray.inference.adapter_file import AdapterInfo, load_adapter, read_adapter_info, read_tuned_detector
@@ -15,8 +16,8 @@ from amsam_ray.inference.feature_cache import NoCache
 from amsam_ray.inference.frozen_networks import find_backbone, find_detectors
 from amsam_ray.inference.inputs import Needs, Picture, Preparer
 from amsam_ray.inference.masks import foreground_logits, probability
-from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.models.backbone import Backbone
+from amsam_ray.models.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     from amsam_ray.models.detector import Detector
@@ -46,7 +47,7 @@ class Predictor:
         preparer: the frozen networks, without a cache.
     """
 
-    def __init__(self, model: AdaptedSam, info: AdapterInfo, preparer: Preparer):
+    def __init__(self, model: TrainedModel, info: AdapterInfo, preparer: Preparer):
         self.model, self.info, self._preparer = model, info, preparer
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -67,8 +68,8 @@ class Predictor:
         pictures = self._preparer.prepare([picture], needs).for_model(self.model)
         ((_, logits),) = foreground_logits(self.model, pictures, [0], precision=needs.precision)
         shape = (image.shape[0], image.shape[1])
-        prob = probability(logits, shape, self.model.backbone.image_size)
-        box = pictures.prompt_box(0, self.model.backbone.image_size)
+        prob = probability(logits, shape, self.model.image_size)
+        box = pictures.prompt_box(0, self.model.image_size)
         return Prediction(prob > THRESHOLD, prob, box)
 
 
@@ -86,7 +87,7 @@ def load_predictor(
         adapter: an adapter file written by a final, or its content.
         device: a torch device; None as ``amsam_ray.device.pick_device``.
         backbone: the frozen SAM, loaded or as a checkpoint file; None finds the shipped or fetched one with the
-            adapter's fingerprint.
+            adapter's fingerprint. Not used by a network that was trained without SAM.
         detector: the detector's file; None takes the one inside the adapter file, the shipped or a fetched one.
         trust_detector: load ``detector`` even if it is a .pt of unknown origin, which can run code.
 
@@ -99,11 +100,12 @@ def load_predictor(
         >>> mask, probability, box = predictor([image])[0]  # doctest: +SKIP
     """
     info, where = read_adapter_info(adapter), pick_device(device)
-    if not isinstance(backbone, Backbone):
-        backbone = find_backbone(info, where, backbone)
-    model = load_adapter(adapter, backbone)
+    sam: Backbone | None = None
+    if uses_sam(info.config.method, info.config.params):
+        sam = backbone if isinstance(backbone, Backbone) else find_backbone(info, where, backbone)
+    model = load_adapter(adapter, sam, where)
     pool: tuple[Detector, ...] = ()
     if model.uses_boxes:
         tuned, fused = read_tuned_detector(adapter), model.params.prompt == "fused"
         pool = find_detectors(info, tuned, where, detector, trust=trust_detector, fused=fused)
-    return Predictor(model, info, Preparer(backbone, pool[-1] if pool else None, NoCache(), pool))
+    return Predictor(model, info, Preparer(model.frozen, pool[-1] if pool else None, NoCache(), pool))

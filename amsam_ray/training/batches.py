@@ -17,20 +17,25 @@ def generator(seed: int, purpose: int) -> torch.Generator:
     return torch.Generator().manual_seed(state & (2**63 - 1))
 
 
-def joint_batch_size(wanted: int, pictures: int, *, contrasts: bool) -> int:
+def joint_batch_size(wanted: int, pictures: int, *, least: int = 1, each: int = 1) -> int:
     """Return the number of pictures per step, over all workers together.
 
     Args:
         wanted: ``train.batch_size``.
         pictures: number of training pictures; a batch never holds one twice.
-        contrasts: whether the sample-level loss is used. It has no negatives in a batch of one picture, so a
-            batch then holds at least two, if there are two.
+        least: pictures that a batch holds at least, if there are as many: the sample-level loss has no negatives in a
+            batch of one picture.
+        each: pictures that the share of every worker must hold, for batch normalisation.
 
     Raises:
-        InputError: the batch cannot be shared evenly by the workers.
+        InputError: the batch cannot be shared evenly by the workers, or the shares would be too small.
     """
-    size = min(max(wanted, 2) if contrasts else wanted, pictures)
     workers = parallel.world_size()
+    needed = each * workers if each > 1 else 1
+    size = min(max(wanted, least, needed), pictures)
+    if size < needed:
+        what = f"{pictures} training pictures are fewer than the {each} that each of {workers} workers needs in a step"
+        raise InputError(Problem("shots", f"{what}; use more shots or fewer workers"))
     if size % workers:
         raise InputError(
             Problem(

@@ -63,6 +63,7 @@ class _Crossfit:
             names = [self._setup.split.names[shot] for shot in fold.trained]
             detectors = self._setup.detectors(names)
             pictures = self._setup.prepare(self._setup.preparer(detectors))
+            pictures = self._setup.compared_with(pictures, fold.trained)
             self._detected += pictures.detected[list(fold.judged)].tolist()
             result = self._setup.result(detectors, sum(self._detected) / len(self._detected))
             with self._setup.phase("train"):
@@ -87,7 +88,7 @@ class _Crossfit:
             self._scores.add(run.epochs, run.scores)
             return "completed"
         d1 = fold.d1 if setup.model.upper else fold.trained
-        roles = loop.Roles(setup.with_views(d1), setup.with_views(fold.d2))
+        roles = setup.roles(d1, fold.d2)
         trainer = loop.Trainer(setup.model, pictures, roles, config.train, config.seed)
         self._trained = trainer.trained
 
@@ -135,7 +136,7 @@ class _Crossfit:
             model, pictures, run.judged, precision=config.train.precision, values=values
         ):
             truth = pictures.truths[shot]
-            scores.append(score_logits(logits, truth, model.backbone.image_size, [config.metric])[config.metric])
+            scores.append(score_logits(logits, truth, model.image_size, [config.metric])[config.metric])
             run.logits[epoch, shot] = logits.cpu()
             self._truths = pictures.truths
         run.epochs.append(epoch)
@@ -149,7 +150,7 @@ class _Crossfit:
             reason = f"diverged at epoch {self._epochs_run + 1}"
             return replace(result, status="failed", reason=reason)
         best, _ = self._scores.best()
-        size = setup.model.backbone.image_size
+        size = setup.model.image_size
         with setup.phase("select"):
             judged = {
                 shot: score_logits(run.logits[best, shot], self._truths[shot], size, setup.metrics)

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from amsam_ray.inference.inputs import PreparedSet
 from amsam_ray.inference.masks import foreground_logits, probability
-from amsam_ray.models.adapted import AdaptedSam
+from amsam_ray.models.trained_model import TrainedModel
 from amsam_ray.training.metrics import low_res_dice, score_image
 
 LOW_RES = "dice_low_res"
 
 
 def score_pictures(
-    model: AdaptedSam,
+    model: TrainedModel,
     pictures: PreparedSet,
     index: Sequence[int],
     metrics: Sequence[str],
@@ -33,7 +33,7 @@ def score_pictures(
         One dict per entry of ``index``, in its order, with the metrics in the order of ``metrics``.
     """
     found = foreground_logits(model, pictures, index, precision=precision, values=values)
-    return [score_logits(logits, pictures.truths[at], model.backbone.image_size, metrics) for at, logits in found]
+    return [score_logits(logits, pictures.truths[at], model.image_size, metrics) for at, logits in found]
 
 
 def score_logits(logits_hh: Tensor, truth: np.ndarray, image_size: int, metrics: Sequence[str]) -> dict[str, float]:

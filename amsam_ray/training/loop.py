@@ -8,7 +8,8 @@ along their gradient on the same batch of D1. With one level everything that tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -22,13 +23,15 @@ from amsam_ray.config.trial import TrainConfig
 from amsam_ray.device import autocast
 from amsam_ray.inference.inputs import Batch, PreparedSet
 from amsam_ray.inference.masks import Diverged
-from amsam_ray.models.adapted import AdaptedSam, ModelOutput
+from amsam_ray.models.seeded import seeded
+from amsam_ray.models.trained_model import ModelOutput, TrainedModel
 from amsam_ray.training.batches import Stream, generator, joint_batch_size
 from amsam_ray.training.bilevel import Loss, LowerStep, gradient, hypergradient
 from amsam_ray.training.box_mix import draw_kinds, with_mixed_boxes
 from amsam_ray.training.contrastive import contrast_loss, draw_tokens
+from amsam_ray.training.episodes import draw_support
 from amsam_ray.training.losses import mask_loss
-from amsam_ray.training.optim import AdamW, FlatParams, cosine_rate, poly_rate
+from amsam_ray.training.optim import FlatParams, cosine_rate, make_optimiser, poly_rate, step_rate
 from amsam_ray.training.result import Status
 
 Named = dict[str, Tensor]
@@ -38,10 +41,16 @@ OnEpoch = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Roles:
-    """The pictures that train each level, by index. ``upper`` is ignored with one level."""
+    """The pictures that train each level, by index.
+
+    Attributes:
+        lower, upper: of the levels; ``upper`` is ignored with one level.
+        shots: picture -> its shot, for pictures that are views of one; every other picture is its own.
+    """
 
     lower: Sequence[int]
     upper: Sequence[int]
+    shots: Mapping[int, int] = field(default_factory=dict)
 
 
 class Trainer:
@@ -58,28 +67,32 @@ class Trainer:
         InputError: the workers cannot share the batches evenly.
     """
 
-    def __init__(self, model: AdaptedSam, pictures: PreparedSet, roles: Roles, train: TrainConfig, seed: int):
+    def __init__(self, model: TrainedModel, pictures: PreparedSet, roles: Roles, train: TrainConfig, seed: int):
         self._model, self._pictures, self._train = model.eval(), pictures, train
         self._params: MethodParams = model.params
         self._protocol = protocol_of(model.method, model.params)
-        model.calibration.over_workers = parallel.mean
+        model.share_over_workers(parallel.mean)
         parameters = dict(model.named_parameters())
         self._lower = FlatParams({name: parameters[name] for name in model.lower})
         self._upper = FlatParams({name: parameters[name] for name in model.upper})
         self.weights = self._lower.flatten(parameters)
         self.prompt = self._upper.flatten(parameters) if model.upper else self.weights.new_zeros(0)
-        self._optimiser = AdamW(weight_decay=self._params.weight_decay)
+        buffers = dict(model.named_buffers())
+        self._statistics = {name: buffers[name].clone() for name in model.statistics}
+        self._optimiser = make_optimiser(self._protocol.optimiser, self._params.weight_decay)
         self._weights_state = self._optimiser.start(self.weights)
         self._prompt_state = self._optimiser.start(self.prompt)
-        contrasts = self._params.adaptors in ("sc", "mc")
-        size = joint_batch_size(train.batch_size, len(roles.lower), contrasts=contrasts)
+        least = 2 if self._params.adaptors in ("sc", "mc") else 1
+        size = joint_batch_size(train.batch_size, len(roles.lower), least=least, each=model.least_batch)
         self._d1 = Stream(roles.lower, size, generator(seed, 1))
         self._d2: Stream | None = None
         if model.upper:
-            size = joint_batch_size(train.batch_size, len(roles.upper), contrasts=False)
+            size = joint_batch_size(train.batch_size, len(roles.upper))
             self._d2 = Stream(roles.upper, size, generator(seed, 2))
         self._token_draws = generator(seed, 3)
         self._box_draws = generator(seed, 4)
+        self._dropout_draws, self._support_draws = generator(seed, 5), generator(seed, 6)
+        self._roles = roles
         # `steps` sets the length of the whole training; otherwise an epoch is one pass over the lower level's pictures.
         self._steps = -(-self._params.steps // train.epochs) if self._params.steps else self._d1.steps
         self._iteration, self._iterations = 0, train.epochs * self._steps
@@ -95,8 +108,9 @@ class Trainer:
         return self._iteration // self._steps
 
     def named(self) -> Named:
-        """Return the current values of all trained tensors, by name; they are never changed in place."""
-        return self._named(self.weights, self.prompt)
+        """Return the current values of all tensors that training sets, by name; they are never changed in place."""
+        statistics = {name: parallel.mean(value.clone()) for name, value in self._statistics.items()}
+        return {**self._named(self.weights, self.prompt), **statistics}
 
     def epoch(self) -> dict[str, float]:
         """Train one epoch and return the curve's entry. An epoch is a pass over the lower level's pictures unless the
@@ -140,15 +154,17 @@ class Trainer:
         return loss
 
     def _move_weights(self, batch: Batch, tokens: Tensor | None, rate: float) -> Tensor:
-        loss, grad = gradient(self._lower_loss(batch, tokens, self._train.precision), self.weights, self.prompt)
+        lower = self._lower_loss(batch, tokens, self._train.precision)
+        with self._dropout(self.weights.device):
+            loss, grad = gradient(lower, self.weights, self.prompt)
         self.weights, self._weights_state = self._optimiser.step(self.weights, grad, self._weights_state, rate)
         return loss
 
     def _lower_loss(self, batch: Batch, tokens: Tensor | None, precision: str) -> Loss:
-        params = self._params
+        params, training = self._params, self._model.has_training_mode
 
         def loss(weights: Tensor, prompt: Tensor) -> Tensor:
-            output = self._forward(weights, prompt, batch, precision, contrasts=params.adaptors != "none")
+            output = self._forward(weights, prompt, batch, precision, training=training)
             total = self._mask_loss(output, batch)
             if not (output.tokens or output.pooled):
                 return total
@@ -168,28 +184,39 @@ class Trainer:
         batch = batch.without_views()
 
         def loss(weights: Tensor, prompt: Tensor) -> Tensor:
-            output = self._forward(weights, prompt, batch, self._train.precision, contrasts=False)
+            output = self._forward(weights, prompt, batch, self._train.precision, training=False)
             return self._mask_loss(output, batch)
 
         return loss
 
-    def _forward(
-        self, weights: Tensor, prompt: Tensor, batch: Batch, precision: str, *, contrasts: bool
-    ) -> ModelOutput:
-        if self._model.training != contrasts:
-            self._model.train(contrasts)  # training mode only adds the outputs of the contrastive losses
+    def _forward(self, weights: Tensor, prompt: Tensor, batch: Batch, precision: str, *, training: bool) -> ModelOutput:
+        if self._model.training != training:
+            self._model.train(training)
+        # A step in training mode changes the statistics in place: those given here, and not the model's own.
+        values = {**self._named(weights, prompt), **self._statistics}
         with autocast(weights.device, precision):
-            output: ModelOutput = functional_call(
-                self._model, self._named(weights, prompt), (batch.inputs,), tie_weights=False
-            )
+            output: ModelOutput = functional_call(self._model, values, batch.arguments, tie_weights=False)
         return output
 
+    def _dropout(self, device: torch.device) -> AbstractContextManager[None]:
+        """Return a context in which a model that draws random numbers draws this step's."""
+        if not self._model.draws:
+            return nullcontext()
+        return seeded(int(torch.randint(2**31, (), generator=self._dropout_draws)) + parallel.rank(), device)
+
     def _mask_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        total = self._loss_of(output.logits, batch.target, batch.valid)
+        for extra in output.auxiliary:
+            of = batch if extra.of == "query" or batch.support is None else batch.support
+            total = total + extra.weight * self._loss_of(extra.logits, of.target, of.valid)
+        return total
+
+    def _loss_of(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         return mask_loss(
             self._params.loss,
-            output.logits,
-            batch.target,
-            batch.valid,
+            logits,
+            target,
+            valid,
             self._params.lambda_,
             over_batch=self._protocol.dice_over == "batch",
             resize=self._protocol.loss_resize,
@@ -201,12 +228,15 @@ class Trainer:
     def _batch(self, stream: Stream) -> Batch:
         joint = stream.next()
         batch = self._pictures.batch(parallel.my_share(joint))
+        if self._model.needs_support:
+            support = draw_support(joint, self._roles.lower, self._roles.shots, self._support_draws)
+            return batch.with_support(self._pictures.batch(parallel.my_share(support)))
         if self._pictures.true_boxes is None or self._pictures.has_object is None:
             return batch
         mine = parallel.my_share(joint)
         places = parallel.my_share(list(range(len(joint))))
         kinds, noise = draw_kinds(len(joint), self._box_draws)
-        size = self._model.backbone.image_size
+        size = self._model.image_size
         flags = self._pictures.has_object.tolist()
         true_boxes, has_object = self._pictures.true_boxes[mine], [flags[place] for place in mine]
         return with_mixed_boxes(batch, true_boxes, has_object, [kinds[place] for place in places], noise[places], size)
@@ -223,6 +253,8 @@ class Trainer:
             return base
         if protocol.schedule == "cosine":
             return cosine_rate(base, self.epochs_done, self._train.epochs)
+        if protocol.schedule == "step":
+            return step_rate(base, self._iteration, self._iterations)
         share = round(self._params.warmup * self._iterations)
         ramp = share if protocol.warmup_steps is None else protocol.warmup_steps
         return poly_rate(base, self._iteration, self._iterations, ramp)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from amsam_ray.config.methods import uses_sam
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.dataset import Dataset, open_dataset
@@ -14,9 +15,10 @@ from amsam_ray.data.few_shot import FewShotSplit, draw_shots
 from amsam_ray.device import pick_device, reset_peak_memory
 from amsam_ray.inference.feature_cache import FeatureCache
 from amsam_ray.inference.inputs import Needs, Picture, PreparedSet, Preparer
-from amsam_ray.models.adapted import build_method
+from amsam_ray.models.build import build_model
 from amsam_ray.paths import mirrors_dir, prepared_dir
 from amsam_ray.training.evaluate import LOW_RES
+from amsam_ray.training.loop import Roles
 from amsam_ray.training.lru_cache import LruCache
 from amsam_ray.training.pictures import fixed_views, originals, with_views
 from amsam_ray.training.pretrained import Detectors, cached_backbone, cached_detectors
@@ -37,7 +39,7 @@ class TrialSetup:
         device: a torch device; None chooses one as ``amsam_ray.device.pick_device``.
 
     Attributes:
-        dataset, split, backbone, model: as the configuration names them; the model is untrained.
+        dataset, split, model: as the configuration names them; the model is untrained.
         seconds: seconds per phase.
     """
 
@@ -49,8 +51,9 @@ class TrialSetup:
         with self.phase("load"):
             self.dataset = cached_dataset(config, cache_dir)
             self.split = cached_split(config, self.dataset)
-            self.backbone = cached_backbone(config.backbone, self.device)
-            self.model = build_method(config.method, config.params, self.backbone, seed=config.seed)
+            needed = uses_sam(config.method, config.params)
+            backbone = cached_backbone(config.backbone, self.device) if needed else None
+            self.model = build_model(config.method, config.params, backbone, seed=config.seed, device=self.device)
 
     def detectors(self, names: Sequence[str]) -> Detectors:
         """Return the detectors, tuned on the shots ``names`` if so configured; none if the method uses no boxes."""
@@ -62,7 +65,9 @@ class TrialSetup:
 
     def preparer(self, detectors: Detectors) -> Preparer:
         """Return the preparer of pictures with the frozen networks."""
-        return Preparer(self.backbone, detectors.primary, FeatureCache(prepared_dir(self.cache_dir)), detectors.pool)
+        return Preparer(
+            self.model.frozen, detectors.primary, FeatureCache(prepared_dir(self.cache_dir)), detectors.pool
+        )
 
     def prepare(self, preparer: Preparer) -> PreparedSet:
         """Return all labelled pictures: D1, D2 and held-out images in this order, then the views of each shot."""
@@ -85,16 +90,22 @@ class TrialSetup:
         """Number of fixed views of each shot; none where nothing is trained."""
         return (self.config.params.views or self.config.train.augment.views) if self.model.lower else 0
 
-    def with_views(self, shots: Sequence[int]) -> list[int]:
-        """Return the positions of shots and of all their views in the prepared pictures."""
-        return with_views(shots, len(self.split.names), self.views)
+    def compared_with(self, pictures: PreparedSet, shots: Sequence[int]) -> PreparedSet:
+        """Return the pictures with the given shots as the support of a few-shot model; unchanged for other models."""
+        return pictures.with_support(shots) if self.model.needs_support else pictures
+
+    def roles(self, lower: Sequence[int], upper: Sequence[int]) -> Roles:
+        """Return the prepared pictures that train each level: the given shots and all their views."""
+        originals, views = len(self.split.names), self.views
+        of_views = {originals + view: view // views for view in range(views * originals)} if views else {}
+        return Roles(with_views(lower, originals, views), with_views(upper, originals, views), of_views)
 
     def result(self, detectors: Detectors, detected: float) -> TrialResult:
         """Return the part of the result that is known before training."""
         return TrialResult(
             status="completed",
             shots_sha256=self.split.sha256,
-            backbone_fingerprint=self.backbone.fingerprint,
+            backbone_fingerprint=self.model.frozen.fingerprint,
             detector_fingerprint=None if detectors.primary is None else detectors.primary.fingerprint,
             prompt_coverage=None if detectors.primary is None else detected,
         )

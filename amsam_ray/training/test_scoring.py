@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from amsam_ray import parallel
 from amsam_ray.config.metrics import THRESHOLD
 from amsam_ray.data.dataset import Dataset
+from amsam_ray.inference.feature_cache import NoCache
 from amsam_ray.inference.inputs import Needs, PreparedSet, Preparer
 from amsam_ray.inference.masks import foreground_logits, probability
 from amsam_ray.inference.overlays import overlay, save_png
-from amsam_ray.models.adapted import AdaptedSam
+from amsam_ray.models.trained_model import TrainedModel
 from amsam_ray.training.evaluate import score_pictures
 from amsam_ray.training.lru_cache import LruCache
 from amsam_ray.training.metrics import mean_scores
@@ -43,7 +44,7 @@ class FinalScores:
 
 
 def score_test_split(
-    model: AdaptedSam,
+    model: TrainedModel,
     dataset: Dataset,
     preparer: Preparer,
     needs: Needs,
@@ -65,6 +66,8 @@ def score_test_split(
         objective, maximise: the ranking of images for the overlays.
         folder: the folder of the overlays, which rank 0 writes.
     """
+    if not preparer.encoder.keeps_test_images:
+        preparer = replace(preparer, cache=NoCache())
     mine = dataset.test[parallel.rank() :: parallel.world_size()]
     rows: list[dict[str, Any]] = []
     for piece in _pieces(dataset, identity, mine, preparer, needs):
@@ -94,7 +97,7 @@ def score_test_split(
 def _pieces(
     dataset: Dataset, identity: str, names: Sequence[str], preparer: Preparer, needs: Needs
 ) -> Iterator[PreparedSet]:
-    size = max(1, 32 * 256**2 // preparer.backbone.image_size**2)
+    size = max(1, 32 * 256**2 // preparer.encoder.image_size**2)
     for start in range(0, len(names), size):
         part = tuple(names[start : start + size])
         key = (
@@ -102,7 +105,7 @@ def _pieces(
             part,
             needs,
             preparer.key,
-            str(preparer.backbone.device),
+            str(preparer.encoder.device),
         )
         yield _PIECES.get(key, partial(_prepare, dataset, part, preparer, needs))
 
@@ -122,10 +125,10 @@ def _ranked(rows: Sequence[dict[str, Any]], objective: str, maximise: bool) -> l
     return [(rank, row["name"], row["scores"][objective]) for rank, row in chosen.items()]
 
 
-def _draw(model: AdaptedSam, dataset: Dataset, preparer: Preparer, needs: Needs, name: str, path: Path) -> None:
+def _draw(model: TrainedModel, dataset: Dataset, preparer: Preparer, needs: Needs, name: str, path: Path) -> None:
     pictures = _prepare(dataset, [name], preparer, needs).for_model(model)
     ((_, logits),) = foreground_logits(model, pictures, [0], precision=needs.precision)
     image, truth = dataset.image(name), pictures.truths[0]
-    size = preparer.backbone.image_size
+    size = preparer.encoder.image_size
     prob = probability(logits, (truth.shape[0], truth.shape[1]), size)
     save_png(path, overlay(image, truth, prob > THRESHOLD, pictures.detected_box(0, size)))

@@ -11,6 +11,7 @@ from amsam_ray.config.trial import TrialConfig
 from amsam_ray.device import peak_memory
 from amsam_ray.inference.adapter_file import save_adapter
 from amsam_ray.inference.inputs import PreparedSet, Preparer
+from amsam_ray.inference.masks import keep_support
 from amsam_ray.training import loop
 from amsam_ray.training.crossfit_trial import run_crossfit
 from amsam_ray.training.evaluate import score_pictures
@@ -86,12 +87,14 @@ def _run(
     first, second = len(split.d1), len(split.d2)
     d1, d2 = list(range(first)), list(range(first, first + second))
     judges = list(range(first + second, len(split.names))) if split.holdout else d2
+    # No image is its own support: D2 is compared with D1, and what is not a shot with all of them.
+    pictures = setup.compared_with(pictures, d1 + d2 if split.holdout else d1)
     result = setup.result(detectors, float(pictures.detected[judges].float().mean()))
     # A cross-fitted configuration is retrained on all shots for as long as its folds say: nothing is left to judge.
     refit = config.selection.mode == "crossfit"
     if model.lower:
         with setup.phase("train"):
-            roles = loop.Roles(setup.with_views(d1 if model.upper else d1 + d2), setup.with_views(d2))
+            roles = setup.roles(d1 if model.upper else d1 + d2, d2)
             result = _train(setup, result, pictures, roles, None if refit else judges, rungs, report, on_epoch)
     if result.status != "failed" and not refit and (result.best_epoch or not model.lower):
         with setup.phase("select"):
@@ -99,6 +102,8 @@ def _run(
             result = replace(result, val=mean_scores(scores))
     if config.role == "final" and result.status == "completed":
         with setup.phase("test"):
+            if model.needs_support:
+                keep_support(model, setup.compared_with(pictures, d1 + d2), config.train.precision)
             result = _test(setup, work_dir, result, preparer, detectors)
     return result
 
@@ -135,7 +140,7 @@ def _train(
         stop_after=config.stop_epoch,
     )
     if outcome.best_epoch:
-        model.load_trainable_state(outcome.best)
+        model.load_trainable_state({**model.trainable_state(), **outcome.best})
     diverged = outcome.status == "failed"
     return replace(
         result,
@@ -172,7 +177,7 @@ def _test(
             adapter,
             model.trainable_state(),
             config,
-            setup.backbone,
+            model.frozen.fingerprint,
             detector=result.detector_fingerprint,
             tuned_detector=detectors.tuned_file,
         )
