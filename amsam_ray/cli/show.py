@@ -86,6 +86,7 @@ def _sections(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("seed", f"{record.seed} (shots {record.shot_seed})"),
                 ("shots", record.shots_sha256[:12]),
                 ("backbone", f"{record.backbone} {record.backbone_fingerprint[:12]}"),
+                *((("pretrained", record.pretrained),) if record.pretrained else ()),
                 ("detector", (record.detector_fingerprint or "-")[:12]),
                 ("prompt coverage", plain(record.prompt_coverage) or "-"),
                 ("amsam-ray", f"{environment.version}, commit {commit}"),

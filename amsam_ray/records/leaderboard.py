@@ -228,6 +228,7 @@ class _RankedCell:
         row |= acting_params(chosen.method, chosen.params)
         return row | {
             "backbone": chosen.backbone,
+            "pretrained": chosen.pretrained,
             "trained_params": chosen.trained_params,
             "gpu_seconds": summary.gpu_seconds,
             "prompt_coverage": _mean([trial.prompt_coverage for trial in finals or [chosen]]),
@@ -238,6 +239,7 @@ class _RankedCell:
             "sweep": summary.sweep,
             "trial": chosen.trial,
             "adapter": chosen.adapter,
+            "reference": METHODS[chosen.method].note or None if chosen.method in METHODS else None,
         }
 
 
@@ -246,6 +248,9 @@ def _dataset_rows(cells: list[_RankedCell], papers: list[Row], remember: Remembe
     primary, mean = first.primary, f"{first.primary}_mean"
     maximise = METRICS[primary].maximise if primary in METRICS else first.maximise
     pairs: list[tuple[Row, _RankedCell | None]] = [(cell.row(remember), cell) for cell in cells]
+    if any(row["pretrained"] for row, _ in pairs):
+        for row, _ in pairs:
+            row["pretrained"] = row["pretrained"] or f"SAM {row['backbone']}"
     _add_gains([row for row, _ in pairs], mean)
     pairs += [(row, None) for row in papers]
     sign = -1.0 if maximise else 1.0

@@ -20,6 +20,7 @@ class PublishedTable(BaseModel):
         shots: numbers of shots, the columns of ``scores``.
         scores: method -> one score per entry of ``shots``.
         gains: method -> relative change of the metric, negative for a decrease.
+        notes: method -> what its reference adds to that of the table.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +31,7 @@ class PublishedTable(BaseModel):
     shots: tuple[int, ...] = ()
     scores: dict[str, tuple[float, ...]] = {}
     gains: dict[str, float] = {}
+    notes: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _columns(self) -> PublishedTable:
@@ -55,7 +57,8 @@ def published_rows(definition: str, label: str) -> list[dict[str, Any]]:
         for method, scores in table.scores.items():
             for shots, score in zip(table.shots, scores, strict=True):
                 mean = {f"{table.metric}_mean": round(score / 100, 6)}
-                rows.append({**common, "shots": shots, "method": method, **mean})
+                noted = f"{table.reference}; {note}" if (note := table.notes.get(method)) else table.reference
+                rows.append({**common, "reference": noted, "shots": shots, "method": method, **mean})
         for method, gain in table.gains.items():
             rows.append({**common, "shots": None, "method": method, "vs_sam_adapter": round(gain / 100, 6)})
     return rows

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
 
+from amsam_ray.config.methods import pretrained_text
 from amsam_ray.config.plain_values import PlainModel
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.definition import get_definition
@@ -97,6 +98,7 @@ class Record(PlainModel):
             as in TrialResult.
         seconds: wall time; ``gpu_seconds`` is that times the GPUs (or shares of one) that the trial held.
         adapter, curve_file, overlays: keys of the other files of this trial.
+        pretrained: what a method that is not SAM starts from; None for one that adapts SAM and in older records.
         adapter_sha256: SHA-256 of the adapter file, 64 hex digits; None without one and in older records.
     """
 
@@ -142,6 +144,7 @@ class Record(PlainModel):
 
     shots_sha256: str = ""
     backbone_fingerprint: str = ""
+    pretrained: Annotated[str, Field(max_length=200)] | None = None
     detector_fingerprint: str | None = None
     prompt_coverage: Number | None = None
     trained_params: Count = 0
@@ -248,6 +251,7 @@ class Record(PlainModel):
             test_images=[_finite(entry) for entry in result.test_images],
             shots_sha256=result.shots_sha256,
             backbone_fingerprint=result.backbone_fingerprint,
+            pretrained=pretrained_text(config.method, config.params, config.backbone.arch),
             detector_fingerprint=result.detector_fingerprint,
             prompt_coverage=result.prompt_coverage,
             trained_params=result.trained_params,

@@ -46,6 +46,7 @@ class RecordSummary:
     trained_params: int
     prompt_coverage: float | None
     adapter: str | None
+    pretrained: str | None = None
     published: bool = False
     choice: int | None = None
     held_out: bool = False

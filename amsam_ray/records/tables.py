@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_WORDS = ("method", "source", "pretrained")
 _HEAD = ("dataset", "shots", "method", "source")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high")
 # Metrics that papers usually report together with the key.
@@ -27,8 +28,10 @@ _COMPANIONS = {
     "ber": ("mae", "dice"),
 }
 _GAIN = ("kept", "gain_over_published", "gain_ci_low", "gain_ci_high", "gain_p")
+_OPTIONAL = ("pretrained",)  # only where a method that is not SAM is compared
 _TAIL = (
     "backbone",
+    *_OPTIONAL,
     "trained_params",
     "gpu_seconds",
     "prompt_coverage",
@@ -57,7 +60,8 @@ def columns(rows: Sequence[Row]) -> list[str]:
     others = sorted(
         name for name in present - known - set(parameters) if not name.endswith(tuple(f"_{s}" for s in _STATISTICS))
     )
-    return [*_HEAD, *scores, "seeds", *validation, *gain, *parameters, *others, *_TAIL]
+    tail = [name for name in _TAIL if name in present or name not in _OPTIONAL]
+    return [*_HEAD, *scores, "seeds", *validation, *gain, *parameters, *others, *tail]
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
@@ -107,7 +111,7 @@ def to_terminal(rows: Sequence[Row]) -> Group:
         header, body = readable_table([row for row in rows if row["dataset"] == dataset])
         table = Table(title=Text(dataset, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
         for name in header[1:]:
-            table.add_column(Text(name), justify="left" if name in ("method", "source") else "right", no_wrap=True)
+            table.add_column(Text(name), justify="left" if name in _WORDS else "right", no_wrap=True)
         for line in body:
             table.add_row(*(Text(cell) for cell in line[1:]))
         made.append(table)
@@ -130,6 +134,8 @@ def readable_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     won = any(row.get("gain_over_published") is not None for row in rows)
     header += ["gain over published"] if won else []
     header += [*(["vs SAM-Adapter"] if gains else []), "seeds", "p(next)", "trials", "seconds"]
+    compared = any(row.get("pretrained") is not None for row in rows)
+    header += ["trained", "pretrained"] if compared else []
     lines = []
     for row in rows:
         line = [str(row["dataset"]), plain(row["shots"]) or "all", str(row["method"]), str(row["source"])]
@@ -142,6 +148,9 @@ def readable_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         p, seconds = row.get("p_vs_next"), row.get("seconds")
         line += [plain(row.get("seeds")), "" if p is None else f"{p:.2g}", plain(row.get("trials"))]
         line.append("" if seconds is None else f"{seconds:.0f}")
+        if compared:
+            trained = row.get("trained_params")
+            line += ["" if trained is None else f"{trained:,}", plain(row.get("pretrained"))]
         lines.append(line)
     return header, lines
 

@@ -220,6 +220,8 @@ def _environment_of(record: Record) -> Iterable[tuple[str, str]]:
     yield from sorted(environment.hardware.items())
     yield from sorted(environment.packages.items())
     yield "backbone", f"{record.backbone} {record.backbone_fingerprint[:12]}".strip()
+    if record.pretrained:
+        yield "pretrained", record.pretrained
     if record.detector_fingerprint:
         yield "detector", record.detector_fingerprint[:12]
     yield "seed of the shots", str(record.shot_seed)
