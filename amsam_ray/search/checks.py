@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from amsam_ray.config.datasets import DatasetConfig
-from amsam_ray.config.space import SpaceFile
+from amsam_ray.config.methods import METHODS, resolve_params
+from amsam_ray.config.space import MethodEntry, SpaceFile
+from amsam_ray.config.space_checks import switch_values
 from amsam_ray.config.space_file import by_line, problems_at
 from amsam_ray.config.yaml_loader import load_yaml
 from amsam_ray.data.definition import check_dataset_config
@@ -54,9 +56,28 @@ def _check_function(options: RunOptions) -> list[Problem]:
 def _check_weights(space: SpaceFile) -> list[Problem]:
     """Check the weight files of the frozen models on this machine; the nodes of a cluster may have their own."""
     from amsam_ray.models.detector_file import check_detector
-    from amsam_ray.models.weights import check_backbone
+    from amsam_ray.models.weights import check_backbone, check_published
 
-    return [*check_backbone(space.backbone), *check_detector(space.detector)]
+    problems = check_detector(space.detector)
+    if any(METHODS[entry.name].start is None or "sam" in _features(space, entry) for entry in space.methods):
+        problems = [*check_backbone(space.backbone), *problems]
+    for index, entry in enumerate(space.methods):
+        start = METHODS[entry.name].start
+        if start is not None and "imagenet" in _features(space, entry):
+            others = " or ".join(choice for choice in start.choices if choice != "imagenet")
+            where = f"methods[{index}].params.features"
+            problems += [
+                Problem(where, f"{entry.label} starts from {problem}; or set features: {others}")
+                for problem in check_published(start.weights)
+            ]
+    return problems
+
+
+def _features(space: SpaceFile, entry: MethodEntry) -> tuple[str, ...]:
+    """Return the values that ``features`` can take for an entry; none for a method that adapts SAM."""
+    if METHODS[entry.name].start is None:
+        return ()
+    return switch_values(space, entry).get("features", (resolve_params(entry.name, {}).features,))
 
 
 def all_problems(path: str | Path, refused: InputError) -> list[Problem]:
