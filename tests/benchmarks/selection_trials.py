@@ -211,13 +211,15 @@ def _true_box_dice(config: TrialConfig, adapter: Path, cache_dir: Path) -> list[
 
     from amsam_ray.inference.adapter_file import load_adapter
     from amsam_ray.inference.inputs import Needs
+    from amsam_ray.models.adapted import AdaptedSam
     from amsam_ray.training.evaluate import score_pictures
     from amsam_ray.training.pictures import originals
     from amsam_ray.training.pretrained import Detectors
     from amsam_ray.training.setup import TrialSetup
 
     setup = TrialSetup(config, cache_dir, None)
-    model = load_adapter(adapter, setup.backbone)
+    assert isinstance(setup.model, AdaptedSam)
+    model = load_adapter(adapter, setup.model.backbone)
     needs = Needs.of(model, training=False, precision=config.train.precision, fallback=config.detector.fallback)
     preparer = setup.preparer(Detectors(None, (), None))
     pictures = preparer.prepare(

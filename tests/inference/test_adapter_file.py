@@ -29,7 +29,7 @@ def _trained(method, folder):
     state = {name: value + 0.1 * torch.randn_like(value) for name, value in model.trainable_state().items()}
     model.load_trainable_state(state)
     path = folder / "adapter.safetensors"
-    save_adapter(path, state, config, model.backbone, detector="d" * 64)
+    save_adapter(path, state, config, model.backbone.fingerprint, detector="d" * 64)
     return model, path, config
 
 
@@ -69,7 +69,7 @@ def test_a_tuned_detector_is_stored_inside(tmp_path):
     assert read_tuned_detector(path) is None
     detector = tmp_path / "tuned.safetensors"
     detector.write_bytes(b"weights of a detector")
-    save_adapter(path, model.trainable_state(), config, model.backbone, tuned_detector=detector)
+    save_adapter(path, model.trainable_state(), config, model.backbone.fingerprint, tuned_detector=detector)
     assert read_tuned_detector(path) == b"weights of a detector"
     inputs = toy_inputs(model)
     assert torch.equal(load_adapter(path, toy_backbone())(inputs).logits, model(inputs).logits)

@@ -22,6 +22,7 @@ from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info, save_adapter
 from amsam_ray.inference.export import export_adapter
 from amsam_ray.inference.predict import load_predictor
+from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.models.backbone import build_sam, load_backbone
 from amsam_ray.models.detector import build_network, load_detector, save_network
 from amsam_ray.records.io import write_trial
@@ -93,6 +94,7 @@ def test_the_exported_decoder_gives_the_same_logits(trained: dict[str, Path], tm
     adapter = adapter_of(trained["am_sam"])
     made = export_adapter(adapter, tmp_path, decoder=form)  # type: ignore[arg-type]
     model = load_predictor(adapter, "cpu", detector=trained["tiny"]).model
+    assert isinstance(model, AdaptedSam)
     embedding = torch.randn(1, model.prompt.no_mask_embed.shape[1], 16, 16, generator=torch.Generator().manual_seed(0))
     for corners in ([20.0, 30.0, 200.0, 220.0], [0.0, 0.0, 256.0, 100.0]):
         box = torch.tensor([corners])
@@ -146,7 +148,7 @@ def _changed(adapter: bytes, path: Path, params: dict, detector: dict, tuned: Pa
             "detector": info.config.detector.model_copy(update=detector),
         }
     )
-    save_adapter(path, model.trainable_state(), config, model.backbone, tuned_detector=tuned)
+    save_adapter(path, model.trainable_state(), config, model.frozen.fingerprint, tuned_detector=tuned)
     return path.read_bytes()
 
 

@@ -51,7 +51,7 @@ def preparer(tmp_path):
 def test_features_are_outputs_of_the_frozen_encoder(preparer):
     prepared = preparer.prepare(PICTURES, NEEDS)
     images = torch.stack([to_input(picture.image(), SIZE) for picture in PICTURES])
-    assert torch.allclose(prepared.features, encode_to(preparer.backbone, images, "embedding"), atol=1e-5)
+    assert torch.allclose(prepared.features, encode_to(preparer.encoder, images, "embedding"), atol=1e-5)
     assert prepared.features.shape == (3, 32, 4, 4) and prepared.view_features is None and prepared.pixels is None
 
 
@@ -89,7 +89,7 @@ def test_the_prompt_box_includes_the_fallback(preparer):
 def test_without_a_fallback_or_a_detector_there_is_no_box(preparer):
     none = Needs("embedding", boxes=True, pixels=False, views=False, precision="fp32", fallback="none")
     assert preparer.prepare(PICTURES, none).has_box.tolist() == [True, False, True]
-    blind = Preparer(preparer.backbone, None, preparer.cache)
+    blind = Preparer(preparer.encoder, None, preparer.cache)
     assert blind.prepare(PICTURES, none).has_box.tolist() == [False, False, False]
     assert blind.prepare(PICTURES, NEEDS).boxes[0].tolist() == [0, 0, 64, 32]
 

@@ -57,7 +57,7 @@ def write(
     trial = trial.model_copy(update={"detector": detector or DetectorConfig()})
     model = build_method("am_sam", trial.params, backbone, seed=0)
     fingerprint = None if used is None else used.fingerprint
-    save_adapter(path, model.trainable_state(), trial, backbone, detector=fingerprint, tuned_detector=tuned)
+    save_adapter(path, model.trainable_state(), trial, backbone.fingerprint, detector=fingerprint, tuned_detector=tuned)
     return path
 
 
@@ -147,7 +147,7 @@ def test_files_that_the_user_names_are_used(tmp_path: Path, nano: Backbone, tiny
     used = load_detector(DetectorConfig(weights=str(tiny)))
     adapter = write(tmp_path / "a.safetensors", nano, detector=DetectorConfig(weights="/gone.safetensors"), used=used)
     predictor = load_predictor(adapter, "cpu", backbone=checkpoint, detector=tiny)
-    assert predictor.model.backbone.fingerprint == nano.fingerprint
+    assert predictor.model.frozen.fingerprint == nano.fingerprint
     (tmp_path / "images").mkdir()
     Image.fromarray(IMAGE).save(tmp_path / "images" / "a.png")
     options = ("--backbone", checkpoint, "--detector", tiny, "--out", tmp_path / "out", "--device", "cpu")

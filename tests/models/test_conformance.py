@@ -1,4 +1,4 @@
-"""The properties of every method of the registry, independent of its parts."""
+"""The properties of every method that adapts SAM, independent of its parts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from torch.nn import functional as F
 
 from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.errors import AmsamError
-from amsam_ray.models.adapted import AdaptedSam, ModelInputs, build_method
+from amsam_ray.models.adapted import AdaptedSam, build_method
 from amsam_ray.models.backbone import encode_to
 from amsam_ray.models.parts.head import WarmHead
 from amsam_ray.models.parts.high_pass import high_pass
 from amsam_ray.models.preprocess import box_to_input, logits_to_original, to_input
-from tests.models.toy import SIZE, toy_backbone, toy_inputs
+from amsam_ray.models.trained_model import ModelInputs
+from tests.models.toy import SAM_METHODS, SIZE, toy_backbone, toy_inputs
 
 BACKBONE = toy_backbone()
 OTHER_HEAD = {"warm": "cold", "cold": "warm"}
 VARIANTS = [
-    *((method, {}) for method in METHODS),
+    *((method, {}) for method in SAM_METHODS),
     *((method, {"head": OTHER_HEAD[spec.defaults["head"]]}) for method, spec in METHODS.items() if "head" in spec.keys),
     *(("am_sam", {"calibration": mode}) for mode in ("off", "batch", "learned")),
     ("am_sam", {"levels": 1}),

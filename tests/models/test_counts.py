@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from amsam_ray.config.methods import METHODS, resolve_params
-from amsam_ray.models.adapted import AdaptedSam, build_method
+from amsam_ray.config.methods import resolve_params
 from amsam_ray.models.backbone import Backbone, build_sam
+from amsam_ray.models.build import build_model
+from amsam_ray.models.trained_model import TrainedModel
+from tests.models.toy import SAM_METHODS
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
-def build(method: str, arch: str) -> AdaptedSam:
-    """Build a model on the meta device; only its shapes are used."""
+def build(method: str, arch: str, **given: Any) -> TrainedModel:
+    """Build a model; SAM is on the meta device, since only shapes are used."""
     with torch.device("meta"):
         backbone = Backbone(build_sam(arch, 256), arch, 256, "0" * 64)
-    return build_method(method, resolve_params(method, {}), backbone, seed=0)
+    return build_model(method, resolve_params(method, given), backbone, seed=0)
 
 
-def count(model: AdaptedSam) -> int:
+def count(model: TrainedModel) -> int:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return sum(sizes[name] for name in model.lower + model.upper)
 
@@ -36,10 +39,19 @@ def test_blo_sam_trains_as_many_parameters_as_its_code():
     assert sum(updates) == 23_552
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SAM_METHODS)
 def test_the_counts_on_the_page_equal_those_of_the_models(method):
     row = next(line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{method}` |"))
     listed = re.findall(r"([\d,]+) / ([\d,]+) \|$", row)[0]
     assert [int(number.replace(",", "")) for number in listed] == [
         count(build(method, arch)) for arch in ("vit_b", "nano")
     ]
+
+
+@pytest.mark.parametrize("method", ["deeplabv3", "swin_unet", "hsnet", "ssp"])
+def test_the_counts_of_the_networks_on_the_page_equal_those_of_the_models(method):
+    row = next(line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{method}` |"))
+    own, nano = re.findall(r"([\d,]+) / ([\d,]+|-) \|$", row)[0]
+    assert int(own.replace(",", "")) == count(build(method, "nano", features="random", image_size=224))
+    if nano != "-":
+        assert int(nano.replace(",", "")) == count(build(method, "nano", features="sam"))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amsam_ray.config.methods import METHODS, resolve_params
+from amsam_ray.config.methods import resolve_params
 from amsam_ray.models.adapted import build_method
 from amsam_ray.models.backbone import Backbone
-from tests.models.toy import SIZE, toy_backbone, toy_inputs, toy_sam
+from tests.models.toy import SAM_METHODS, SIZE, toy_backbone, toy_inputs, toy_sam
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SAM_METHODS)
 def test_gpu_equals_cpu(method):
     params = resolve_params(method, {})
     on_cpu = build_method(method, params, toy_backbone(), seed=0)

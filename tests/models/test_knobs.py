@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from amsam_ray.config.methods import METHODS, resolve_params
+from amsam_ray.config.methods import METHODS, live_params, resolve_params
 from amsam_ray.config.params import PARAMS
+from amsam_ray.errors import InputError
 from amsam_ray.models.adapted import AdaptedSam, build_method
+from amsam_ray.models.build import build_model
 from amsam_ray.models.parts.high_pass import high_pass
 from tests.models.test_conformance import train
 from tests.models.toy import toy_backbone, toy_images, toy_inputs
@@ -28,6 +30,8 @@ OF_TRAINING = {"lambda", "tau_token", "tau_sample", "w_token", "w_sample", "cont
 }
 # Read where masks are predicted; tests/inference/test_fused.py and tests/training/test_live_knobs.py test it.
 OF_PREDICTION = {"prompt"}
+# Of the methods that are not SAM; tested below, and `prototypes` in test_network_conformance.py.
+OF_NETWORKS = {"features", "image_size", "prototypes"}
 KNOBS = {
     "alpha": ("am_sam", 0.7, 0.2),
     "rank": ("am_sam", 1, 4),
@@ -51,8 +55,8 @@ def trained(method: str, key: str, value: object) -> tuple[AdaptedSam, torch.Ten
 
 
 def test_every_parameter_is_read_by_the_model_or_by_training_or_by_prediction():
-    assert set(KNOBS) | OF_TRAINING | OF_PREDICTION == set(PARAMS)
-    assert len(KNOBS) + len(OF_TRAINING) + len(OF_PREDICTION) == len(PARAMS)
+    assert set(KNOBS) | OF_TRAINING | OF_PREDICTION | OF_NETWORKS == set(PARAMS)
+    assert len(KNOBS) + len(OF_TRAINING) + len(OF_PREDICTION) + len(OF_NETWORKS) == len(PARAMS)
 
 
 @pytest.mark.parametrize("key", [key for key in KNOBS if key != "levels"])
@@ -93,3 +97,30 @@ def test_the_prompt_belongs_to_the_upper_of_two_levels():
     prompts = {"prompt.no_mask_embed", "prompt.corners"}
     assert set(two.upper) == prompts and not one.upper
     assert set(one.lower) == set(two.lower) | prompts
+
+
+def test_features_and_image_size_change_what_a_network_reads():
+    def read(**given):
+        model = build_model("ssp", resolve_params("ssp", given), BACKBONE, seed=0)
+        return model.cache_point, model.image_size, model.frozen.fingerprint
+
+    small = read(features="random", image_size=64)
+    assert small == ("pixels", 64, read(features="random", image_size=96)[2])
+    assert read(features="random", image_size=96)[1] == 96
+    assert read(features="sam") == ("embedding", BACKBONE.image_size, BACKBONE.fingerprint)
+    assert "image_size" not in live_params("ssp", {"features": {"sam"}})
+    assert "image_size" in live_params("ssp", {"features": {"random"}})
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "message"),
+    [
+        ("deeplabv3", {"features": "sam"}, r"features: must be imagenet \| random, not 'sam'"),
+        ("swin_unet", {"image_size": 100}, "image_size: must be a multiple of 32, not 100; use 96"),
+        ("hsnet", {"prototypes": 2}, "prototypes: does not apply to hsnet"),
+        ("ssp", {"rank": 4}, "rank: does not apply to ssp"),
+    ],
+)
+def test_a_value_that_the_network_does_not_have_is_refused(method, params, message):
+    with pytest.raises(InputError, match=message):
+        resolve_params(method, params)

@@ -7,10 +7,11 @@ from segment_anything import SamPredictor
 
 from amsam_ray.config.methods import resolve_params
 from amsam_ray.errors import AmsamError
-from amsam_ray.models.adapted import ModelInputs, build_method
+from amsam_ray.models.adapted import build_method
 from amsam_ray.models.backbone import encode_to
 from amsam_ray.models.merge import merged_state
 from amsam_ray.models.preprocess import box_to_input, to_input
+from amsam_ray.models.trained_model import ModelInputs
 from tests.models.test_conformance import train
 from tests.models.toy import SIZE, toy_backbone, toy_inputs, toy_sam
 

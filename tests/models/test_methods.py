@@ -50,7 +50,7 @@ BROKEN = {
 
 def test_the_methods_are_in_the_published_order() -> None:
     assert tuple(METHODS) == PUBLISHED_ORDER
-    assert len(METHODS) == 8 and "sam" in METHODS and "unet" not in METHODS
+    assert len(METHODS) == 12 and "sam" in METHODS and "unet" not in METHODS
 
 
 @pytest.mark.parametrize("name", PUBLISHED_ORDER)
@@ -67,7 +67,7 @@ def test_listing_the_methods_imports_no_torch() -> None:
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"unet: is not a method; choose from sam, samed, .*am_mca_sam"):
+    with pytest.raises(InputError, match=r"unet: is not a method; choose from sam, samed, .*am_mca_sam, .*ssp"):
         get_method("unet")
 
 

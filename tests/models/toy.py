@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from amsam_ray.models.adapted import AdaptedSam, ModelInputs
+from amsam_ray.config.methods import METHODS
+from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.models.backbone import Backbone, encode_to
+from amsam_ray.models.trained_model import ModelInputs
 
 SIZE, WIDTH, PROMPT, DEPTH = 64, 24, 32, 3
+SAM_METHODS = [name for name, spec in METHODS.items() if spec.start is None]
+OFFLINE: dict[str, dict[str, Any]] = {
+    "deeplabv3": {"features": "random", "image_size": SIZE},
+    "swin_unet": {"features": "random", "image_size": SIZE},
+    "hsnet": {"features": "sam"},
+    "ssp": {"features": "sam"},
+}
+"""The methods that are not SAM, with parameters that need no published weights."""
 
 
 def toy_sam(size: int = SIZE, seed: int = 0) -> Sam:

@@ -15,7 +15,8 @@ from torch import Tensor
 from amsam_ray.config.methods import resolve_params
 from amsam_ray.config.trial import TrainConfig
 from amsam_ray.inference.inputs import Batch, Needs, PreparedSet, low_res_target
-from amsam_ray.models.adapted import AdaptedSam, ModelInputs, build_method
+from amsam_ray.models.adapted import AdaptedSam, build_method
+from amsam_ray.models.trained_model import ModelInputs
 from amsam_ray.training.bilevel import LowerStep, gradient, hypergradient
 from amsam_ray.training.loop import Roles, Trainer
 from tests.models.toy import SIZE, toy_backbone

@@ -39,13 +39,13 @@ def test_every_pass_has_a_new_order():
 
 
 def test_batch_size_is_at_most_the_number_of_pictures_and_at_least_two_with_the_sample_loss():
-    assert joint_batch_size(8, 4, contrasts=False) == 4
-    assert joint_batch_size(1, 4, contrasts=False) == 1
-    assert joint_batch_size(1, 4, contrasts=True) == 2
-    assert joint_batch_size(1, 1, contrasts=True) == 1
+    assert joint_batch_size(8, 4) == 4
+    assert joint_batch_size(1, 4) == 1
+    assert joint_batch_size(1, 4, least=2) == 2
+    assert joint_batch_size(1, 1, least=2) == 1
 
 
 def test_a_batch_that_workers_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(batches.parallel, "world_size", lambda: 2)
     with pytest.raises(InputError, match=r"train.batch_size: a joint batch of 1 of 4 .* multiple of 2"):
-        joint_batch_size(1, 4, contrasts=False)
+        joint_batch_size(1, 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amsam_ray.inference.inputs import Batch
-from amsam_ray.models.adapted import ModelInputs
+from amsam_ray.models.trained_model import ModelInputs
 from amsam_ray.training import loop
 from amsam_ray.training.batches import generator
 from amsam_ray.training.box_mix import JITTER, draw_kinds, with_mixed_boxes

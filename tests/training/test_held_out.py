@@ -24,7 +24,9 @@ from tests.models.tiny_detector import tiny_detector
 from tests.training.toys import random_nano, small_trial
 
 FOLDS = 2
-TRAINABLE = [method for method, spec in METHODS.items() if spec.trainable]
+# The networks on pixels share the path of a method without boxes, and take seconds per step.
+HELD = [method for method in METHODS if method not in ("deeplabv3", "swin_unet")]
+TRAINABLE = [method for method in HELD if METHODS[method].trainable]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def forget(monkeypatch):
     return clear
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", HELD)
 def test_the_steps_of_a_fold_read_its_training_shots_and_no_others(backbone, cache, tmp_path, watch, method):
     config = _config(backbone, method)
     train_trial(config, cache_dir=cache, work_dir=tmp_path)

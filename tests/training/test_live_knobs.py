@@ -98,6 +98,7 @@ CHANGES = {
     "protocol": ("default", "published"),
 }
 OF_TRIALS = {"views", "prompt"}  # act before and after the loop; tested at the end of this file
+OF_NETWORKS = {"features", "image_size", "prototypes"}  # tests/models/test_knobs.py
 MODES = ("first_order", "unrolled", "exact")
 
 
@@ -105,6 +106,7 @@ def test_every_parameter_of_every_method_has_a_test():
     assert {key for method in METHODS for key in METHODS[method].keys} == {
         *CHANGES,
         *OF_TRIALS,
+        *OF_NETWORKS,
         "hypergradient",
     }
 

@@ -15,10 +15,11 @@ from amsam_ray.config.networks import BackboneConfig, DetectorConfig
 from amsam_ray.config.trial import TrainConfig, TrialConfig
 from amsam_ray.inference.inputs import PreparedSet, low_res_target
 from amsam_ray.models.adapted import AdaptedSam, build_method
-from amsam_ray.models.backbone import encode_to
+from amsam_ray.models.build import build_model
 from amsam_ray.models.nano import build_nano_sam
+from amsam_ray.models.trained_model import TrainedModel
 from amsam_ray.training.loop import Roles, Trainer
-from tests.models.toy import SIZE, toy_backbone
+from tests.models.toy import OFFLINE, SIZE, toy_backbone
 
 ROLES = Roles(lower=[0, 1], upper=[2, 3])
 
@@ -27,7 +28,13 @@ def toy_model(method: str = "am_sam", **given: Any) -> AdaptedSam:
     return build_method(method, resolve_params(method, given), toy_backbone(), seed=0)
 
 
-def toy_set(model: AdaptedSam, pictures: int = 4) -> PreparedSet:
+def toy_network(method: str, **given: Any) -> TrainedModel:
+    """Return a method that is not SAM, on the features of the tiny SAM or with random weights."""
+    params = resolve_params(method, {**OFFLINE.get(method, {}), **given})
+    return build_model(method, params, toy_backbone(), seed=0)
+
+
+def toy_set(model: TrainedModel, pictures: int = 4) -> PreparedSet:
     """Return pictures of one bright rectangle each, of three sizes, prepared for ``model``."""
     draw = np.random.default_rng(0)
     images, truths, boxes = [], [], []
@@ -42,10 +49,10 @@ def toy_set(model: AdaptedSam, pictures: int = 4) -> PreparedSet:
         truths.append(truth)
         boxes.append(torch.tensor([left, top, left + 16, top + 18], dtype=torch.float32))
     stacked = torch.stack(images)
-    masks = [low_res_target(truth, SIZE // 4) for truth in truths]
+    masks = [low_res_target(truth, model.frozen.output_side) for truth in truths]
     return PreparedSet(
         names=tuple(f"picture-{number}" for number in range(pictures)),
-        features=encode_to(model.backbone, stacked, model.cache_point),
+        features=model.frozen.encode(stacked, model.cache_point),
         boxes=torch.stack(boxes),
         has_box=torch.ones(pictures, dtype=torch.bool),
         detected=torch.ones(pictures, dtype=torch.bool),
@@ -53,7 +60,7 @@ def toy_set(model: AdaptedSam, pictures: int = 4) -> PreparedSet:
         valid=torch.stack([torch.from_numpy(valid) for _, valid in masks]),
         truths=tuple(truths),
         pixels=stacked,
-        view_features=encode_to(model.backbone, stacked * 0.9 + 0.1, model.cache_point) if model.needs_views else None,
+        view_features=model.frozen.encode(stacked * 0.9 + 0.1, model.cache_point) if model.needs_views else None,
         true_boxes=torch.stack(boxes) if model.params.box_training == "mix" else None,
         has_object=torch.ones(pictures, dtype=torch.bool) if model.params.box_training == "mix" else None,
     ).for_model(model)
@@ -69,7 +76,7 @@ def toy_trainer(
     pictures: int = 4,
     **given: Any,
 ) -> Trainer:
-    model = toy_model(method, **given)
+    model = toy_network(method, **given) if method in OFFLINE else toy_model(method, **given)
     train = TrainConfig(epochs=epochs, batch_size=batch_size)
     return Trainer(model, toy_set(model, pictures), roles, train, seed)
 
@@ -86,7 +93,7 @@ def random_nano(folder: Path) -> BackboneConfig:
 def small_trial(backbone: BackboneConfig, method: str = "am_sam", **changes: Any) -> TrialConfig:
     """Return a trial of two epochs on small procedural lesions. ``params`` and ``train`` may be given as dicts."""
     train = {"epochs": 2, **changes.pop("train", {})}
-    params = resolve_params(method, changes.pop("params", {}))
+    params = resolve_params(method, {**OFFLINE.get(method, {}), **changes.pop("params", {})})
     options = {"family": "lesion", "size": 64, "train": 12, "test": 5, **changes.pop("options", {})}
     settings = {
         "dataset": DatasetConfig(name="procedural", options=options),
