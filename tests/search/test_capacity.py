@@ -58,7 +58,7 @@ def test_size_of_a_lane(wanted: dict[str, Any], nodes: list[Mapping[str, float]]
 def test_node_kinds_are_read_from_the_cluster_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: None)
     assert node_kinds(tmp_path / "none.yaml") == []
-    assert node_kinds(Path(__file__).parents[2] / "clusters" / "gpu.yaml") == [NodeKind({"CPU": 8, "GPU": 1}, 8)]
+    assert node_kinds(Path(__file__).parents[2] / "clusters" / "gpu.yaml") == [NodeKind({"CPU": 8, "GPU": 1}, 8)] * 3
 
 
 def test_node_kinds_of_a_managed_platform_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
