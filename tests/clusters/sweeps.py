@@ -95,7 +95,7 @@ class Cluster:
     def up(self) -> float:
         """Start the cluster and return the seconds that it took."""
         started = time.monotonic()
-        self._log(self.lab.laptop.run(f"ray up --yes --no-config-cache {self.file}", timeout=180))
+        self._log(self.lab.laptop.run(f"ray up --yes --no-config-cache {self.file}", timeout=240))
         return time.monotonic() - started
 
     def down(self) -> None:
@@ -140,7 +140,7 @@ class Cluster:
             file.write(text)
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 120) -> float:
+def until(condition: Callable[[], object], what: str, seconds: float = 240) -> float:
     """Wait for ``condition`` and return how long it took; fails after ``seconds``."""
     started = time.monotonic()
     while not condition():

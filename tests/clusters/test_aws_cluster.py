@@ -14,7 +14,7 @@ from tests.clusters.sweeps import FINALS, TRIALS, Cluster, bed, offline, until
 from tests.conftest import use
 from tests.s3.moto import S3Server
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 # The addresses that moto gives to the first instances of the first subnet: the last is that of a replacement.
 HEAD, FIRST, SECOND, THIRD = (f"{NETWORK}.{host}" for host in (4, 5, 6, 7))
 
@@ -73,7 +73,7 @@ def test_sweep_on_spot_machines_survives_the_loss_of_one(tmp_path: Path, monkeyp
         until(lambda: cluster.recorded() >= 2, "records")
         cluster.machine(SECOND).power_off()
         account.reclaim(SECOND)
-        assert sweep.wait(180) == 0, (tmp_path / "tune.log").read_text()
+        assert sweep.wait(300) == 0, (tmp_path / "tune.log").read_text()
         records = cluster.records()
         assert len(records) == TRIALS + FINALS
         assert {record.status for record in records} == {"completed"}
