@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -109,6 +110,11 @@ class Machine:
             process.kill()
         assert process.returncode == 0, f"{command}: status {process.returncode}\n{output}"
         return output
+
+    def count(self, pattern: str) -> int:
+        """Return how many processes have a command line that matches a regular expression."""
+        lines = self.run("ps -eo args").splitlines()
+        return sum(re.search(pattern, line) is not None for line in lines)
 
     def power_off(self) -> None:
         """Vanish from the network, without a word to anyone, and end all processes."""

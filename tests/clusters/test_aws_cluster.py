@@ -10,7 +10,7 @@ import pytest
 
 from tests.clusters.cluster_files import GPU, ROLES, ROOT, problems, read
 from tests.clusters.machines import NETWORK, Lab, missing
-from tests.clusters.sweeps import FINALS, TRIALS, Cluster, bed, offline, until
+from tests.clusters.sweeps import Cluster, bed, offline, until
 from tests.conftest import use
 from tests.s3.moto import S3Server
 
@@ -74,9 +74,7 @@ def test_sweep_on_spot_machines_survives_the_loss_of_one(tmp_path: Path, monkeyp
         cluster.machine(SECOND).power_off()
         account.reclaim(SECOND)
         assert sweep.wait(300) == 0, (tmp_path / "tune.log").read_text()
-        records = cluster.records()
-        assert len(records) == TRIALS + FINALS
-        assert {record.status for record in records} == {"completed"}
+        cluster.assert_complete()
 
         cluster.down()
         assert account.instances() == {}
