@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SLOW := faults or ceph or browser or cluster or cuda
 
-.PHONY: demo test lint test-faults test-s3 test-browser test-cluster test-cuda clean
+.PHONY: demo test lint test-faults test-s3 test-browser test-clusters test-cuda clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -24,11 +24,14 @@ lint: $(VENV)/.ready
 test: lint
 	$(BIN)/python -m pytest -m 'not ($(SLOW))'
 
-test-faults test-browser test-cluster test-cuda: test-%: $(VENV)/.ready
+test-faults test-browser test-cuda: test-%: $(VENV)/.ready
 	$(BIN)/python -m pytest -m '$*'
 
 test-s3: $(VENV)/.ready
 	$(BIN)/python -m pytest -m ceph
+
+test-clusters: $(VENV)/.ready
+	$(BIN)/python -m pytest -m 'cluster and not faults'
 
 clean:
 	rm -rf results build *.egg-info

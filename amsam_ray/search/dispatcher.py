@@ -8,7 +8,7 @@ from typing import Protocol
 
 from amsam_ray.search.observers import LaneStage, Observer
 from amsam_ray.search.state import SweepState
-from amsam_ray.search.trials import LaneEvent, TrialOutcome, TrialSpec
+from amsam_ray.search.trials import ErrorSource, LaneEvent, TrialOutcome, TrialSpec
 
 
 class Sender(Protocol):
@@ -129,7 +129,8 @@ class Dispatcher:
         elif reason:
             self._lost_while_starting = True
         if lane.trial is not None:
-            attempt = TrialOutcome(lane.trial.trial_id, "error", reason=reason, source="lane" if reason else "stop")
+            source: ErrorSource = "lost" if stage == "node" else "lane" if reason else "stop"
+            attempt = TrialOutcome(lane.trial.trial_id, "error", reason=reason, source=source)
             self._settle(lane, attempt)
             self._assign()
         elif reason:

@@ -10,8 +10,8 @@ from amsam_ray.search.trials import TrialOutcome, TrialSpec
 
 logger = logging.getLogger(__name__)
 
-LaneStage = Literal["running", "start", "room"]
-"""How far a lane came before it was lost: it was up; it did not start; the cluster had no room for it."""
+LaneStage = Literal["running", "start", "room", "node"]
+"""How a lane was lost: it was up; it did not start; the cluster had no room for it; its node died with it."""
 
 
 class Observer:

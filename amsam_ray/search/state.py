@@ -11,13 +11,17 @@ from amsam_ray.storage.base import StorageError
 
 RecordFailure = Callable[[TrialSpec, TrialOutcome], TrialOutcome]
 
+# How many nodes a trial may lose before a further loss counts as an attempt. A spot market does not take so many from
+# one trial; a trial that brings its nodes down does.
+_MAX_LOST = 8
+
 
 class SweepState:
     """Answers which trial is next and takes in how trials end. Cells take turns.
 
     Args:
         cells: in the order of their turns, shots ascending.
-        retries: how often a trial is retried after its lane died or it raised.
+        retries: how often a trial is retried after its lane died or it raised. The loss of a node is not counted.
         record_failure: records a trial as failed and returns what is recorded.
         abort: ends the sweep, with a reason.
 
@@ -86,7 +90,10 @@ class SweepState:
             self.deferred[trial.cell] = attempt.reason or "unknown reason"
             state.retry(trial, attempt=trial.attempt)
             return None
-        counts = attempt.source in ("trial", "input", "node", "lane")
+        if attempt.source == "lost" and trial.lost < _MAX_LOST:
+            state.retry(replace(trial, lost=trial.lost + 1), attempt=trial.attempt)
+            return None
+        counts = attempt.source in ("trial", "input", "node", "lane", "lost")
         if attempt.source == "input" and not self._any_success():
             # An input that no trial accepts, a missing file for instance, is a fault of the sweep: record nothing.
             self._abort(f"{trial.trial_id} cannot be run: {attempt.reason}")

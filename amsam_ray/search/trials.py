@@ -8,7 +8,7 @@ from typing import Literal
 from amsam_ray.config.trial import TrialConfig
 from amsam_ray.hashing import sha256_digest
 
-ErrorSource = Literal["trial", "input", "data", "node", "lane", "stop"]
+ErrorSource = Literal["trial", "input", "data", "node", "lane", "lost", "stop"]
 OutcomeStatus = Literal["completed", "pruned", "failed", "error"]
 
 
@@ -24,6 +24,7 @@ class TrialSpec:
         rungs: epochs at which ASHA decides whether the trial continues; empty for a final.
         searched: names of the hyperparameters that the search varies in this cell.
         attempt: 1, plus the number of earlier attempts that raised or whose lane died.
+        lost: number of earlier tries that ended with their node, without counting as attempts.
         published: whether the configuration is the method's published setting, cut to what is searched.
         choice: of a final: 1 for the configuration that the search chose, 2, 3, ... for the runners-up, 0 for the
             published setting if it is there for comparison alone; None for a search trial.
@@ -36,6 +37,7 @@ class TrialSpec:
     rungs: tuple[int, ...] = ()
     searched: tuple[str, ...] = ()
     attempt: int = 1
+    lost: int = 0
     published: bool = False
     choice: int | None = None
 
@@ -62,8 +64,9 @@ class TrialOutcome:
         reason: why it failed, one sentence.
         diverged: whether it failed because its loss became NaN or Inf.
         source: the cause of an ``error``: the ``trial`` raised, refused its ``input`` (and would again), could not
-            read its cell's ``data``, its ``node`` refused to store something (a full disk), its ``lane`` died, or the
-            sweep was asked to ``stop``. Errors of the data and of a stop do not count as attempts.
+            read its cell's ``data``, its ``node`` refused to store something (a full disk), its ``lane`` died, its node
+            was ``lost``, or the sweep was asked to ``stop``. The last two and errors of the data do not count as
+            attempts.
         traceback: of an ``error``, for the log.
     """
 
@@ -89,7 +92,7 @@ class LaneEvent:
         kind: ``ready``: all workers are up; ``rung``: the trial reached an epoch at which ASHA decides; ``end``: the
             trial is over.
         ticket: number of the trial within its lane, 0 for ``ready``.
-        placement_group: of ``ready``: id (hex) of the placement group in which the workers run.
+        placement_group, node: of ``ready``: ids (hex) of the placement group and of the node in which the workers run.
         epoch, score: of a rung; the score is the best so far.
         outcome: of an end.
     """
@@ -97,6 +100,7 @@ class LaneEvent:
     kind: Literal["ready", "rung", "end"]
     ticket: int = 0
     placement_group: str = ""
+    node: str = ""
     epoch: int = 0
     score: float = float("nan")
     outcome: TrialOutcome | None = None

@@ -7,7 +7,6 @@ system. One monitor, one object store and one gateway use about 150 MB.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.debian import cache_dir, unpacked
 from tests.s3.moto import S3Server, free_port, wait_for
 
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common")
@@ -68,35 +68,15 @@ rgw thread pool size = 32
 """
 
 
-def cache_dir() -> Path:
-    """Return the folder of the packages: ``amsam_ray/ceph`` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amsam_ray" / "ceph"
-
-
-def unpacked(cache: Path) -> Path:
-    """The folder that the packages are unpacked into, made on the first call."""
-    root = cache / "root"
-    if (cache / "complete").exists():
-        return root
-    if shutil.which("apt-get") is None:
-        raise RuntimeError("Ceph comes from Debian's packages; apt-get is not here")
-    (cache / "debs" / "partial").mkdir(parents=True, exist_ok=True)
-    options = ["-o", f"Dir::Cache::archives={cache / 'debs'}", "-o", "APT::Sandbox::User=root"]
-    command = ["apt-get", "-qq", "-y", "--no-install-recommends", "--download-only", *options, "install", *PACKAGES]
-    if subprocess.run(command).returncode:  # package lists that are missing or outdated
-        subprocess.run(["apt-get", "-qq", "update"], check=True)
-        subprocess.run(command, check=True)
-    root.mkdir(exist_ok=True)
-    for package in sorted((cache / "debs").glob("*.deb")):
-        subprocess.run(["dpkg", "-x", package, root], check=True)
-    (cache / "complete").touch()
-    return root
+def unpacked_ceph() -> Path:
+    """Return the folder that Ceph's packages are unpacked into."""
+    return unpacked(PACKAGES, cache_dir("ceph"))
 
 
 @contextmanager
 def ceph_rgw(data: Path) -> Iterator[S3Server]:
     """A cluster of one in the empty folder ``data``, ready to serve, with an empty bucket."""
-    cluster = _Cluster(unpacked(cache_dir()), data)
+    cluster = _Cluster(unpacked_ceph(), data)
     try:
         cluster.start()
         server = S3Server(f"http://127.0.0.1:{cluster.port}", ACCESS_KEY, SECRET_KEY)

@@ -12,7 +12,7 @@ import pytest
 from amsam_ray.config.space import ResourcesSection
 from amsam_ray.errors import InputError
 from amsam_ray.search.ray import capacity as capacity_module
-from amsam_ray.search.ray.capacity import Capacity, LaneSize, NodeKind, lane_size, node_kinds
+from amsam_ray.search.ray.capacity import Addable, Capacity, LaneSize, NodeKind, addable_nodes, lane_size
 
 BIG = {"CPU": 16.0, "GPU": 4.0}
 PLAIN = {"CPU": 2.0}
@@ -57,15 +57,24 @@ def test_size_of_a_lane(wanted: dict[str, Any], nodes: list[Mapping[str, float]]
 
 def test_node_kinds_are_read_from_the_cluster_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: None)
-    assert node_kinds(tmp_path / "none.yaml") == []
-    assert node_kinds(Path(__file__).parents[2] / "clusters" / "gpu.yaml") == [NodeKind({"CPU": 8, "GPU": 1}, 8)]
+    assert addable_nodes(tmp_path / "none.yaml") == Addable()
+    found = addable_nodes(Path(__file__).parents[2] / "clusters" / "gpu.yaml")
+    assert found == Addable([NodeKind({"CPU": 8, "GPU": 1}, 8)] * 3, at_most=8)
+    assert found.lanes(LaneSize(1, 4, 0.5)) == 16, "no more than max_workers, whatever their types"
+
+
+def test_largest_types_of_node_are_counted_first() -> None:
+    addable = Addable([NodeKind(PLAIN, 5), NodeKind(BIG, 2)], at_most=4)
+    assert addable.lanes(LaneSize(1, 1, 0)) == 2 * 16 + 2 * 2
+    assert addable.lanes(LaneSize(1, 1, 1)) == 2 * 4
+    assert Addable().lanes(LaneSize(1, 1, 0)) == 0
 
 
 def test_node_kinds_of_a_managed_platform_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [SimpleNamespace(resources={"CPU": 8, "GPU": 1}, max_count=n) for n in (3, -1)]
     published = SimpleNamespace(node_group_configs=groups)
     monkeypatch.setattr("ray._private.state.state.get_cluster_config", lambda: published)
-    first, unbounded = node_kinds(tmp_path / "none.yaml")
+    first, unbounded = addable_nodes(tmp_path / "none.yaml").kinds
     assert first == NodeKind({"CPU": 8, "GPU": 1}, 3) and unbounded.at_most > 1000
 
 
@@ -76,7 +85,7 @@ class FakeCluster:
         self.nodes, self.now = nodes, 100.0
         self.groups: list[list[dict[str, float]]] = []
         monkeypatch.setattr(capacity_module, "nodes_now", lambda: list(self.nodes))
-        monkeypatch.setattr(capacity_module, "node_kinds", lambda: kinds)
+        monkeypatch.setattr(capacity_module, "addable_nodes", lambda: Addable(kinds))
         monkeypatch.setattr(capacity_module, "placement_group", self.request)
         monkeypatch.setattr(capacity_module, "remove_placement_group", self.groups.remove)
         monkeypatch.setattr(capacity_module.time, "monotonic", lambda: self.now)

@@ -160,6 +160,16 @@ def test_trial_of_a_dead_lane_goes_to_an_idle_lane() -> None:
     assert lanes.now("b") == replace(trial, attempt=2)
 
 
+def test_trial_of_a_lost_node_is_repeated_without_costing_an_attempt() -> None:
+    log = FailureLog()
+    lanes = Lanes(make_state(space(methods=("sam",), space={}, retries=0), log))
+    lanes.up("a", "b")
+    trial = lanes.now("a")
+    lanes.dispatcher.lane_closed("a", "the lane's node was lost", "node")
+    assert lanes.now("b") == replace(trial, lost=1) and not log.failed
+    assert lanes.removed == ["group of a"]
+
+
 def test_placement_groups_of_dead_lanes_are_removed() -> None:
     lanes = Lanes(make_state(space()), room=3)
     lanes.up("a", "b")

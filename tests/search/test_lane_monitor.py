@@ -86,6 +86,14 @@ def test_failed_attempt_does_not_reset_the_count(
     assert conditions.stop_code == "aborted"
 
 
+def test_lanes_that_start_on_lost_nodes_do_not_abort_the_sweep(
+    monitor: LaneMonitor, conditions: StopConditions, capacity: FakeCapacity
+) -> None:
+    for _ in range(10):
+        monitor.lane_lost("the lane's node was lost", "node")
+    assert conditions.stop_code is None and not capacity.reduced
+
+
 def test_lane_without_room_reduces_the_lanes_to_the_running_ones(
     monitor: LaneMonitor, conditions: StopConditions, capacity: FakeCapacity, trial: TrialSpec
 ) -> None:
@@ -97,7 +105,7 @@ def test_lane_without_room_reduces_the_lanes_to_the_running_ones(
     assert capacity.reduced == [1] * 10 + [0] and conditions.stop_code is None
 
 
-@pytest.mark.parametrize("stage", ["running", "start", "room"])
+@pytest.mark.parametrize("stage", ["running", "start", "room", "node"])
 def test_log_states_the_stage_of_a_lost_lane(stage: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         EventLog().lane_lost("why", stage)  # type: ignore[arg-type]
@@ -151,8 +159,8 @@ def test_reason_of_a_lane_error_is_found_below_rays_wrappers() -> None:
 
 
 def test_dead_process_is_stated_without_rays_text() -> None:
-    assert _cause(ActorDiedError()) == ("the lane's process or node died", "running")
-    assert _cause(ray.exceptions.ActorUnavailableError("away", None))[0] == "the lane's process or node died"
+    assert _cause(ActorDiedError()) == ("the lane's process died", "running")
+    assert _cause(ray.exceptions.ActorUnavailableError("away", None))[0] == "the lane's process died"
     assert _cause(None) == ("the lane died", "running")
     assert _cause(OSError("disk\nfull")) == ("OSError: disk full", "running")
 

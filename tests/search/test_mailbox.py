@@ -73,11 +73,11 @@ def test_closing_mailbox_ends_all_waiting_calls() -> None:
 def test_mailbox_reports_readiness_and_silence() -> None:
     async def run() -> None:
         box = Mailbox(workers=2)
-        await box.register(0, "g")
+        await box.register(0, "g", "n")
         assert not (await box.next_update(0.01)).ready
-        await box.register(1, "g")
+        await box.register(1, "g", "n")
         news = await box.next_update(1)
-        assert news.ready and news.event == LaneEvent("ready", placement_group="g")
+        assert news.ready and news.event == LaneEvent("ready", placement_group="g", node="n")
         assert (await box.next_update(0.05)).silent_s == 0, "nothing runs"
         await box.post(trial())
         assert (await box.next_update(0.05)).silent_s >= 0.05

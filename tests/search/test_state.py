@@ -128,6 +128,27 @@ def test_trial_is_retried_up_to_the_limit_and_then_recorded_as_failed(source: Er
     assert state.next_trial() is None and state.finished
 
 
+def test_lost_node_costs_no_attempt() -> None:
+    log = FailureLog()
+    state = make_state(space(trials=1, retries=0), log)
+    first = state.next_trial()
+    assert first
+    state.settle(first, error(first, "lost"))
+    again = state.next_trial()
+    assert again == replace(first, lost=1) and again.attempt == 1 and not log.failed
+
+
+def test_trial_that_loses_node_after_node_fails_in_the_end() -> None:
+    log = FailureLog()
+    state = make_state(space(trials=1, retries=1), log)
+    tries = []
+    while trial := state.next_trial():
+        tries.append((trial.attempt, trial.lost))
+        state.settle(trial, error(trial, "lost"))
+    assert tries == [(1, lost) for lost in range(9)] + [(2, 8)]
+    assert [outcome.status for outcome in log.failed] == ["failed"]
+
+
 def test_stopped_attempt_does_not_count() -> None:
     log = FailureLog()
     state = make_state(space(trials=1, retries=0), log)

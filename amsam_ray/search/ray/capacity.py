@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +89,29 @@ def nodes_now() -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def node_kinds(bootstrap: Path = BOOTSTRAP) -> list[NodeKind]:
-    """Return the types of node that the cluster's autoscaler can add; empty if there is none.
+@dataclass(frozen=True)
+class Addable:
+    """What an autoscaler can add.
+
+    Attributes:
+        kinds: the types of node; empty if there is no autoscaler.
+        at_most: the maximum number of nodes of all types together.
+    """
+
+    kinds: Sequence[NodeKind] = ()
+    at_most: int = _UNBOUNDED
+
+    def lanes(self, size: LaneSize) -> int:
+        """Return how many lanes fit on as many nodes as can be added, the types with the most lanes first."""
+        lanes, left = 0, self.at_most
+        for kind in sorted(self.kinds, key=lambda kind: size.fits(kind.resources), reverse=True):
+            nodes = min(left, kind.at_most)
+            lanes, left = lanes + nodes * size.fits(kind.resources), left - nodes
+        return lanes
+
+
+def addable_nodes(bootstrap: Path = BOOTSTRAP) -> Addable:
+    """Return what the cluster's autoscaler can add.
 
     Args:
         bootstrap: where ``ray up`` stores the cluster file on the head node.
@@ -99,16 +120,17 @@ def node_kinds(bootstrap: Path = BOOTSTRAP) -> list[NodeKind]:
     published = ray._private.state.state.get_cluster_config()
     if published is not None:
         groups = [(group.resources, group.max_count) for group in published.node_group_configs]
-        return [NodeKind(dict(resources), most if most >= 0 else _UNBOUNDED) for resources, most in groups]
+        return Addable([NodeKind(dict(resources), most if most >= 0 else _UNBOUNDED) for resources, most in groups])
     if not bootstrap.is_file():
-        return []
+        return Addable()
     config = yaml.safe_load(bootstrap.read_text())
     at_most = int(config.get("max_workers", 0))
-    return [
+    kinds = [
         NodeKind(kind.get("resources", {}), min(at_most, int(kind.get("max_workers", at_most))))
         for name, kind in config.get("available_node_types", {}).items()
         if name != config.get("head_node_type")
     ]
+    return Addable(kinds, at_most)
 
 
 class Capacity:
@@ -126,16 +148,13 @@ class Capacity:
     """
 
     def __init__(self, wanted: ResourcesSection, *, remote: bool):
-        kinds, nodes = node_kinds() if remote else [], nodes_now()
-        self.size = lane_size(wanted, [kind.resources for kind in kinds] + nodes)
-        possible = max(
-            sum(self.size.fits(node) for node in nodes),
-            sum(self.size.fits(kind.resources) * kind.at_most for kind in kinds),
-        )
+        addable, nodes = addable_nodes() if remote else Addable(), nodes_now()
+        self.size = lane_size(wanted, [kind.resources for kind in addable.kinds] + nodes)
+        possible = max(sum(self.size.fits(node) for node in nodes), addable.lanes(self.size))
         if possible == 0:
             raise InputError(Problem("resources", _too_large(self.size, nodes)))
         self.wanted = possible if wanted.lanes == "auto" else wanted.lanes
-        self._ask = bool(kinds)
+        self._ask = bool(addable.kinds)
         self._requests: list[PlacementGroup] = []
         self._looked, self._lanes = -math.inf, 0
         self._no_room = (-math.inf, 0)

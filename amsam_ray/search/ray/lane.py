@@ -73,12 +73,13 @@ class Lane(tune.Trainable):
     """Search trials, one at a time, through one Train run.
 
     The Tune config holds ``lane``, the LaneSettings. A result holds ``event``, the mailbox's next LaneEvent or None for
-    a heartbeat, and ``mailbox``, the actor's name, through which the driver sends trials and ASHA's decisions; it is
-    empty until the workers are up.
+    a heartbeat, ``mailbox``, the actor's name, through which the driver sends trials and ASHA's decisions; it is empty
+    until the workers are up, and ``node``, the id of the node of this process.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._settings: LaneSettings = config["lane"]
+        self._node = ray.get_runtime_context().get_node_id()
         self._name = f"amsam-mailbox-{uuid.uuid4().hex[:12]}"
         # On the lane's own node, so that the lane and its mailbox die together.
         self._mailbox: Any = (
@@ -87,7 +88,7 @@ class Lane(tune.Trainable):
                 name=self._name,
                 num_cpus=0,
                 max_concurrency=1000,
-                label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
+                label_selector={"ray.io/node-id": self._node},
             )
             .remote(self._settings.workers)
         )
@@ -102,7 +103,7 @@ class Lane(tune.Trainable):
         self._up = self._up or update.ready
         if update.event is None:
             self._check(update)
-        return {"event": update.event, "mailbox": self._name if self._up else ""}
+        return {"event": update.event, "mailbox": self._name if self._up else "", "node": self._node}
 
     def _check(self, update: LaneUpdate) -> None:
         """Raise LaneError if no event can arrive any more."""

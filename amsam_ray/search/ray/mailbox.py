@@ -92,12 +92,12 @@ class Mailbox:
 
     # Called by the workers.
 
-    async def register(self, rank: int, placement_group: str) -> None:
-        """Report that a worker is up, with its imports done, in the placement group with this id."""
+    async def register(self, rank: int, placement_group: str, node: str) -> None:
+        """Report that a worker is up, with its imports done, in the placement group and on the node with these ids."""
         async with self._changed:
             self._present.add(rank)
             if len(self._present) == self._workers:
-                self._events.append(LaneEvent("ready", placement_group=placement_group))
+                self._events.append(LaneEvent("ready", placement_group=placement_group, node=node))
             self._changed.notify_all()
 
     async def take(self, after: int, outcome: TrialOutcome | None = None) -> tuple[int, TrialSpec] | None:

@@ -21,6 +21,7 @@ from amsam_ray.search.dispatcher import Dispatcher
 from amsam_ray.search.observers import LaneStage, Observer
 from amsam_ray.search.ray.capacity import LANE_CPUS, Capacity
 from amsam_ray.search.ray.lane import Lane, LaneError, LaneSettings
+from amsam_ray.search.ray.lane_nodes import LaneNodes
 from amsam_ray.search.ray.placement_groups import LanePlacementGroups
 from amsam_ray.search.ray.worker import WorkerSettings
 from amsam_ray.search.state import SweepState
@@ -79,7 +80,7 @@ def run_lanes(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=LaneScheduler(dispatcher, searcher.errors),
+            scheduler=LaneScheduler(dispatcher, searcher.errors, searcher.nodes),
             num_samples=-1,
             reuse_actors=False,
             trial_name_creator=_short_name,
@@ -122,6 +123,7 @@ class LaneMonitor(Observer):
         """Count a lane that failed to start, or reduce the capacity if there was no room for it."""
         if stage == "room":
             self._capacity.no_room(self._running)
+        if stage in ("room", "node"):
             return
         self._failed_starts += 1
         if self._failed_starts > 2 + self._capacity.wanted:
@@ -182,6 +184,7 @@ class LaneSearcher(_NotPickled, Searcher):
         self._dispatcher = dispatcher
         self._settings = settings
         self.errors: dict[str, BaseException] = {}
+        self.nodes = LaneNodes()
 
     def suggest(self, trial_id: str) -> Any:
         if self._dispatcher.open_lane(trial_id):
@@ -192,10 +195,15 @@ class LaneSearcher(_NotPickled, Searcher):
         """Do nothing: events go through the scheduler, which Tune asks first and which may end the lane."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if error:
-            self._dispatcher.lane_closed(trial_id, *_cause(self.errors.pop(trial_id, None)))
-        else:
+        if not error:
+            self.nodes.forget(trial_id)
             self._dispatcher.lane_closed(trial_id)
+            return
+        cause = self.errors.pop(trial_id, None)
+        if self.nodes.lost(trial_id, cause):
+            self._dispatcher.lane_closed(trial_id, "the lane's node was lost", "node")
+        else:
+            self._dispatcher.lane_closed(trial_id, *_cause(cause))
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Save nothing."""
@@ -216,14 +224,19 @@ class LaneScheduler(_NotPickled, FIFOScheduler):
     Args:
         dispatcher: receives the events.
         errors: lane -> the exception that ended it; Tune passes its searcher only a flag.
+        nodes: the nodes of the lanes.
     """
 
-    def __init__(self, dispatcher: Dispatcher, errors: dict[str, BaseException]):
+    def __init__(self, dispatcher: Dispatcher, errors: dict[str, BaseException], nodes: LaneNodes):
         super().__init__()
         self._dispatcher = dispatcher
         self._errors = errors
+        self._nodes = nodes
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        self._nodes.seen(trial.trial_id, result["node"])
+        if result["event"] is not None and result["event"].node:
+            self._nodes.seen(trial.trial_id, result["event"].node)
         keep = self._dispatcher.handle(trial.trial_id, result["mailbox"], result["event"])
         return str(TrialScheduler.CONTINUE if keep else TrialScheduler.STOP)
 
@@ -243,7 +256,7 @@ def _cause(error: BaseException | None) -> tuple[str, LaneStage]:
     if isinstance(error, ray.exceptions.RayActorError):
         if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
             return f"a lane cannot be set up: {_exception_line(str(error))}"[:500], "start"
-        return "the lane's process or node died", "running"
+        return "the lane's process died", "running"
     if error is not None:
         return " ".join(f"{type(error).__name__}: {error}".split())[:500], "running"
     return "the lane died", "running"

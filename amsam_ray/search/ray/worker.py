@@ -75,7 +75,8 @@ def serve(config: dict[str, Any]) -> None:
     # The mailbox dies with its lane, and the workers then end.
     with contextlib.suppress(ray.exceptions.RayActorError):
         group = ray.util.get_current_placement_group()
-        ray.get(mailbox.register.remote(rank, group.id.hex() if group else ""))
+        node = ray.get_runtime_context().get_node_id()
+        ray.get(mailbox.register.remote(rank, group.id.hex() if group else "", node))
         ticket, outcome = 0, None
         while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
             ticket, trial = taken
