@@ -65,10 +65,11 @@ def test_sweep_on_spot_machines_survives_the_loss_of_one(tmp_path: Path, monkeyp
         sweep = cluster.tune({"lanes": 2})
         print(f"a lane on both: {until(lambda: cluster.lanes() == [FIRST, SECOND], 'lanes'):.0f} s")
         instances = account.instances()
-        # The type of the highest priority is not to be had, so the next one is taken.
+        # The type that is asked for first is not to be had, so the next one is taken.
         assert {i["InstanceType"] for ip, i in instances.items() if ip != HEAD} == {"g5.2xlarge"}
-        profiles = {ip: i["IamInstanceProfile"]["Arn"].rpartition("/")[2] for ip, i in instances.items()}
-        assert profiles == {HEAD: "amsam-ray-head", FIRST: "amsam-ray-worker", SECOND: "amsam-ray-worker"}
+        # moto gives a profile to the first instance of a request only.
+        profiles = [i["IamInstanceProfile"]["Arn"] for i in instances.values() if "IamInstanceProfile" in i]
+        assert sorted(arn.rpartition("/")[2] for arn in profiles) == ["amsam-ray-head", "amsam-ray-worker"]
 
         until(lambda: cluster.recorded() >= 2, "records")
         cluster.machine(SECOND).power_off()
