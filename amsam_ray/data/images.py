@@ -136,7 +136,7 @@ def decode_image(data: bytes, where: str) -> Photograph:
         ImageError: the file is not an image, is truncated, or is too large to be a photograph.
     """
     frame = read_frame(data, where)
-    image = _load(data, where)
+    image = load_picture(data, where)
     notes = []
     if image.mode != "RGB":
         rgb, note = _to_rgb(image)
@@ -166,8 +166,8 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
     Raises:
         ImageError: the mask is unreadable, or has another size and the rule refuses that.
     """
-    image = _load(data, where)
-    image, notes = _turn_as_stored(image, frame)
+    image = load_picture(data, where)
+    image, notes = turn_as_stored(image, frame)
     value_HW, scale, kind = _values(image)
     notes += kind
     size = image.size
@@ -199,7 +199,8 @@ def _open(data: bytes, where: str) -> Image.Image:
     return image
 
 
-def _load(data: bytes, where: str) -> Image.Image:
+def load_picture(data: bytes, where: str) -> Image.Image:
+    """Return the decoded picture of a file, as stored. Raises ImageError if it is damaged or too large."""
     image = _open(data, where)
     try:
         image.load()
@@ -231,7 +232,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     return image.convert("RGB"), names.get(image.mode, image.mode.lower())
 
 
-def _turn_as_stored(image: Image.Image, frame: Frame) -> tuple[Image.Image, list[str]]:
+def turn_as_stored(image: Image.Image, frame: Frame) -> tuple[Image.Image, list[str]]:
     """Turn a mask by its own EXIF orientation, or by its photograph's if it was drawn on the stored pixels."""
     upright = ImageOps.exif_transpose(image)
     if upright.size != image.size or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
