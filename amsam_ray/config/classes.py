@@ -26,6 +26,11 @@ ClassMap = Mapping[str, int | str]
 """Name of each class -> value of a label map, folder of masks, or id or name of a COCO category."""
 
 
+def has_classes(options: Mapping[str, Any]) -> bool:
+    """Whether the masks of a dataset with these options are read by class."""
+    return options.get("classes") is not None or options.get("annotations") is not None
+
+
 def base_label(label: str) -> str:
     """Return the dataset's name in the label of one of its classes: ``kvasir`` of ``kvasir.polyp``."""
     return label.partition(".")[0]

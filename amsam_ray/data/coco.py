@@ -110,8 +110,10 @@ def rasterise(image: CocoImage, categories: Iterable[int]) -> np.ndarray:
     covered = np.zeros((image.height, image.width), dtype=bool)
     for category, segmentation in image.annotations:
         if category in wanted:
-            packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
-            runs = segmentation if packed else coco.frPyObjects(segmentation, image.height, image.width)
+            if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+                runs: Any = {"size": [image.height, image.width], "counts": segmentation["counts"]}
+            else:
+                runs = coco.frPyObjects(segmentation, image.height, image.width)
             covered |= coco.decode(coco.merge(runs) if isinstance(runs, list) else runs).astype(bool)
     return covered
 
@@ -229,7 +231,9 @@ def _polygon_fault(polygon: Any, width: int, height: int) -> str | None:
 
 def _runs_fault(runs: Mapping[str, Any], width: int, height: int) -> str | None:
     if runs.get("size") != [height, width]:
-        return f"has run lengths of size {str(runs.get('size'))[:50]} on an image of [{height}, {width}]; export it again"
+        return (
+            f"has run lengths of size {str(runs.get('size'))[:50]} on an image of [{height}, {width}]; export it again"
+        )
     counts = runs.get("counts")
     numbers = _unpacked(counts) if isinstance(counts, str) else counts
     if not isinstance(numbers, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):

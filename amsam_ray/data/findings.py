@@ -25,6 +25,9 @@ FAULTS = {
     "mask-unreadable": "a mask cannot be decoded",
     "mask-shape": "a mask has another aspect ratio than its photograph",
     "mask-values": "a mask is mostly neither black nor white",
+    "classes": "a class is in none of the masks, or cannot be told from another",
+    "annotations": "the COCO file cannot be read",
+    "label-value": "a label map holds a value that belongs to no class",
     "leak": "the same picture is in the train and the test split",
 }
 """Code -> meaning of the findings that the user has to correct."""
@@ -36,6 +39,7 @@ NOTES = {
     "mask-empty": "a mask holds no object",
     "mask-full": "a mask covers the whole image",
     "duplicate": "the same picture is in one split twice",
+    "class-overlap": "pixels of a COCO file belong to several classes",
 }
 """Code -> meaning of the findings that may be intended."""
 

@@ -29,7 +29,7 @@ class LabelMap:
     conversions: tuple[str, ...]
 
 
-def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame) -> LabelMap:
+def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame | None) -> LabelMap:
     """Decode a label map and resize it to its photograph, by nearest neighbour.
 
     The value of a pixel is its grey value, or its index in the palette whatever colour that has.
@@ -38,7 +38,8 @@ def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Labe
         data: the file's bytes.
         where: name of the file in messages.
         rule: what to do with a map of another size; its threshold is not used.
-        frame: the photograph's. A map that is stored like a turned photograph is turned with it.
+        frame: the photograph's. A map that is stored like a turned photograph is turned with it. None: the map is
+            returned as it is stored.
 
     Raises:
         ImageError: the map is unreadable, in colour, in a lossy format or of values that are no numbers of classes, or
@@ -47,9 +48,9 @@ def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Labe
     picture = load_picture(data, where)
     if picture.format in _LOSSY:
         raise ImageError(where, f"is a label map in the lossy format {picture.format}, which changes values; {_REMEDY}")
-    picture, notes = turn_as_stored(picture, frame)
+    picture, notes = turn_as_stored(picture, frame) if frame else (picture, [])
     values_HW, size = _values(picture, where), picture.size
-    if size != (frame.width, frame.height):
+    if frame and size != (frame.width, frame.height):
         if rule.other_size == "refuse":
             sizes = f"is {size[0]}x{size[1]} and its photograph {frame.width}x{frame.height}"
             raise ImageError(where, f"the label map {sizes}; use the photograph it was made for, or make it again")

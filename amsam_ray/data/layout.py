@@ -67,21 +67,21 @@ def scan(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) 
         options: validated, with defaults filled in (`amsam_ray.data.definition.check_options`).
     """
     result = Scan()
-    folders = _choose_layout(tree, definition, options)
+    folders = choose_layout(tree, definition, options)
     if folders is None:
-        result.findings.append(_no_layout(tree, definition, options))
+        result.findings.append(no_layout(tree, definition, options))
         return result
     claimed: set[str] = set()
-    found = {split: _pairs(tree, definition, pair, claimed, result.findings) for split, pair in folders.items()}
-    _check_unclaimed_masks(tree, definition, folders, claimed, result.findings)
+    found = {split: pair_files(tree, definition, pair, claimed, result.findings) for split, pair in folders.items()}
+    check_unclaimed_masks(tree, definition, folders, claimed, result.findings)
     if "pool" in found:
-        _split_pool(tree, definition, options, found["pool"], result)
+        divide_pool(tree, definition, options, found["pool"], result)
     else:
-        _take_published_split(found, result)
+        take_published_split(found, result)
     return result
 
 
-def _no_layout(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) -> Finding:
+def no_layout(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) -> Finding:
     wanted = "; or ".join(
         ", ".join(f"{pair.images} and {pair.masks}" for pair in layout.pairs().values())
         for layout in definition.layouts
@@ -95,7 +95,7 @@ def _fill(text: str, options: Mapping[str, Any]) -> str:
     return text
 
 
-def _choose_layout(
+def choose_layout(
     tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]
 ) -> dict[str, FolderPair] | None:
     """Return the folders of the first layout whose photograph folders all exist, options filled in."""
@@ -113,7 +113,7 @@ def _choose_layout(
     return None
 
 
-def _pairs(
+def pair_files(
     tree: Tree, definition: DatasetDefinition, folders: FolderPair, claimed: set[str], findings: list[Finding]
 ) -> dict[str, Pair]:
     """Pair the files of one folder of photographs and one of masks, by the stem of the photograph.
@@ -192,7 +192,7 @@ def _matches(stem: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(stem, pattern) for pattern in patterns)
 
 
-def _check_unclaimed_masks(
+def check_unclaimed_masks(
     tree: Tree,
     definition: DatasetDefinition,
     folders: Mapping[str, FolderPair],
@@ -213,7 +213,7 @@ def _check_unclaimed_masks(
                 findings.append(fault("no-image", where, text))
 
 
-def _take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) -> None:
+def take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) -> None:
     """Take train and test as published; put the split in front of a name that both hold, in both."""
     shared = set(found["train"]) & set(found["test"])
     for split, target in (("train", result.train), ("test", result.test)):
@@ -222,7 +222,7 @@ def _take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) ->
             target[name] = Pair(name, pair.image, pair.mask)
 
 
-def _split_pool(
+def divide_pool(
     tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any], pool: dict[str, Pair], result: Scan
 ) -> None:
     """Divide a pool into train and test by the definition's split rule."""

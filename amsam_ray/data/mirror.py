@@ -28,7 +28,7 @@ from amsam_ray.hashing import sha256_hex
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "mirror.json"
-_KEPT = SUFFIXES | {".txt"}  # images, masks and lists of names; archives beside them are not copied
+_KEPT = SUFFIXES | {".txt", ".json"}  # images, masks, lists of names, COCO files; archives are not copied
 _WORKERS = 8
 
 

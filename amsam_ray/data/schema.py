@@ -91,7 +91,7 @@ class SplitRule(_Part):
 class OptionRule(_Part):
     """One setting of a dataset that users can choose under ``options``."""
 
-    type: Literal["int", "str", "folder", "split"]
+    type: Literal["int", "str", "folder", "split", "classes", "values"]
     default: Any = None
     choices: list[Any] | None = None
     minimum: int | None = None
