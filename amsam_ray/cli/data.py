@@ -197,6 +197,7 @@ def _report_json(report: DatasetReport) -> dict[str, Any]:
         "expected": report.expected.model_dump() if report.expected else None,
         "sizes": [list(size) for size in report.sizes],
         "object_share": list(report.object_share),
+        "classes": {name: {"train": train, "test": test} for name, (train, test) in report.classes.items()},
         "faults": len(report.faults),
         "findings": [
             {"kind": f.code, "severity": f.severity, "where": f.where, "what": f.what} for f in report.findings
@@ -215,6 +216,9 @@ def _print_report(report: DatasetReport, limit: int | None) -> None:
     if report.object_share:
         low, median, high = report.object_share
         summary.add_row("object share", f"{low:.1%} to {high:.1%}, median {median:.1%}")
+    if report.classes:
+        texts = (f"{name} in {train} train, {test} test" for name, (train, test) in report.classes.items())
+        summary.add_row("classes", "; ".join(texts))
     summary.add_row("findings", _tally(report))
     console.print(Text(f"{report.name} {report.root}".strip(), style="bold"), soft_wrap=True)
     console.print(summary)

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from amsam_ray.config.classes import has_classes
 from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.data.class_check import count_classes, inspect_classes
+from amsam_ray.data.class_scan import ClassScan, scan_classes
 from amsam_ray.data.dataset import Dataset, local_root, open_dataset
 from amsam_ray.data.definition import check_options, get_definition
 from amsam_ray.data.findings import Finding, Severity, converted, fault, note
@@ -45,6 +48,7 @@ class DatasetReport:
         findings: faults, conversions and notes.
         sizes: (width, height) in pixels of the smallest, the median and the largest photograph.
         object_share: smallest, median and largest share of an image that is object, in [0, 1].
+        classes: number of images of the train pool and of the test split that hold a class, by its name.
     """
 
     name: str
@@ -55,6 +59,7 @@ class DatasetReport:
     findings: list[Finding] = field(default_factory=list)
     sizes: tuple[tuple[int, int], ...] = ()
     object_share: tuple[float, ...] = ()
+    classes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[Finding]:
@@ -102,12 +107,21 @@ def check_dataset(
     if definition.source == "procedural":
         return _check_procedural(open_dataset(config, split="all"), progress)
     root = local_root(config, mirror_dir)
-    found = scan(LocalTree(root), definition, options)
+    by_class = scan_classes(LocalTree(root), definition, options) if has_classes(options) else None
+    found = by_class.scan if by_class else scan(LocalTree(root), definition, options)
     report = DatasetReport(definition.name, str(config.root or root), len(found.train), len(found.test))
     report.expected, report.findings = definition.expected, list(found.findings)
     report.findings += _count_findings(report, definition.obtain)
     pairs = {**found.train, **found.test}
-    inspections = _inspect_all(lambda name: _inspect(root, pairs[name], definition.mask), sorted(pairs), progress)
+    if by_class:
+        counts = count_classes(by_class)
+        report.classes = {name: (counts.train[name], counts.test[name]) for name in by_class.classes}
+        report.findings += [finding for finding in counts.findings if finding not in report.findings]
+
+    def inspect(name: str) -> _Inspection:
+        return _inspect(root, pairs[name], by_class or definition.mask)
+
+    inspections = _inspect_all(inspect, sorted(pairs), progress)
     _summarise(report, inspections, frozenset(found.test), {name: pair.image for name, pair in pairs.items()})
     return report
 
@@ -149,8 +163,8 @@ def _inspect_all(inspect: Callable[[str], _Inspection], names: list[str], progre
                 yield inspection
 
 
-def _inspect(root: Path, pair: Pair, rule: MaskRule) -> _Inspection:
-    """Decode the photograph and the mask of one pair."""
+def _inspect(root: Path, pair: Pair, rule: MaskRule | ClassScan) -> _Inspection:
+    """Decode the photograph and the mask of one pair, or the masks of all classes."""
     try:
         photograph = decode_image(_read(root, pair.image), pair.image)
     except ImageError as error:
@@ -159,6 +173,9 @@ def _inspect(root: Path, pair: Pair, rule: MaskRule) -> _Inspection:
     pixels = photograph.pixels
     digest = sha256_hex(repr(pixels.shape).encode() + pixels.tobytes())
     size = (photograph.frame.width, photograph.frame.height)
+    if isinstance(rule, ClassScan):
+        of_classes, share = inspect_classes(rule, pair, photograph.frame)
+        return _Inspection(pair.name, (*findings, *of_classes), digest, size, share)
     try:
         mask = decode_mask(_read(root, pair.mask), pair.mask, rule, photograph.frame)
     except ImageError as error:

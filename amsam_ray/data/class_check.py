@@ -6,13 +6,16 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from amsam_ray.config.classes import ALL, has_classes
 from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.class_scan import FATAL, ClassScan, scan_classes
 from amsam_ray.data.dataset import local_root
 from amsam_ray.data.definition import check_options, get_definition
-from amsam_ray.data.findings import Finding, fault
-from amsam_ray.data.images import ImageError
+from amsam_ray.data.findings import Finding, fault, note
+from amsam_ray.data.images import Frame, ImageError
+from amsam_ray.data.layout import Pair
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import InputError, Problem, counted
 from amsam_ray.paths import mirrors_dir
@@ -56,10 +59,44 @@ def count_classes(found: ClassScan) -> ClassCounts:
                 for value in held[1]:
                     strangers[value].append(pairs[name].mask)
     for value, files in sorted(strangers.items()):
-        what = f"holds the value {value}, as {counted(len(files), 'label map')} in all, and no class has it; add it to "
-        what += f"classes, or write ignore: [{value}]"
+        what = (
+            f"holds the value {value}, which belongs to no class and is in {counted(len(files), 'label map')}; add it "
+        )
+        what += f"to classes, or write ignore: [{value}]"
         counts.findings.append(fault("label-value", files[0], what))
     return counts
+
+
+def inspect_classes(found: ClassScan, pair: Pair, frame: Frame) -> tuple[list[Finding], float | None]:
+    """Read the masks of all classes of one image.
+
+    Args:
+        found: the dataset.
+        pair: the image.
+        frame: the photograph's.
+
+    Returns:
+        What is to be told of them, and the share of the image that belongs to any class, in [0, 1]; None if the masks
+        cannot be read.
+    """
+    try:
+        present = found.masks.present(pair.name)
+    except ImageError:  # `count_classes` lists it
+        return [], None
+    empty = np.zeros((frame.height, frame.width), dtype=bool)
+    try:
+        masks_CHW = np.stack([found.masks.mask(pair.name, [one], frame) for one in sorted(present)] or [empty])
+    except ImageError as error:
+        return [fault("mask-unreadable", error.where, error.what)], None
+    covers_HW, findings = masks_CHW.sum(axis=0), []
+    if not present:
+        findings.append(
+            note("mask-empty", pair.image, f"{pair.mask} holds no class there; check that this is intended")
+        )
+    if shared := np.count_nonzero(covers_HW > 1):
+        what = f"{shared:,} pixels belong to several of {', '.join(sorted(present))}: to each of these in training"
+        findings.append(note("class-overlap", pair.image, what))
+    return findings, float((covers_HW > 0).mean())
 
 
 def check_classes(config: DatasetConfig, shots: int, where: str) -> list[Problem]:

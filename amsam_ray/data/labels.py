@@ -11,6 +11,7 @@ from amsam_ray.data.images import Frame, ImageError, load_picture, turn_as_store
 from amsam_ray.data.schema import MaskRule
 
 _LOSSY = ("JPEG", "MPO")
+_ASPECT = 1.05  # largest ratio between the aspect ratios of a map and its photograph
 _REMEDY = "save it as a PNG of grey values or of a palette, 0 for the background"
 
 
@@ -43,7 +44,7 @@ def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame | None) 
 
     Raises:
         ImageError: the map is unreadable, in colour, in a lossy format or of values that are no numbers of classes, or
-            has another size and the rule refuses that.
+            has another aspect ratio, or another size and the rule refuses that.
     """
     picture = load_picture(data, where)
     if picture.format in _LOSSY:
@@ -54,6 +55,9 @@ def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame | None) 
         if rule.other_size == "refuse":
             sizes = f"is {size[0]}x{size[1]} and its photograph {frame.width}x{frame.height}"
             raise ImageError(where, f"the label map {sizes}; use the photograph it was made for, or make it again")
+        if not 1 / _ASPECT <= (size[0] / size[1]) / (frame.width / frame.height) <= _ASPECT:
+            sizes = f"({size[0]}x{size[1]} against {frame.width}x{frame.height})"
+            raise ImageError(where, f"has another aspect ratio than its photograph {sizes}; use its own label map")
         resized = Image.fromarray(values_HW).resize((frame.width, frame.height), Image.Resampling.NEAREST)
         values_HW = np.asarray(resized)
         notes.append("resized")
