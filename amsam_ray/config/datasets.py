@@ -53,7 +53,7 @@ class DatasetConfig(PlainModel):
     )
     label: str = Field("", description="its name in leaderboards; empty: derived from name, family or folder")
     root: str | None = Field(None, description="its folder, or s3://bucket/prefix; empty: below $AMSAM_DATA")
-    options: dict[str, Any] = Field(default_factory=dict, description="the dataset's options")
+    options: dict[str, Any] = Field(default_factory=dict, description="the dataset's options, its classes among them")
     limit_test: int | None = Field(None, ge=1, le=10**9, description="score only the first N images of the test split")
 
     @model_validator(mode="before")
