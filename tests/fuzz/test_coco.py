@@ -16,10 +16,11 @@ WIDTH, HEIGHT = 24, 16
 NUMBERS = st.one_of(
     st.integers(-30, 60), st.integers(-(2**70), 2**70), st.floats(allow_nan=True), st.booleans(), st.none()
 )
+DRAWABLE = st.lists(st.lists(st.floats(-10, 30), min_size=6, max_size=6), min_size=1, max_size=3)
 POLYGONS = st.lists(st.lists(st.one_of(st.integers(-10, 40), NUMBERS), max_size=12), max_size=3)
 RUNS = st.fixed_dictionaries(
     {
-        "size": st.sampled_from([[HEIGHT, WIDTH], [WIDTH, HEIGHT], [], None, [2**40, 2**40]]),
+        "size": st.sampled_from([*[[HEIGHT, WIDTH]] * 4, [WIDTH, HEIGHT], [], None, [2**40, 2**40]]),
         "counts": st.one_of(
             st.lists(st.integers(0, 80), max_size=12).map(lambda runs: [*runs, max(0, HEIGHT * WIDTH - sum(runs))]),
             st.just("0`;"),
@@ -50,7 +51,7 @@ def test_damaged_coco_files(content: bytes) -> None:
     attempt("parse_coco", lambda: read(content))
 
 
-@fuzz(segmentation=st.one_of(POLYGONS, RUNS, NUMBERS))
+@fuzz(segmentation=st.one_of(DRAWABLE, POLYGONS, RUNS, NUMBERS))
 def test_drawn_segmentations(segmentation: Any) -> None:
     annotation = {"id": 1, "image_id": 1, "category_id": 3, "segmentation": segmentation}
     attempt("parse_coco", lambda: read(json.dumps({**WHOLE, "annotations": [annotation]}).encode()))
