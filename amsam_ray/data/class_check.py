@@ -124,6 +124,8 @@ def check_classes(config: DatasetConfig, shots: int, where: str) -> list[Problem
     problems = [_placed(finding, where) for finding in counts.findings[:_SHOWN]]
     if (rest := len(counts.findings) - _SHOWN) > 0:
         problems.append(Problem(f"{where}.root", f"{counted(rest, 'more fault')}; `amsam-ray data check` lists them"))
+    if not found.classes and not problems:
+        problems.append(Problem(f"{where}.options.classes", "finds no class: all masks are empty; check their values"))
     one = config.options.get("class")
     named = isinstance(config.options.get("classes"), dict)
     for name in found.classes if one is None else (str(one),):

@@ -124,6 +124,12 @@ def test_all_takes_what_the_files_hold(roots: dict[str, Path], kind: str, classe
     assert problems(found) == []
 
 
+def test_all_of_empty_masks_is_refused(tmp_path: Path) -> None:
+    put_label_maps(tmp_path, {name: (image, labels * 0) for name, (image, labels) in MADE.items()})
+    (found,) = problems(of(tmp_path, classes="all"))
+    assert found == "datasets[0].options.classes: finds no class: all masks are empty; check their values"
+
+
 def test_ignored_values_are_background(roots: dict[str, Path]) -> None:
     assert named_classes(of(roots["maps"], classes="all", ignore=[2])).options["classes"] == {
         "class_1": 1,
