@@ -227,7 +227,7 @@ def _load(path: Path, where: str, changed: int) -> CocoFile:
 
 def _photograph(tree: LocalTree, file_name: str, folder: str) -> str | None:
     """Return the path of an annotated photograph: in the folder of photographs, or else below the root itself."""
-    candidates = (f"{folder}/{file_name}", file_name)
+    candidates = (f"{folder or 'images'}/{file_name}", file_name)
     return next((path for path in candidates if tree.kind(path) == "file" and _is_image(path)), None)
 
 
