@@ -54,7 +54,8 @@ def test_an_overlay_outlines_every_class_in_its_colour() -> None:
 
 
 def test_the_cache_of_an_image_computes_an_entry_once_until_it_forgets() -> None:
-    cache, computed = ImageCache(), []
+    cache = ImageCache()
+    computed: list[list[int]] = []
 
     def compute(positions: list[int]) -> Iterator[dict[str, torch.Tensor]]:
         computed.append(positions)
