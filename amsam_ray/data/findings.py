@@ -51,6 +51,7 @@ CONVERSIONS = {
     "mask-alpha": "mask with an alpha channel",
     "mask-16-bit": "mask of more than 8 bits: full scale is 255 or 65535, the smallest that holds its values",
     "mask-labels": "mask of values 0 and 1: 1 is object",
+    "mask-array": "mask stored as a NumPy array (.npy)",
     "mask-lossy": "mask in a lossy format: compression noise is removed by the threshold",
     "mask-exif": "mask turned upright like its photograph",
     "mask-resized": "mask of another size than its photograph, resized (nearest neighbour)",

@@ -65,6 +65,9 @@ class MaskRule(_Part):
 
     name: str = Field("{stem}", description="the mask's file name without suffix, for a photograph's {stem}")
     threshold: float = Field(0.5, gt=0, lt=1, description="object where the value exceeds this share of full scale")
+    object: Literal["bright", "nonzero"] = Field(
+        "bright", description="bright: object above the threshold; nonzero: every value but 0 is object"
+    )
     other_size: Literal["nearest", "refuse"] = Field(
         "nearest", description="a mask of another size: resized to its photograph (nearest), or an error"
     )
