@@ -39,10 +39,9 @@ def read_mask_array(data: bytes, max_pixels: int) -> np.ndarray:
         raise ArrayError(f"not readable as an array ({first}); save it with numpy.save") from None
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise ArrayError(f"holds {dtype}, not numbers; save the mask as an array of uint8")
+    plane = shape
     if len(shape) == 3 and 1 in (shape[0], shape[-1]):
         plane = shape[:2] if shape[-1] == 1 else shape[1:]
-    else:
-        plane = shape
     if len(plane) != 2 or min(plane) < 1:
         size = "x".join(map(str, shape[:8]))
         raise ArrayError(f"is an array of shape {size}; save the mask as height x width")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -36,6 +37,8 @@ _EXIF_ORIENTATION = 0x0112
 
 MAX_PIXELS = 36_000_000
 """Most pixels of a picture of 8 bits without alpha, and twice those of any other; decoding takes at most 500 MiB."""
+MAX_FILE_BYTES = 300 << 20
+"""Largest file of a photograph or a mask, in bytes: above the largest picture without compression."""
 _PLAIN_MODES = ("1", "L", "P", "RGB")
 LABEL_MAP_REMEDY = (
     "write options: {object: nonzero} if every value but 0 is the object, or options: {classes: all} for a class of "
@@ -58,6 +61,19 @@ class ImageError(AmsamError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+class MaskValuesError(ImageError):
+    """The values of a mask cannot be divided into object and background.
+
+    Args:
+        where, what: as `ImageError`.
+        values: the file's distinct values, as `Mask.values`.
+    """
+
+    def __init__(self, where: str, what: str, values: tuple[int, ...]):
+        super().__init__(where, what)
+        self.values = values
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,22 @@ class Mask:
     conversions: tuple[str, ...]
     values: tuple[int, ...] = ()
     colours: int = 0
+
+
+def read_file(path: Path, where: str) -> bytes:
+    """Return the bytes of a photograph or a mask.
+
+    Raises:
+        ImageError: the file is missing, unreadable or larger than ``MAX_FILE_BYTES``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(where, f"cannot be read ({error.strerror}); restore it") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(where, f"is larger than {MAX_FILE_BYTES >> 20} MiB; reduce its size")
+    return data
 
 
 def read_frame(data: bytes, where: str) -> Frame:
@@ -177,8 +209,8 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
         frame: the photograph's. A mask that is stored like a turned photograph is turned with it.
 
     Raises:
-        ImageError: the mask is unreadable, holds values that the threshold cannot separate (`label_map_fault`), or has
-            another size and the rule refuses that.
+        MaskValuesError: the threshold cannot separate its values (`label_map_fault`).
+        ImageError: the mask is unreadable, or has another size and the rule refuses that.
     """
     read = _read_array(data, where) if data.startswith(MAGIC) else _read_mask_image(data, where, rule, frame)
     value_HW, scale, lossy, notes = read.value_HW, read.scale, read.lossy, list(read.notes)
@@ -187,7 +219,7 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
         between = 0.0
     else:
         if reason := label_map_fault(value_HW, scale, rule.threshold, lossy):
-            raise ImageError(where, f"is not a mask of one object: {reason}; {LABEL_MAP_REMEDY}")
+            raise MaskValuesError(where, f"is not a mask of one object: {reason}; {LABEL_MAP_REMEDY}", read.values)
         object_HW = value_HW > rule.threshold * scale
         middling = np.count_nonzero((value_HW > NOISE * scale) & (value_HW < (1 - NOISE) * scale))
         between = middling / value_HW.size
@@ -255,11 +287,10 @@ def _colours(image: Image.Image) -> int:
     indexed = image.getcolors(FEW + 1)
     if indexed is None:
         return 0
-    if image.mode == "RGB":
-        colours = {colour for _, colour in indexed}
-    else:
+    colours = {tuple(np.atleast_1d(colour).tolist()) for _, colour in indexed}
+    if image.mode == "P":
         table = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        colours = {tuple(table[index].tolist()) for _, index in indexed if index < len(table)}
+        colours = {tuple(table[index].tolist()) for (index,) in colours if index < len(table)}
     colours.discard((0, 0, 0))
     return len(colours) if any(len(set(colour)) > 1 for colour in colours) else 0
 

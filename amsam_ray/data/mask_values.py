@@ -64,7 +64,7 @@ def label_map_fault(value_HW: np.ndarray, scale: float, threshold: float, lossy:
     if not np.isfinite(low) or not np.isfinite(top) or low < 0:
         return "it holds values that are negative or not numbers"
     cut, noise = threshold * scale, NOISE * scale
-    if not top or scale == 1 and top == 1:
+    if not top or (scale == 1 and top == 1):
         return None
     counts = levels(value_HW)
     few = list(counts) if 0 < len(counts) <= FEW else []
@@ -79,9 +79,9 @@ def label_map_fault(value_HW: np.ndarray, scale: float, threshold: float, lossy:
     if _solid(value_HW, [value for value in few if floor < value <= cut]):
         return f"it holds the values {shown}, and those up to {cut:g} would be background"
     faint = [value for value in few if 0 < value <= noise]
-    if faint and not any(noise < value < scale for value in few):
-        if sum(counts[value] for value in faint) > _VOID_SHARE * value_HW.size:
-            return f"it holds the values {shown}, and those up to {cut:g} would be background"
+    void = faint and not any(noise < value < scale for value in few)
+    if void and sum(counts[value] for value in faint) > _VOID_SHARE * value_HW.size:
+        return f"it holds the values {shown}, and those up to {cut:g} would be background"
     return None
 
 
