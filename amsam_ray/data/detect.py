@@ -16,7 +16,7 @@ from amsam_ray.data import other_formats
 from amsam_ray.data.findings import Finding, note
 from amsam_ray.data.folder_names import Form, forms, place
 from amsam_ray.data.pairing import PatternPair, fold, is_image, walk
-from amsam_ray.data.patterns import MASK_SUFFIXES, PathPattern, pattern_fault
+from amsam_ray.data.patterns import MASK_SUFFIXES, SUFFIXES, PathPattern, as_text, pattern_fault, quoted
 from amsam_ray.data.schema import unsafe_path
 from amsam_ray.data.tree import Tree
 from amsam_ray.errors import counted
@@ -86,6 +86,9 @@ def find_folders(tree: Tree, options: Mapping[str, Any]) -> Folders | Refusal:
         return refusal
     if "images" in given and "masks" in given:
         return Folders(given)
+    if pattern := next((name for name, text in given.items() if PathPattern(text).holes), None):
+        other = "masks" if pattern == "images" else "images"
+        return Refusal("layout", f"is needed beside a pattern of {pattern}; give both", f"options.{other}")
     plain = {"images": "images", "masks": "masks", **given}
     if _names_agree(tree, plain["images"], plain["masks"]):
         return Folders(plain)
@@ -107,17 +110,6 @@ def find_folders(tree: Tree, options: Mapping[str, Any]) -> Folders | Refusal:
         what = "holds masks under several naming schemes; rename them alike, or give the options images and masks"
         return Refusal("ambiguous", what)
     return _several([found for _, found in usable], [len(reading.pairs) for reading, _ in usable])
-
-
-def as_text(options: Mapping[str, Any]) -> str:
-    """Return options as a line of a space file: ``options: {images: "a/{stem}", masks: b}``."""
-    inner = ", ".join(f"{name}: {_quoted(value)}" for name, value in options.items())
-    return f"options: {{{inner}}}"
-
-
-def _quoted(value: Any) -> str:
-    plain = str(value).replace("/", "").replace("_", "").replace("-", "")
-    return str(value) if plain.isascii() and plain.isalpha() else '"' + str(value).replace('"', '\\"') + '"'
 
 
 def _several(readings: Sequence[Options], counts: Sequence[int]) -> Refusal:
@@ -191,11 +183,11 @@ def _by_words(pictures: Iterable[str], *, strict: bool) -> Iterator[_Reading]:
     """Pair by the words in the names of folders and files."""
     images: dict[tuple[str, Form], dict[_Key, str]] = defaultdict(dict)
     masks: dict[tuple[str, Form], dict[_Key, str]] = defaultdict(dict)
-    class_maps = any(place(str(PurePosixPath(p).parent), strict).folder == "SegmentationClass" for p in pictures)
+    class_maps = any(place(str(PurePosixPath(p).parent), strict).folder == "segmentation class" for p in pictures)
     for path in pictures:
         file = PurePosixPath(path)
         here, stem = place(str(file.parent), strict), file.stem
-        if class_maps and here.folder == "SegmentationObject":
+        if class_maps and here.folder == "segmentation object":
             continue  # VOC's instances of the same objects
         if here.role == "mask":
             masks[here.folder, Form()].setdefault((here.split, here.rest, fold(stem)), path)
@@ -230,7 +222,7 @@ def _by_suffix(pictures: Iterable[str]) -> Iterator[_Reading]:
             for mask in files:
                 first, second = image.suffix.lower(), mask.suffix.lower()
                 lossless = first in _JPEG and second not in _JPEG
-                if is_image(first) and second != first and (lossless or (second == ".npy" and first not in _JPEG)):
+                if first in SUFFIXES and second != first and (lossless or (second == ".npy" and first not in _JPEG)):
                     groups[first, second].setdefault(str(image), str(mask))
     for (first, second), pairs in sorted(groups.items()):
         yield _Reading(Form(), Form(), pairs, first, second)
@@ -392,7 +384,7 @@ def _by_class(pictures: Sequence[str]) -> Refusal | None:
     if not readings:
         return None
     both = {"images": readings[0]["images"], "masks": str(PurePosixPath(readings[0]["masks"]).parent)}
-    classes = ", ".join(f"{other_formats.class_name(name)}: {_quoted(name)}" for name in single)
+    classes = ", ".join(f"{other_formats.class_name(name)}: {quoted(name)}" for name in single)
     lines = [as_text(one) for one in readings[:_SHOWN]]
     what = (
         f"holds masks in a folder for each of {len(single)} classes; for all of "

@@ -75,7 +75,7 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_SHORT_SPLITS = {"tr": "train", "vl": "val", "ts": "test"}  # imagesTr, labelsTs
+_ALL_SPLITS = {**_SPLITS, "tr": "train", "vl": "val", "ts": "test"}  # as in imagesTr, beside a word for either kind
 
 _FILE_MASK = "ground[ _-]?truth|segmentation|annotation|labels|label|masks|mask|matte|truth|target|seg|gt"
 _FILE_IMAGE = "photograph|photo|picture|original|image|orig|input|img|rgb|sat|pic"
@@ -100,7 +100,7 @@ class Place:
 
     Attributes:
         role: of the lowest folder whose name has a word for photographs or masks.
-        folder: that folder's name.
+        folder: the words of that folder's name, without those for a split.
         split: ``train``, ``val`` or ``test``, by the first folder that is named so.
         rest: the other folders; a photograph and its mask share them.
     """
@@ -127,7 +127,7 @@ def place(folder: str, strict: bool) -> Place:
     rest = tuple(part for index, part in enumerate(parts) if index not in (lowest, first))
     return Place(
         None if lowest is None else read[lowest][0],
-        "" if lowest is None else parts[lowest],
+        "" if lowest is None else " ".join(word for word in _words(parts[lowest]) if word not in _ALL_SPLITS),
         None if first is None else read[first][1],
         rest,
     )
@@ -135,18 +135,22 @@ def place(folder: str, strict: bool) -> Place:
 
 @lru_cache(maxsize=100_000)
 def _read_name(name: str, strict: bool) -> tuple[Role | None, str | None]:
-    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+    words = _words(name)
     role: Role | None = None
     if any(word in MASK_WORDS for word in words):
         role = "mask"
     elif any(word in IMAGE_WORDS for word in words):
         role = "image"
-    splits = {**_SPLITS, **_SHORT_SPLITS} if role else _SPLITS
+    splits = _ALL_SPLITS if role else _SPLITS
     known = {*MASK_WORDS, *IMAGE_WORDS, *_FILLERS, *splits}
     digits = re.sub(r"[\W_a-zA-Z]", "", name)
     if strict and (digits or any(word not in known for word in words)):
         return None, None
     return role, next((splits[word] for word in words if word in splits), None)
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
 
 
 @dataclass(frozen=True, order=True)

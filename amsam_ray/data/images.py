@@ -41,10 +41,10 @@ MAX_FILE_BYTES = 300 << 20
 """Largest file of a photograph or a mask, in bytes: above the largest picture without compression."""
 _PLAIN_MODES = ("1", "L", "P", "RGB")
 LABEL_MAP_REMEDY = (
-    "write options: {object: nonzero} if every value but 0 is the object, or options: {classes: all} for a class of "
-    "every value"
+    "write options: {object: nonzero} if every value but 0 is the object (in a definition, mask: {object: nonzero}), "
+    "or options: {classes: all} for a class of every value"
 )
-"""What to write in a space file for label maps, in words that end a message."""
+"""What to write for label maps, in words that end a message."""
 
 
 class ImageError(AmsamError):

@@ -55,9 +55,9 @@ def scan(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) 
             return result
         options = {**options, **found_folders.options}
         result.findings += found_folders.findings
-    patterns = _choose_layout(tree, definition, options)
+    patterns = choose_layout(tree, definition, options)
     if patterns is None:
-        result.findings.append(_no_layout(tree, definition, options))
+        result.findings.append(no_layout(tree, definition, options))
         return result
     claimed: set[str] = set()
     photographs: set[str] = set()
@@ -69,13 +69,13 @@ def scan(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) 
         report_unclaimed_masks(tree, masks, definition.images, claimed, photographs, result.findings)
     result.findings = list(dict.fromkeys(result.findings))
     if "pool" in found:
-        _split_pool(tree, definition, options, found["pool"], result)
+        divide_pool(tree, definition, options, found["pool"], result)
     else:
-        _take_published_split(found, result)
+        take_published_split(found, result)
     return result
 
 
-def _no_layout(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) -> Finding:
+def no_layout(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) -> Finding:
     wanted = "; or ".join(
         ", ".join(f"{pair.images} and {pair.masks}" for pair in layout.pairs().values())
         for layout in definition.layouts
@@ -97,7 +97,7 @@ def _lacks_an_option(layout: Layout, options: Mapping[str, Any]) -> bool:
     return any(name in text for name in unset for text in texts)
 
 
-def _choose_layout(
+def choose_layout(
     tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]
 ) -> dict[str, PatternPair] | None:
     """Return the patterns of the first layout whose photograph folders all exist, options filled in.
@@ -120,7 +120,7 @@ def _choose_layout(
     return None
 
 
-def _take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) -> None:
+def take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) -> None:
     """Take train and test as published; put the split in front of a name that both hold, in both."""
     shared = set(found["train"]) & set(found["test"])
     for split, target in (("train", result.train), ("test", result.test)):
@@ -129,7 +129,7 @@ def _take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) ->
             target[name] = Pair(name, pair.image, pair.mask)
 
 
-def _split_pool(
+def divide_pool(
     tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any], pool: dict[str, Pair], result: Scan
 ) -> None:
     """Divide a pool into train and test by the definition's split rule."""

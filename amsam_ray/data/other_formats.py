@@ -14,11 +14,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from amsam_ray.data.folder_names import place
-from amsam_ray.data.patterns import SUFFIXES
+from amsam_ray.data.patterns import SUFFIXES, as_text
 from amsam_ray.data.tree import Tree
 
 _ENDS_BYTES = 1 << 16
 _TRIED = 4  # files of each suffix
+_RUN = "run the script that `amsam-ray data detect FOLDER > masks.py` saves, which writes the masks"
 _VOLUMES = {
     ".nii": "NIfTI volumes",
     ".gz": "compressed volumes",
@@ -150,14 +151,10 @@ def _json(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat
 
     if holds("images") and (holds("annotations") or holds("categories")):
         options = {"images": _photo_folder(path, files), "annotations": path}
-        line = ", ".join(f'{name}: "{value}"' for name, value in options.items())
-        what = (
-            f"is a COCO file; write options: {{{line}, classes: all}} for a class of every category, or without classes"
-        )
-        return OtherFormat(f"{what} for one class of all objects", path, options)
+        what = f"is a COCO file; write {as_text({**options, 'classes': 'all'})} for a class of every category"
+        return OtherFormat(what, path, options)
     if holds("shapes", "points"):
-        what = "is a labelme file, which is not read; the script that `amsam-ray data detect` prints writes the masks"
-        return OtherFormat(what, path, script=_LABELME.format(root=tree.uri))
+        return OtherFormat(f"is a labelme file, which is not read; {_RUN}", path, script=_LABELME.format(root=tree.uri))
     if holds("shape_attributes") or holds("_via_img_metadata"):
         return _export("a VIA project", "in VIA choose Annotation > Export Annotations (COCO format)", path)
     if holds("original_width") or holds("from_name"):
@@ -181,9 +178,7 @@ def _csv(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat 
     codes = [name for name in head if re.search("encodedpixels|rle|segmentation", name, re.IGNORECASE)]
     if not codes or head[0] in codes:
         return None
-    what = (
-        "is a table of run lengths, which is not read; the script that `amsam-ray data detect` prints writes the masks"
-    )
+    what = f"is a table of run lengths, which is not read; {_RUN}"
     script = _RLE.format(root=tree.uri, table=path, name=head[0], code=codes[0], suffixes=sorted(SUFFIXES))
     return OtherFormat(what, path, script=script)
 
@@ -194,9 +189,7 @@ def _txt(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat 
         return None
     if all(len(line) in (5, 6) for line in lines[:8]):
         return _boxes("a YOLO file of boxes", path)
-    what = (
-        "is a YOLO file of polygons, which is not read; the script that `amsam-ray data detect` prints writes the masks"
-    )
+    what = f"is a YOLO file of polygons, which is not read; {_RUN}"
     return OtherFormat(what, path, script=_YOLO.format(root=tree.uri, suffixes=sorted(SUFFIXES)))
 
 
@@ -225,20 +218,15 @@ def one_file_per_object(pictures: Sequence[str], root: str) -> OtherFormat | Non
         root: the data root, for the script.
     """
     folders: dict[tuple[str, ...], dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
-    names: dict[str | None, str] = {}
     for path in pictures:
         here = place(str(PurePosixPath(path).parent), strict=False)
         folders[here.rest][here.role].append(path)
-        names.setdefault(here.role, here.folder)
     cases = [group for group in folders.values() if len(group["image"]) == 1 and group["mask"]]
     if not cases or max(len(group["mask"]) for group in cases) < 2:
         return None
-    what = (
-        "is one of several masks of a photograph, one for each object, which are not united; the script that "
-        "`amsam-ray data detect` prints writes one mask for each photograph"
-    )
-    script = _UNITE.format(root=root, images=names["image"], masks=names["mask"])
-    return OtherFormat(what, min(cases[0]["mask"]), script=script)
+    what = f"is one of several masks of a photograph, one for each object, which are not united; {_RUN}"
+    images, masks = (PurePosixPath(cases[0][role][0]).parent.name for role in ("image", "mask"))
+    return OtherFormat(what, min(cases[0]["mask"]), script=_UNITE.format(root=root, images=images, masks=masks))
 
 
 def class_name(name: str) -> str:

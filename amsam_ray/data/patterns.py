@@ -6,10 +6,13 @@ both. File suffixes are not part of a pattern, unless it ends in one: ``{stem}.j
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import Any
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """Suffixes of the files that are read as images, in lower case."""
@@ -112,3 +115,15 @@ def key_name(key: Key) -> str:
     """Return the name of the image with this key: folders and stem, joined by ``_``."""
     path, stem = key
     return "_".join([*(part for part in path.split("/") if part), *([stem] if stem else [])])
+
+
+def as_text(options: Mapping[str, Any]) -> str:
+    """Return options as a line of a space file: ``options: {images: "a/{stem}", masks: b}``."""
+    inner = ", ".join(f"{name}: {quoted(value)}" for name, value in options.items())
+    return f"options: {{{inner}}}"
+
+
+def quoted(value: Any) -> str:
+    """Return a value as YAML within braces, in quotes if it needs them."""
+    text = str(value)
+    return text if re.fullmatch("[A-Za-z][A-Za-z0-9_/-]*", text) else json.dumps(text, ensure_ascii=False)
