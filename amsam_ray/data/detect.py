@@ -245,8 +245,9 @@ def _beside_given(pictures: Iterable[str], given: Mapping[str, str]) -> Iterator
     by_folder = _by_folder(pictures)
     for images in by_folder:
         for masks in by_folder:
-            fits = given.get("images", images) == images and given.get("masks", masks) == masks
-            if fits and (images != masks):
+            fits = given.get("images", images) == images and given.get("masks", masks) == masks and images != masks
+            other = masks if "images" in given else images
+            if fits and place(other, strict=False).role != ("image" if other == masks else "mask"):
                 yield from _folder_pair(by_folder[images], by_folder[masks])
 
 
