@@ -33,8 +33,7 @@ def read_mask_array(data: bytes, max_pixels: int) -> np.ndarray:
         if version not in _READERS:
             raise ValueError(f"version {version} of the format")
         shape, fortran, dtype = _READERS[version](file)
-    # The header is a Python literal, and its parser raises whatever a strange one leads to.
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, AttributeError, EOFError) as error:
+    except Exception as error:  # the header is a Python literal, and its parser raises whatever a strange one leads to
         first = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise ArrayError(f"not readable as an array ({first}); save it with numpy.save") from None
     if dtype.kind not in "buif" or dtype.itemsize > 8:

@@ -21,6 +21,8 @@ from amsam_ray.data.schema import unsafe_path
 from amsam_ray.data.tree import Tree
 from amsam_ray.errors import counted
 
+MAX_SEARCHED = 100_000
+"""Most files and folders below a root that are looked at to find photographs and masks."""
 _GIVEN = ("images", "masks", "test_images", "test_masks")
 _MOST_GROUPS = 24  # kinds of names on either side; more are no naming scheme
 _SHOWN = 6
@@ -93,7 +95,9 @@ def find_folders(tree: Tree, options: Mapping[str, Any]) -> Folders | Refusal:
     if _names_agree(tree, plain["images"], plain["masks"]):
         return Folders(plain)
     findings: list[Finding] = []
-    files = list(walk(tree, ".", findings))
+    files = list(walk(tree, ".", findings, MAX_SEARCHED))
+    if beyond := next((finding for finding in findings if finding.code == "too-many"), None):
+        return Refusal("too-many", beyond.what)
     pictures = [path for path in files if PurePosixPath(path).suffix.lower() in MASK_SUFFIXES]
     readings = _readings(pictures, given)
     missing = any(tree.kind(PathPattern.of(folder).folder) == "missing" for folder in given.values())

@@ -19,6 +19,7 @@ from amsam_ray.data.tree import Tree
 
 _ENDS_BYTES = 1 << 16
 _TRIED = 4  # files of each suffix
+_LINES, _WORDS = 8, 100  # looked at in a text file
 _RUN = "run the script that `amsam-ray data detect FOLDER > masks.py` saves, which writes the masks"
 _VOLUMES = {
     ".nii": "NIfTI volumes",
@@ -184,13 +185,24 @@ def _csv(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat 
 
 
 def _txt(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat | None:
-    lines = [line.split() for line in text.splitlines() if line.strip()]
-    if not lines or not all(re.fullmatch(r"\d+( \d*\.?\d+(e-?\d+)?){4,}", " ".join(line)) for line in lines[:8]):
+    lines = [line.split() for line in text.splitlines()[:_LINES] if line.strip()]
+    if not lines or not all(_is_yolo(line) for line in lines):
         return None
-    if all(len(line) in (5, 6) for line in lines[:8]):
+    if all(len(line) in (5, 6) for line in lines):
         return _boxes("a YOLO file of boxes", path)
     what = f"is a YOLO file of polygons, which is not read; {_RUN}"
     return OtherFormat(what, path, script=_YOLO.format(root=tree.uri, suffixes=sorted(SUFFIXES)))
+
+
+def _is_yolo(words: Sequence[str]) -> bool:
+    """Return whether a line is a number of a class and at least four shares of width and height."""
+    shares = [word for word in words[1:_WORDS] if re.fullmatch(r"[0-9.e-]{1,30}", word)]
+    if not re.fullmatch("[0-9]{1,6}", words[0]) or len(words) < 5 or len(shares) < len(words[1:_WORDS]):
+        return False
+    try:
+        return all(-0.1 <= float(share) <= 1.1 for share in shares)
+    except ValueError:
+        return False
 
 
 def _export(kind: str, how: str, path: str) -> OtherFormat:

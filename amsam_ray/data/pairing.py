@@ -13,8 +13,8 @@ from amsam_ray.data.findings import Finding, converted, fault, note
 from amsam_ray.data.patterns import MASK_SUFFIXES, SUFFIXES, Key, PathPattern, key_name
 from amsam_ray.data.tree import Tree
 
-MAX_FILES = 200_000
-"""Most files of a search through sub-folders."""
+MAX_FILES = 2_000_000
+"""Most files and folders of a search through sub-folders; no further folder is opened then."""
 MAX_DEPTH = 12
 """Most folders below one another in such a search."""
 _SKIPPED = frozenset({"__MACOSX"})  # what macOS adds to archives
@@ -48,26 +48,39 @@ def join(folder: str, name: str) -> str:
     return name if folder in ("", ".") else f"{folder}/{name}"
 
 
-def walk(tree: Tree, folder: str, findings: list[Finding]) -> Iterator[str]:
-    """Yield the path of every file below a folder, in order; report unusable links and what is beyond the limits."""
+def walk(tree: Tree, folder: str, findings: list[Finding], most: int) -> Iterator[str]:
+    """Yield the path of every file below a folder, in order; report unusable links and what is beyond the limits.
+
+    Args:
+        tree: the data root.
+        folder: relative to it.
+        findings: what is not followed is added.
+        most: files and folders, as `MAX_FILES`.
+    """
     waiting, seen = [(folder, 0)], 0
     while waiting:
         here, depth = waiting.pop()
         below = []
-        for entry in tree.folder(here):
+        try:
+            entries = tree.folder(here)
+        except OSError as error:
+            findings.append(fault("unreadable", here, f"cannot be listed ({error.strerror}); change its permissions"))
+            continue
+        for entry in entries:
             where = join(here, entry.name)
             if entry.kind in _LINKS:
                 findings.append(fault(f"link-{entry.kind}", where, _LINKS[entry.kind]))
             elif entry.kind == "folder" and entry.name not in _SKIPPED:
                 below.append((where, depth + 1))
             elif entry.kind == "file":
-                seen += 1
-                if seen > MAX_FILES:
-                    findings.append(fault("too-many", folder, f"holds more than {MAX_FILES:,} files; choose a root"))
-                    return
                 yield where
+        seen += len(entries)
+        if seen > most:
+            what = f"holds more than {most:,} files and folders; choose a root below, or state images and masks"
+            findings.append(fault("too-many", folder, what))
+            return
         if below and depth >= MAX_DEPTH:
-            findings.append(fault("too-many", here, f"is below {MAX_DEPTH} folders; move it up, or choose it as root"))
+            findings += [note("sub-folder", one, f"ignored: it is below {MAX_DEPTH} folders") for one, _ in below]
         else:
             waiting.extend(reversed(below))
 
@@ -151,7 +164,7 @@ def list_files(tree: Tree, pattern: PathPattern, suffixes: frozenset[str], findi
     kind = tree.kind(folder)
     if kind in _LINKS:
         other.append(fault(f"link-{kind}", folder, _LINKS[kind]))
-    files = walk(tree, folder, other) if pattern.recursive else _files(tree, folder, other)
+    files = walk(tree, folder, other, MAX_FILES) if pattern.recursive else _files(tree, folder, other)
     for where in files:
         suffix = PurePosixPath(where).suffix.lower()
         if suffix in suffixes:

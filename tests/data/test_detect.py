@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from amsam_ray.cli.data import data
 from amsam_ray.config.datasets import DatasetConfig
-from amsam_ray.data import pairing
+from amsam_ray.data import detect, pairing
 from amsam_ray.data.check import check_dataset
 from amsam_ray.data.dataset import open_dataset
 from amsam_ray.data.definition import check_options, get_definition
@@ -187,10 +187,12 @@ def test_links_out_of_the_root_are_neither_followed_nor_silent(tmp_path: Path) -
 
 def test_the_search_ends_at_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways.WAYS["cases"].build(tmp_path)
+    monkeypatch.setattr(detect, "MAX_SEARCHED", 5)
+    assert _refused(LocalTree(tmp_path)).code == "too-many"
     monkeypatch.setattr(pairing, "MAX_FILES", 5)
     definition = get_definition("folder")
-    found = scan(LocalTree(tmp_path), definition, check_options(definition, {})[0])
-    assert "too-many" in {finding.code for finding in found.findings}
+    options, _ = check_options(definition, {"images": "{path}/image", "masks": "{path}/mask"})
+    assert "too-many" in {finding.code for finding in scan(LocalTree(tmp_path), definition, options).findings}
     deep = KeyTree("b", ["/".join("d" * 40) + "/images/a.png"])
     assert "holds no photographs" in _refused(deep).what
 

@@ -153,7 +153,7 @@ def test_damaged_arrays(content: bytes, nonzero: bool) -> None:
         "{'descr': '|O', 'fortran_order': False, 'shape': (2, 2)}",
         "{'descr': [('x', '<f8', (100000, 100000))], 'fortran_order': False, 'shape': (2, 2)}",
         "{'descr': '<f8', 'fortran_order': False, 'shape': (-2, -2)}",
-        "{'descr': '<f8', 'fortran_order': False, 'shape': (True, 8)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (True, 9)}",
         "{'descr': '<u1000000000', 'fortran_order': False, 'shape': (1, 1)}",
         "{'descr': __import__('os').system('touch /tmp/never'), 'fortran_order': False, 'shape': (1, 1)}",
         "(" * 3000,
