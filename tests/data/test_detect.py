@@ -186,6 +186,8 @@ def test_links_out_of_the_root_are_neither_followed_nor_silent(tmp_path: Path) -
 
 
 def test_the_search_ends_at_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = KeyTree("b", ["/".join("d" * 40) + "/images/a.png"])
+    assert "holds no photographs" in _refused(deep).what
     ways.WAYS["cases"].build(tmp_path)
     monkeypatch.setattr(detect, "MAX_SEARCHED", 5)
     assert _refused(LocalTree(tmp_path)).code == "too-many"
@@ -193,8 +195,6 @@ def test_the_search_ends_at_its_limits(tmp_path: Path, monkeypatch: pytest.Monke
     definition = get_definition("folder")
     options, _ = check_options(definition, {"images": "{path}/image", "masks": "{path}/mask"})
     assert "too-many" in {finding.code for finding in scan(LocalTree(tmp_path), definition, options).findings}
-    deep = KeyTree("b", ["/".join("d" * 40) + "/images/a.png"])
-    assert "holds no photographs" in _refused(deep).what
 
 
 def test_data_check_and_detect_refuse_a_set_of_empty_masks(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ WAYS = {
     "coco": Way(
         "COCO JSON (Roboflow)",
         _coco,
-        told=("train/_annotations.coco.json: is a COCO file", 'images: "train", annotations: "train/_ann'),
+        told=("train/_annotations.coco.json: is a COCO file", 'images: train, annotations: "train/_ann'),
     ),
     "cvat": Way("CVAT XML", _cvat, told=("annotations.xml: is a CVAT file", "Segmentation mask 1.1")),
     "labelme": Way("labelme JSON", _labelme, told=("0.json: is a labelme file",), script=True),
