@@ -267,11 +267,15 @@ def _read_mask_image(data: bytes, where: str, rule: MaskRule, frame: Frame) -> _
         index_HW = np.asarray(image)
         return _MaskValues(index_HW, 255.0, False, (*turned, "palette"), _few(index_HW), _colours(image))
     value_HW, scale, kind = _values(image)
-    if lossy or (image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I")):
-        values: tuple[int, ...] = ()
-    else:
-        values = _few(np.asarray(image) if palette else value_HW)
+    values = () if lossy or not _has_one_channel(image) else _few(np.asarray(image) if palette else value_HW)
     return _MaskValues(value_HW, scale, lossy, (*turned, *kind), values, 0 if lossy else _colours(image))
+
+
+def _has_one_channel(image: Image.Image) -> bool:
+    if image.mode == "RGB":
+        pixels_HW3 = np.asarray(image)
+        return bool((pixels_HW3 == pixels_HW3[..., :1]).all())
+    return image.mode in ("1", "L", "P", "F") or image.mode.startswith("I")
 
 
 def _few(value_HW: np.ndarray) -> tuple[int, ...]:

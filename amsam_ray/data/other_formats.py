@@ -175,8 +175,8 @@ def _xml(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat 
 
 
 def _csv(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat | None:
-    head = [name.strip().strip('"\ufeff') for name in text.split("\n", 1)[0].split(",")]
-    codes = [name for name in head if re.search("encodedpixels|rle|segmentation", name, re.IGNORECASE)]
+    head = [name.strip('"\ufeff \r') for name in text.split("\n", 1)[0].split(",")]
+    codes = [name for name in head if re.fullmatch("encoded_?pixels|rle|segmentation", name, re.IGNORECASE)]
     if not codes or head[0] in codes:
         return None
     what = f"is a table of run lengths, which is not read; {_RUN}"

@@ -57,7 +57,8 @@ class Understanding:
 
     def to_yaml(self) -> str:
         """Return the section ``datasets`` of a space file, the notes as comments above it."""
-        comments = "".join(f"# {printable(note)}\n" for note in self.notes)
+        lines = (printable(note).replace("\n", "\\n") for note in self.notes)  # names of files may hold line ends
+        comments = "".join(f"# {line}\n" for line in lines)
         return comments + yaml.safe_dump({"datasets": [self.entry]}, sort_keys=False, allow_unicode=True, width=1000)
 
 

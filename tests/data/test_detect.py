@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from amsam_ray.cli.data import data
@@ -250,3 +251,13 @@ def test_json_holds_the_same_definition(tmp_path: Path) -> None:
 
 def test_a_bucket_is_read_by_names_and_not_detected() -> None:
     assert _found(_keys("imgs/{i}.jpg", "labels/{i}.png")) == {"images": "imgs", "masks": "labels"}
+
+
+def test_names_of_files_stay_within_the_comments(tmp_path: Path) -> None:
+    ways.WAYS["labels"].build(tmp_path)
+    for folder in ("images", "labels"):
+        name = next((tmp_path / folder).glob("0.*"))
+        name.rename(name.with_stem("-\ndatasets: []\n\x1b[2J"))
+    text = understand(str(tmp_path)).to_yaml()
+    assert yaml.safe_load(text)["datasets"][0]["options"]["masks"] == "labels"
+    assert "\x1b" not in text

@@ -92,6 +92,7 @@ LABEL_MAPS = {
     "no background": (_png(_map(1, 2) + 1), (1, 2, 3), "none exceeds 127.5"),
     "array": (_npy(_map(1, 2, kind=np.int64)), (0, 1, 2), "none exceeds 127.5"),
     "grey palette": (_png(Image.fromarray(_map(1, 2)).convert("P")), (0, 1, 2), "none exceeds 127.5"),
+    "grey in three channels": (_png(np.dstack([_map(1, 2)] * 3)), (0, 1, 2), "none exceeds 127.5"),
     "negative": (_npy(_map(-1, 1, kind=np.int8)), (), "negative"),
     "not a number": (_npy(np.where(_map(1) > 0, np.nan, 0)), (), "not numbers"),
 }
