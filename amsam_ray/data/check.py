@@ -18,7 +18,16 @@ from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.dataset import Dataset, local_root, open_dataset
 from amsam_ray.data.definition import check_options, get_definition
 from amsam_ray.data.findings import Finding, Severity, converted, fault, note
-from amsam_ray.data.images import ImageError, Mask, MaskValuesError, Photograph, decode_image, decode_mask, read_file
+from amsam_ray.data.images import (
+    BETWEEN_TOLERANCE,
+    ImageError,
+    Mask,
+    MaskValuesError,
+    Photograph,
+    decode_image,
+    decode_mask,
+    read_file,
+)
 from amsam_ray.data.layout import scan
 from amsam_ray.data.mask_values import listed
 from amsam_ray.data.pairing import Pair
@@ -28,7 +37,6 @@ from amsam_ray.errors import InputError, counted
 from amsam_ray.hashing import sha256_hex
 
 _ASPECT_TOLERANCE = 0.05
-_BETWEEN_TOLERANCE = 0.1
 _SEVERITIES: tuple[Severity, ...] = ("fault", "converted", "note")
 
 Progress = Callable[[int, int], None]
@@ -184,7 +192,7 @@ def _suspect_mask(where: str, mask: Mask, photograph: Photograph) -> Iterator[Fi
     if not 1 / (1 + _ASPECT_TOLERANCE) <= aspect <= 1 + _ASPECT_TOLERANCE:
         sizes = f"{mask.size[0]}x{mask.size[1]} against {width}x{height}"
         yield fault("mask-shape", where, f"has another aspect ratio than its photograph ({sizes}); use its own mask")
-    if mask.between > _BETWEEN_TOLERANCE:
+    if mask.between > BETWEEN_TOLERANCE:
         what = f"{mask.between:.0%} of its pixels are neither black nor white; replace it by a mask of two values"
         what += f" (found {listed(mask.values)})" if mask.values else ""
         yield fault("mask-values", where, what)

@@ -107,7 +107,7 @@ def find_folders(tree: Tree, options: Mapping[str, Any]) -> Folders | Refusal:
         return _nothing_found(tree, files, pictures, plain)
     chosen = [(reading, as_options(reading, options)) for reading in readings]
     usable = [(reading, found) for reading, found in chosen if found is not None]
-    if len(usable) == 1:
+    if len(readings) == len(usable) == 1:
         reading, found = usable[0]
         return Folders(found, [*findings, *_left_out(pictures, found, reading)])
     if not usable:

@@ -40,6 +40,8 @@ MAX_PIXELS = 36_000_000
 MAX_FILE_BYTES = 300 << 20
 """Largest file of a photograph or a mask, in bytes: above the largest picture without compression."""
 _PLAIN_MODES = ("1", "L", "P", "RGB")
+BETWEEN_TOLERANCE = 0.1
+"""Largest share of a mask's pixels that may be neither black nor white, `Mask.between`."""
 LABEL_MAP_REMEDY = (
     "write options: {object: nonzero} if every value but 0 is the object (in a definition, mask: {object: nonzero}), "
     "or options: {classes: all} for a class of every value"

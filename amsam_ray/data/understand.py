@@ -13,7 +13,15 @@ import yaml
 from amsam_ray.data.contact_sheet import spread
 from amsam_ray.data.definition import check_options, get_definition, open_tree
 from amsam_ray.data.detect import Refusal, find_folders
-from amsam_ray.data.images import ImageError, Mask, MaskValuesError, decode_mask, read_file, read_frame
+from amsam_ray.data.images import (
+    BETWEEN_TOLERANCE,
+    ImageError,
+    Mask,
+    MaskValuesError,
+    decode_mask,
+    read_file,
+    read_frame,
+)
 from amsam_ray.data.layout import scan
 from amsam_ray.data.mask_values import listed
 from amsam_ray.data.pairing import Pair
@@ -118,6 +126,13 @@ def _masks_notes(root: Path, pairs: list[Pair], rule: MaskRule, options: Mapping
         raise Unreadable(_label_maps(refused, len(refused) + len(read), options))
     if read and not any(mask.pixels.any() for mask in read):
         what = f"none of {counted(len(read), 'mask')} holds an object; give the folder of the masks as the option masks"
+        raise Unreadable(Problem(str(options["masks"]), what))
+    soft = [mask for mask in read if mask.between > BETWEEN_TOLERANCE]
+    if 2 * len(soft) > len(read):
+        what = (
+            f"{len(soft)} of {counted(len(read), 'mask')} are neither black nor white in many pixels, as photographs "
+        )
+        what += f"are; give the folder of the masks, or, if they have soft borders, write {as_text(options)}"
         raise Unreadable(Problem(str(options["masks"]), what))
     values = sorted({value for mask in read for value in mask.values})
     shares = [float(mask.pixels.mean()) for mask in read] or [0.0]

@@ -261,3 +261,13 @@ def test_names_of_files_stay_within_the_comments(tmp_path: Path) -> None:
     text = understand(str(tmp_path)).to_yaml()
     assert yaml.safe_load(text)["datasets"][0]["options"]["masks"] == "labels"
     assert "\x1b" not in text
+
+
+def test_photographs_are_not_taken_for_masks(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    for i in range(ways.COUNT):
+        ways.photo(tmp_path / f"{i}.jpg", i)
+        ways.values(tmp_path / f"{i}.png", noise.integers(0, 256, (ways.SIDE, ways.SIDE, 3)).astype(np.uint8))
+    with pytest.raises(Unreadable, match="neither black nor white in many pixels, as photographs are"):
+        understand(str(tmp_path))
+    assert "mask-values" in {f.code for f in check_dataset(DatasetConfig(name="folder", root=str(tmp_path))).faults}
