@@ -151,10 +151,14 @@ def _names_agree(tree: Tree, images: str, masks: str) -> bool:
     if set(kinds) != {"folder"}:
         return True  # a link that leads astray; the scan names it
     stems = [
-        {fold(PurePosixPath(entry.name).stem) for entry in tree.folder(folder) if entry.kind == "file"}
-        for folder in (images, masks)
+        {fold(file.stem) for file in _files(tree, folder) if file.suffix.lower() in suffixes}
+        for folder, suffixes in ((images, SUFFIXES), (masks, MASK_SUFFIXES))
     ]
     return bool(stems[0] & stems[1])
+
+
+def _files(tree: Tree, folder: str) -> Iterator[PurePosixPath]:
+    return (PurePosixPath(entry.name) for entry in tree.folder(folder) if entry.kind == "file")
 
 
 def _readings(pictures: Sequence[str], given: Mapping[str, str]) -> list[_Reading]:

@@ -90,9 +90,10 @@ def understand(root: str) -> Understanding:
     faults = [finding for finding in seen.findings if finding.severity == "fault"]
     if not (seen.train and seen.test):
         raise Unreadable([Problem(fault.where, fault.what) for fault in faults[:_SHOWN]])
-    entry = {"name": "folder", "root": os.path.abspath(Path(root).expanduser()), "options": dict(found.options)}
-    if "test_images" not in found.options:
-        entry["options"]["test"] = definition.split.test
+    stated: dict[str, Any] = dict(found.options)
+    if "test_images" not in stated:
+        stated["test"] = definition.split.test
+    entry = {"name": "folder", "root": os.path.abspath(Path(root).expanduser()), "options": stated}
     pairs = [*seen.train.values(), *seen.test.values()]
     notes = [f"{counted(len(pairs), 'photograph')} with masks: {len(seen.train)} to train on, {len(seen.test)} to test"]
     notes.append(f"for example {pairs[0].image} with {pairs[0].mask}")

@@ -173,6 +173,11 @@ def test_other_formats_are_named_with_a_remedy(name: str, text: str, words: str,
     )
 
 
+def test_masks_that_are_no_images_do_not_make_the_plain_layout() -> None:
+    refusal = _refused(_keys("images/{i}.png", "masks/{i}.mat"))
+    assert (refusal.code, refusal.where) == ("annotations", "masks/0.mat")
+
+
 def test_links_out_of_the_root_are_neither_followed_nor_silent(tmp_path: Path) -> None:
     ways.WAYS["labels"].build(tmp_path / "away")
     root = tmp_path / "root"

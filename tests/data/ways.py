@@ -197,7 +197,13 @@ def _labelme(root: Path) -> None:
     for i in range(COUNT):
         photo(root / f"{i}.jpg", i)
         shape = {"label": "leaf", "points": _corners(i), "shape_type": "polygon", "flags": {}}
-        data = {"version": "5.4", "flags": {}, "shapes": [shape], "imagePath": f"{i}.jpg", "imageData": None}
+        data: dict[str, object] = {
+            "version": "5.4",
+            "flags": {},
+            "shapes": [shape],
+            "imagePath": f"{i}.jpg",
+            "imageData": None,
+        }
         (root / f"{i}.json").write_text(json.dumps({**data, "imageHeight": SIDE, "imageWidth": SIDE}))
 
 
