@@ -13,7 +13,7 @@ import click
 
 from amsam_ray.cli.lookup import STORAGE, find_class_trials, naming, read_adapter
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.data.layout import SUFFIXES
+from amsam_ray.data.patterns import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
 if TYPE_CHECKING:

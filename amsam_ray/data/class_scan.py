@@ -15,19 +15,10 @@ from amsam_ray.data.class_masks import ClassFolders, ClassMasks, CocoMasks, Labe
 from amsam_ray.data.coco import CocoFile, CocoImage, load_coco
 from amsam_ray.data.findings import Finding, fault
 from amsam_ray.data.images import ImageError
-from amsam_ray.data.layout import (
-    SUFFIXES,
-    Pair,
-    Scan,
-    check_unclaimed_masks,
-    choose_layout,
-    divide_pool,
-    no_layout,
-    pair_files,
-    scan,
-    take_published_split,
-)
-from amsam_ray.data.schema import DatasetDefinition, FolderPair, unsafe_path
+from amsam_ray.data.layout import Scan, choose_layout, divide_pool, no_layout, scan, take_published_split
+from amsam_ray.data.pairing import Pair, PatternPair, pair_files, report_unclaimed_masks
+from amsam_ray.data.patterns import SUFFIXES, PathPattern
+from amsam_ray.data.schema import DatasetDefinition, unsafe_path
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import InputError
 
@@ -104,18 +95,26 @@ def _scan_label_maps(tree: LocalTree, definition: DatasetDefinition, options: Ma
 
 def _class_folders(tree: LocalTree, definition: DatasetDefinition, options: Mapping[str, Any]) -> list[str]:
     """Return the folders of classes in the folder of masks: those with images, if no image is beside them."""
-    folders = choose_layout(tree, definition, options) or {}
+    folders = choose_layout(tree, definition, _stated(definition, options)) or {}
     names: dict[str, None] = {}
     for pair in folders.values():
-        entries = tree.folder(pair.masks)
+        entries = tree.folder(pair.masks.folder)
         if any(entry.kind == "file" and _is_image(entry.name) for entry in entries):
             return []
         names |= dict.fromkeys(entry.name for entry in entries if entry.kind == "folder")
     return [
         name
         for name in names
-        if any(_is_image(entry.name) for pair in folders.values() for entry in tree.folder(f"{pair.masks}/{name}"))
+        if any(
+            _is_image(entry.name) for pair in folders.values() for entry in tree.folder(f"{pair.masks.folder}/{name}")
+        )
     ]
+
+
+def _stated(definition: DatasetDefinition, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the plain folders where none is stated: folders of classes are not searched for."""
+    plain = {"images": "images", "masks": "masks"} if definition.detect else {}
+    return {**options, **{name: folder for name, folder in plain.items() if options.get(name) is None}}
 
 
 def _is_image(name: str) -> bool:
@@ -142,10 +141,10 @@ def _scan_folders(
     result: Scan,
 ) -> ClassScan:
     """Pair every photograph with its masks in the folders of the classes; a mask in one of them is enough."""
-    folders = choose_layout(tree, definition, options)
+    folders = choose_layout(tree, definition, _stated(definition, options))
     if folders is None:
         result.findings.append(no_layout(tree, definition, options))
-        return ClassScan(result, ClassFolders(tree.root, definition.mask, {}), classes)
+        return ClassScan(result, ClassFolders(tree.root, definition.mask_rule(options), {}), classes)
     files: dict[str, dict[str, str]] = defaultdict(dict)  # path of the photograph -> class -> path of the mask
     found = {
         split: _pair_classes(tree, definition, pair, classes, files, result.findings) for split, pair in folders.items()
@@ -155,13 +154,13 @@ def _scan_folders(
     else:
         take_published_split(found, result)
     masks = {name: files[pair.image] for name, pair in {**result.train, **result.test}.items()}
-    return ClassScan(result, ClassFolders(tree.root, definition.mask, masks), classes)
+    return ClassScan(result, ClassFolders(tree.root, definition.mask_rule(options), masks), classes)
 
 
 def _pair_classes(
     tree: LocalTree,
     definition: DatasetDefinition,
-    folders: FolderPair,
+    folders: PatternPair,
     classes: Mapping[str, str],
     files: dict[str, dict[str, str]],
     findings: list[Finding],
@@ -170,19 +169,20 @@ def _pair_classes(
     pairs: dict[str, Pair] = {}
     seen: list[Finding] = []
     for one, folder in classes.items():
-        path = f"{folders.masks}/{folder}"
+        path = f"{folders.masks.folder}/{folder}"
         if (unsafe := unsafe_path(folder)) or tree.kind(path) != "folder":
             what = unsafe or f"names the folder {path}, which does not exist; correct the name or remove the class"
             findings.append(fault("classes", f"options.classes.{one}", what))
             continue
-        of_class, claimed = FolderPair(images=folders.images, masks=path), set[str]()
-        for name, pair in pair_files(tree, definition, of_class, claimed, seen).items():
+        of_class = PatternPair(folders.images, PathPattern.of(path, definition.mask.name))
+        claimed, photographs = set[str](), set[str]()
+        for name, pair in pair_files(tree, of_class, definition.images, claimed, photographs, seen).items():
             files[pair.image][one] = pair.mask
             pairs.setdefault(name, pair)
-        check_unclaimed_masks(tree, definition, {"pool": of_class}, claimed, seen)
+        report_unclaimed_masks(tree, of_class.masks, definition.images, claimed, photographs, seen)
     paired = {pair.image for pair in pairs.values()}
     unmasked = {finding.where for finding in seen if finding.code == "no-mask"} - paired
-    text = f"left out: no mask in any class folder of {folders.masks}; add one or remove the photograph"
+    text = f"left out: no mask in any class folder of {folders.masks.folder}; add one or remove the photograph"
     findings += dict.fromkeys(finding for finding in seen if finding.code != "no-mask")
     findings += [fault("no-mask", image, text) for image in sorted(unmasked)]
     return pairs

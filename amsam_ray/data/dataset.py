@@ -14,9 +14,10 @@ from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.data.class_masks import ClassMasks
 from amsam_ray.data.class_scan import FATAL, scan_classes
 from amsam_ray.data.definition import check_options, get_definition, open_tree, resolve_root
-from amsam_ray.data.images import ImageError, decode_image, decode_mask, read_frame
-from amsam_ray.data.layout import Pair, Scan, scan
-from amsam_ray.data.schema import DatasetDefinition
+from amsam_ray.data.images import decode_image, decode_mask, read_file, read_frame
+from amsam_ray.data.layout import Scan, scan
+from amsam_ray.data.pairing import Pair
+from amsam_ray.data.schema import DatasetDefinition, MaskRule
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.hashing import sha256_hex
@@ -110,7 +111,7 @@ def open_dataset(config: DatasetConfig, *, split: Split, mirror_dir: Path | None
     found = scan(LocalTree(root), definition, options)
     if not found.train or not found.test:
         raise InputError(_unusable(config, found))
-    files = _Files(root, definition, {**found.train, **found.test})
+    files = _Files(root, definition.mask_rule(options), {**found.train, **found.test})
     return _limited(config, definition, files, tuple(sorted(found.train)), tuple(sorted(found.test)), split)
 
 
@@ -129,7 +130,9 @@ def _of_classes(
         test = found.names(test, wanted)
     if not train or not test:
         raise InputError(_unusable(config, found.scan))
-    source = _ClassFiles(root, definition, {**found.scan.train, **found.scan.test}, found.masks, wanted)
+    source = _ClassFiles(
+        root, definition.mask_rule(options), {**found.scan.train, **found.scan.test}, found.masks, wanted
+    )
     return _limited(config, definition, source, train, test, split)
 
 
@@ -173,8 +176,8 @@ def _limited(
 class _Files:
     """A source of pairs of files below a local root."""
 
-    def __init__(self, root: Path, definition: DatasetDefinition, pairs: Mapping[str, Pair]):
-        self._root, self._rule, self._pairs = root, definition.mask, dict(pairs)
+    def __init__(self, root: Path, rule: MaskRule, pairs: Mapping[str, Pair]):
+        self._root, self._rule, self._pairs = root, rule, dict(pairs)
 
     def image(self, name: str) -> np.ndarray:
         path = self._pairs[name].image
@@ -192,10 +195,7 @@ class _Files:
         return sha256_hex(self._read(self._pairs[name].mask))
 
     def _read(self, path: str) -> bytes:
-        try:
-            return (self._root / path).read_bytes()
-        except OSError as error:
-            raise ImageError(str(self._root / path), f"cannot be read ({error.strerror}); restore it") from None
+        return read_file(self._root / path, str(self._root / path))
 
 
 class _ClassFiles(_Files):
@@ -204,12 +204,12 @@ class _ClassFiles(_Files):
     def __init__(
         self,
         root: Path,
-        definition: DatasetDefinition,
+        rule: MaskRule,
         pairs: Mapping[str, Pair],
         masks: ClassMasks,
         classes: tuple[str, ...],
     ):
-        super().__init__(root, definition, pairs)
+        super().__init__(root, rule, pairs)
         self._masks, self._classes = masks, classes
 
     def mask(self, name: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from amsam_ray.config.wording import describe
 from amsam_ray.config.yaml_loader import load_yaml
 from amsam_ray.data.findings import Finding
 from amsam_ray.data.layout import Scan, scan
+from amsam_ray.data.patterns import pattern_fault
 from amsam_ray.data.schema import DatasetDefinition, OptionRule, unsafe_path
 from amsam_ray.data.tree import LocalTree, Tree
 from amsam_ray.errors import InputError, Problem
@@ -131,7 +132,7 @@ def _misfit(rule: OptionRule, value: Any) -> str | None:
         if (low is not None and value < low) or (high is not None and value > high):
             return f"{value} is out of range, choose {low} to {high if high is not None else 'any'}"
         return None
-    return unsafe_path(value) if rule.type == "folder" else None
+    return (unsafe_path(value) or pattern_fault(value)) if rule.type == "folder" else None
 
 
 def _split_misfit(value: Any) -> str | None:
