@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from amsam_ray.data.layout import SUFFIXES
+from amsam_ray.data.patterns import SUFFIXES
 from tools.make_space_docs import TARGET, render
 
 ROOT = Path(__file__).parent.parent

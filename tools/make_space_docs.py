@@ -41,9 +41,10 @@ SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
 )
 HEAD = """# The space file
 
-One YAML file describes one sweep. Every combination of dataset, number of shots and method is a *cell*, and the
-hyperparameters of `search.space` are searched within every cell. The whole file is checked before anything starts, and
-all problems are reported together, each with its line. This page is generated from the schema by
+One YAML file describes one sweep. Every combination of dataset, number of shots and method is a *cell*; of a dataset
+with [classes](data.md#several-classes), every class has cells of its own. The hyperparameters of `search.space` are
+searched within every cell. The whole file is checked before anything starts, and all problems are reported together,
+each with its line. This page is generated from the schema by
 `python -m tools.make_space_docs`; a test compares the two.
 
 The file holds plain data: null, true/false (also `on`/`off`), decimal numbers, text, lists and mappings. Put dates in

@@ -1,4 +1,4 @@
-"""``amsam-ray data``: list, check, show and fetch datasets."""
+"""``amsam-ray data``: list, detect, check, show and fetch datasets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MIRROR = click.option(
 
 @click.group()
 def data() -> None:
-    """List, check, show and fetch datasets."""
+    """List, detect, check, show and fetch datasets."""
 
 
 def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> DatasetConfig:
@@ -130,6 +130,31 @@ def _found(definition: DatasetDefinition, base: str | None) -> str:
     return f"{len(found.train)}/{len(found.test)} at {root}"
 
 
+@data.command("detect")
+@click.argument("folder")
+@FORMAT
+def detect_data(folder: str, form: str) -> None:
+    """Print how FOLDER would be read, as the section `datasets` of a space file.
+
+    Exit status 0: it can be read; 2: it cannot, and the message states the lines to write or the conversion that it
+    needs. A script that converts the masks is printed to the standard output.
+    """
+    from amsam_ray.data.understand import Unreadable, understand
+
+    if fault := path_fault(folder):
+        raise InputError(Problem("FOLDER", fault))
+    try:
+        found = understand(folder)
+    except Unreadable as error:
+        click.echo(printable(error.script), nl=False)
+        raise
+    if form == "json":
+        facts = {"datasets": [found.entry], "train": found.train, "test": found.test, "notes": found.notes}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo(found.to_yaml(), nl=False)
+
+
 @data.command("check")
 @click.argument("name")
 @ROOT
@@ -197,6 +222,8 @@ def _report_json(report: DatasetReport) -> dict[str, Any]:
         "expected": report.expected.model_dump() if report.expected else None,
         "sizes": [list(size) for size in report.sizes],
         "object_share": list(report.object_share),
+        "classes": {name: {"train": train, "test": test} for name, (train, test) in report.classes.items()},
+        "mask_values": list(report.mask_values),
         "faults": len(report.faults),
         "findings": [
             {"kind": f.code, "severity": f.severity, "where": f.where, "what": f.what} for f in report.findings
@@ -215,6 +242,13 @@ def _print_report(report: DatasetReport, limit: int | None) -> None:
     if report.object_share:
         low, median, high = report.object_share
         summary.add_row("object share", f"{low:.1%} to {high:.1%}, median {median:.1%}")
+    if report.classes:
+        texts = (f"{name} in {train} train, {test} test" for name, (train, test) in report.classes.items())
+        summary.add_row("classes", "; ".join(texts))
+    if not set(report.mask_values) <= {0, 255}:
+        from amsam_ray.data.mask_values import listed
+
+        summary.add_row("mask values", listed(report.mask_values))
     summary.add_row("findings", _tally(report))
     console.print(Text(f"{report.name} {report.root}".strip(), style="bold"), soft_wrap=True)
     console.print(summary)

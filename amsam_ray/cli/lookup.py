@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from amsam_ray.config.classes import base_label, class_label
 from amsam_ray.config.datasets import path_fault
+from amsam_ray.config.metrics import METRICS
 from amsam_ray.errors import InputError, Problem, printable
 from amsam_ray.hashing import sha256_hex
 from amsam_ray.records.index import Index
 from amsam_ray.records.io import parse_record
+from amsam_ray.records.leaderboard import build_leaderboard
 from amsam_ray.records.schema import Record
+from amsam_ray.records.summary import CellSummary
+from amsam_ray.records.tables import Row
 from amsam_ray.storage.base import NotFoundError, Storage
 from amsam_ray.storage.local import LocalStorage
 from amsam_ray.storage.open import open_storage
@@ -63,9 +69,10 @@ def find_record(storage: Storage, index: Index, name: str) -> Record:
     """
     keys = index.find(name) or _of_cell(index, name)
     if not keys:
-        raise InputError(
-            Problem(name, f"is not a trial or cell in {storage.uri}; run `amsam-ray leaderboard` for a list")
-        )
+        what = f"is not a trial or cell in {storage.uri}; run `amsam-ray leaderboard` for a list"
+        if classes := [f"{cell.dataset}.k{cell.shots}.{cell.label}" for cell in _cells_of_classes(index, name)]:
+            what = f"is not one cell but those of several classes; choose from {', '.join(sorted(set(classes)))}"
+        raise InputError(Problem(name, what))
     if len(keys) > 1:
         names = ", ".join(f"{key.split('/')[1]}/{name.rpartition('/')[2]}" for key in keys)
         raise InputError(Problem(name, f"is in several sweeps; use one of {names}"))
@@ -76,14 +83,64 @@ def find_record(storage: Storage, index: Index, name: str) -> Record:
 
 
 def _of_cell(index: Index, name: str) -> list[str]:
-    from amsam_ray.records.leaderboard import build_leaderboard
-
     if printable(name) != name:
         return []
     sweep, _, cell = name.rpartition("/")
     cells = [c for c in index.cells(sweep or None) if f"{c.dataset}.k{c.shots}.{c.label}" == cell]
     rows = build_leaderboard(cells, published=False, remember=index.remember)
     return [key for row in rows for key in index.find(f"{row['sweep']}/{row['trial']}")]
+
+
+_CLASSES = re.compile(
+    r"(?:(?P<sweep>[^/]+)/)?(?P<dataset>[a-z0-9_-]+)\.k(?P<shots>[0-9]{1,9})(?:\.(?P<method>[a-z0-9_-]+))?"
+)
+
+
+def find_class_trials(name: str, storage: str) -> dict[str, str]:
+    """Return the trial, as ``SWEEP/TRIAL``, of the best model of each class; empty if ``name`` is not that of classes.
+
+    Args:
+        name: ``<dataset>.k<shots>.<method>``, or without the method for the method that scores best on the selection
+            images of each class; ``SWEEP/`` before it selects one sweep.
+        storage: URI of the results.
+
+    Raises:
+        InputError: no class of the dataset has a trained model of that kind.
+    """
+    found = _CLASSES.fullmatch(name)
+    if found is None or Path(name).exists():
+        return {}
+    with open_index(storage) as (_, index):
+        cells = _cells_of_classes(index, name)
+        if not cells or _of_cell(index, name):
+            return {}
+        rows = [r for r in build_leaderboard(cells, published=False, remember=index.remember) if r["source"] == "run"]
+    trained = [row for row in rows if row["adapter"] and found["method"] in (None, row["method"])]
+    if not trained:
+        methods = ", ".join(sorted({row["method"] for row in rows if row["adapter"]})) or "none yet"
+        what = f"has no adapter file of a class; choose a trained method with finals ({methods})"
+        raise InputError(Problem(name, what))
+    best: dict[str, Row] = {}
+    for row in trained:
+        one = class_label(row["dataset"]) or ""
+        if one not in best or _selection(row) > _selection(best[one]):
+            best[one] = row
+    return {one: f"{row['sweep']}/{row['trial']}" for one, row in sorted(best.items())}
+
+
+def _cells_of_classes(index: Index, name: str) -> list[CellSummary]:
+    """Return the cells of all classes of a dataset, given as ``<dataset>.k<shots>``, whatever follows."""
+    found = _CLASSES.fullmatch(name)
+    if found is None:
+        return []
+    cells = (cell for cell in index.cells(found["sweep"]) if cell.shots == int(found["shots"]))
+    return [cell for cell in cells if class_label(cell.dataset) and base_label(cell.dataset) == found["dataset"]]
+
+
+def _selection(row: Row) -> float:
+    """Return a row's score on the selection images, signed so that larger is better: test scores select nothing."""
+    scores = ((info, row.get(f"val_{name}")) for name, info in METRICS.items())
+    return next((score if info.maximise else -score for info, score in scores if score is not None), float("-inf"))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ COMMANDS = {
     "export": ("amsam_ray.cli.export:export", "Write a trained model as SAM weights and ONNX."),
     "predict": ("amsam_ray.cli.predict:predict", "Segment images with a trained model."),
     "methods": ("amsam_ray.cli.methods:methods", "List the methods and their parameters."),
-    "data": ("amsam_ray.cli.data:data", "List, check, show and fetch datasets."),
+    "data": ("amsam_ray.cli.data:data", "List, detect, check, show and fetch datasets."),
     "weights": ("amsam_ray.cli.weights:weights", "List and fetch official weights."),
     "detector": ("amsam_ray.cli.detector:detector", "Tune a detector on a dataset's shots."),
 }

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from amsam_ray.cli.lookup import STORAGE, naming, read_adapter
+from amsam_ray.cli.lookup import STORAGE, find_class_trials, naming, read_adapter
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.data.layout import SUFFIXES
+from amsam_ray.data.patterns import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError, Problem, counted
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from amsam_ray.inference.label_maps import LabelPrediction
     from amsam_ray.inference.predict import Prediction
 
 _OVERLAY_SIDE = 1024
@@ -31,7 +33,12 @@ BACKBONE = click.option(
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--adapter", required=True, metavar="URI", help="A file, s3://bucket/key, or a trial or cell.")
+@click.option(
+    "--adapter",
+    required=True,
+    metavar="URI",
+    help="A file, s3://bucket/key, a trial or cell, or DATASET.kSHOTS[.METHOD] of a dataset with classes.",
+)
 @STORAGE
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 @click.option("--overlays/--no-overlays", default=True, help="Also write images with the masks' outlines.")
@@ -58,16 +65,26 @@ def predict(
 ) -> None:
     """Segment IMAGES, which are files or folders.
 
-    Writes OUT/masks/NAME.png (255 on the object, at the image's size) and OUT/overlays/NAME.png. Unreadable files are
-    listed and skipped; the exit status is then 1. Files that the adapter file names are not opened: for other networks
-    than the shipped and published ones, give --backbone and --detector.
+    Writes OUT/masks/NAME.png (255 on the object, at the image's size) and OUT/overlays/NAME.png. With the models of all
+    classes of a dataset it writes OUT/labels/NAME.png (one label map), OUT/labels.json (the value of each class) and
+    OUT/masks/CLASS/NAME.png. Unreadable files are listed and skipped; the exit status is then 1. Files that the adapter
+    file names are not opened: for other networks than the shipped and published ones, give --backbone and --detector.
     """
     paths = find_images(images)
-    content = read_adapter(adapter, storage)
+    trials = find_class_trials(adapter, storage)
+    contents = {name: read_adapter(trial, storage) for name, trial in (trials or {"": adapter}).items()}
+    from amsam_ray.inference.label_maps import load_label_predictor
     from amsam_ray.inference.predict import load_predictor
 
+    networks: dict[str, Any] = {"backbone": backbone, "detector": detector, "trust_detector": trust_detector}
+    predictor: Callable[[list[np.ndarray]], Sequence[Prediction | LabelPrediction]]
     with naming(adapter):
-        predictor = load_predictor(content, device, backbone=backbone, detector=detector, trust_detector=trust_detector)
+        if trials:
+            predictor = labels = load_label_predictor(contents, device, **networks)
+            _write_values(out, labels.values)
+            click.echo(f"models: {', '.join(trials.values())}")
+        else:
+            predictor = load_predictor(contents[""], device, **networks)
     failed = 0
     with click.progressbar(length=len(paths), label="predict", file=sys.stderr) as progress:
         rest = iter(paths)
@@ -78,7 +95,8 @@ def predict(
             for (path, pixels), prediction in zip(read, predictions, strict=True):
                 _write(out, path, pixels, prediction, overlays)
             progress.update(len(chunk))
-    click.echo(f"{counted(len(paths) - failed, 'mask')} in {out / 'masks'}")
+    written = ("label map", "labels") if trials else ("mask", "masks")
+    click.echo(f"{counted(len(paths) - failed, written[0])} in {out / written[1]}")
     if failed:
         raise AmsamError(f"{failed} of {counted(len(paths), 'file')} could not be read; see the warnings above.")
 
@@ -125,9 +143,24 @@ def _read(path: Path) -> np.ndarray | None:
         return None
 
 
-def _write(out: Path, path: Path, pixels: np.ndarray, prediction: Prediction, overlays: bool) -> None:
-    from amsam_ray.inference.overlays import overlay, save_png
+def _write_values(out: Path, values: Mapping[str, int]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"background": 0, **values}, indent=2)
+    (out / "labels.json").write_text(text + "\n", encoding="utf-8")
 
+
+def _write(out: Path, path: Path, pixels: np.ndarray, prediction: Prediction | LabelPrediction, overlays: bool) -> None:
+    from amsam_ray.inference.label_maps import LabelPrediction
+    from amsam_ray.inference.overlays import label_overlay, overlay, save_labels, save_png
+
+    if isinstance(prediction, LabelPrediction):
+        save_labels(out / "labels" / f"{path.stem}.png", prediction.labels)
+        for name, one in prediction.classes.items():
+            save_png(out / "masks" / name / f"{path.stem}.png", one.mask.astype("uint8") * 255)
+        if overlays:
+            picture = label_overlay(pixels, prediction.labels, side=_OVERLAY_SIDE)
+            save_png(out / "overlays" / f"{path.stem}.png", picture)
+        return
     save_png(out / "masks" / f"{path.stem}.png", prediction.mask.astype("uint8") * 255)
     if overlays:
         picture = overlay(pixels, None, prediction.mask, prediction.box, side=_OVERLAY_SIDE)

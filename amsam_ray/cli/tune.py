@@ -150,6 +150,7 @@ def _in_one_line(error: Exception) -> str:
 
 def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: str, outcome: SweepResult) -> None:
     """Print warnings, the leaderboard and the sweep's state."""
+    from amsam_ray.config.classes import base_label
     from amsam_ray.records.leaderboard import leaderboard_key
     from amsam_ray.records.tables import to_terminal
 
@@ -158,10 +159,11 @@ def _print_outcome(console: Console, err: IO[str], space: SpaceFile, storage: st
     if outcome.waiting:
         where = "on the disks of the nodes that produced them; run the same command there to upload them"
         print(f"warning: {len(outcome.waiting)} results are not in the storage yet but {where}", file=err)
-    labels = [str(dataset.label) for dataset in space.datasets]
+    labels = dict.fromkeys(base_label(dataset.label) for dataset in space.datasets)
     rows = outcome.leaderboard
     console.print(to_terminal(rows))
-    boards = ", ".join(leaderboard_key(label) for label in labels if any(row["dataset"] == label for row in rows))
+    known = {base_label(row["dataset"]) for row in rows}
+    boards = ", ".join(leaderboard_key(label) for label in labels if label in known)
     if boards:
         console.print(f"Leaderboards: {boards} in {storage}", highlight=False, soft_wrap=True)
     others = sorted({str(row["sweep"]) for row in rows if row["source"] == "run"} - {outcome.sweep})

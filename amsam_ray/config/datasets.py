@@ -13,6 +13,8 @@ from amsam_ray.config.plain_values import PlainModel
 from amsam_ray.errors import printable
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+CLASS_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,31}")
+"""Names of classes; a dataset of one class is labelled ``<dataset>.<class>``."""
 _MAX_PATH = 4096
 _MAX_PART = 255
 _MIN_CROSSFIT_SHOTS = 4  # two folds of fewer shots leave a level without one
@@ -51,7 +53,7 @@ class DatasetConfig(PlainModel):
     )
     label: str = Field("", description="its name in leaderboards; empty: derived from name, family or folder")
     root: str | None = Field(None, description="its folder, or s3://bucket/prefix; empty: below $AMSAM_DATA")
-    options: dict[str, Any] = Field(default_factory=dict, description="the dataset's options")
+    options: dict[str, Any] = Field(default_factory=dict, description="the dataset's options, its classes among them")
     limit_test: int | None = Field(None, ge=1, le=10**9, description="score only the first N images of the test split")
 
     @model_validator(mode="before")
@@ -67,11 +69,16 @@ class DatasetConfig(PlainModel):
                 data["label"] = slug(PurePosixPath(str(data["root"]).rstrip("/")).name)
             else:
                 data["label"] = slug(PurePosixPath(data["name"]).stem)
+            one = options.get("class") if isinstance(options, dict) else None
+            if isinstance(one, str) and CLASS_NAME.fullmatch(one):
+                data["label"] += f".{one}"
         return data
 
     @model_validator(mode="after")
     def _check_label(self) -> DatasetConfig:
-        if not _LABEL.fullmatch(self.label):
+        name, dot, one = self.label.partition(".")
+        of_class = CLASS_NAME.fullmatch(one) and self.options.get("class") == one
+        if not _LABEL.fullmatch(name) or (dot and not of_class):
             raise ValueError(
                 f"label {self.label[:70]!r} is not valid; use at most 64 lower-case letters, digits, _ or -"
             )

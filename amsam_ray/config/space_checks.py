@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from amsam_ray.config.classes import class_datasets
 from amsam_ray.config.datasets import path_fault
 from amsam_ray.config.methods import METHODS, check_params, fixed_by_protocol, live_params, max_rank
 from amsam_ray.config.metrics import METRICS
@@ -117,21 +118,21 @@ def live_space(space: SpaceFile, entry: MethodEntry) -> dict[str, Distribution]:
 
 
 def _size(space: SpaceFile) -> Iterator[SpaceFinding]:
-    cells = len(space.datasets) * len(space.shots) * len(space.methods)
+    cells = sum(len(class_datasets(dataset)) for dataset in space.datasets) * len(space.shots) * len(space.methods)
     if cells > _MAX_CELLS:
         what = f"makes {cells:,} cells (datasets x shots x methods); divide the sweep into ones of {_MAX_CELLS:,}"
         yield SpaceFinding("too-large", ("datasets",), what)
 
 
 def _duplicates(space: SpaceFile) -> Iterator[SpaceFinding]:
-    for section, labels in (
-        ("datasets", [d.label for d in space.datasets]),
-        ("methods", [m.label for m in space.methods]),
-    ):
-        for index, label in enumerate(labels):
-            if label in labels[:index]:
-                what = f"label {label} is taken by an earlier entry; give this entry another `label`"
+    datasets = [{d.label, *(one.label for one in class_datasets(d))} for d in space.datasets]
+    for section, labels in (("datasets", datasets), ("methods", [{m.label} for m in space.methods])):
+        taken: set[str] = set()
+        for index, names in enumerate(labels):
+            if repeated := names & taken:
+                what = f"label {min(repeated)} is taken by an earlier entry; give this entry another `label`"
                 yield SpaceFinding("duplicate-label", (section, index), what)
+            taken |= names
 
 
 def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:

@@ -14,19 +14,32 @@ from pathlib import Path
 
 import numpy as np
 
+from amsam_ray.config.classes import has_classes
 from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.data.class_check import count_classes, inspect_classes
+from amsam_ray.data.class_scan import ClassScan, scan_classes
 from amsam_ray.data.dataset import Dataset, local_root, open_dataset
 from amsam_ray.data.definition import check_options, get_definition
 from amsam_ray.data.findings import Finding, Severity, converted, fault, note
-from amsam_ray.data.images import ImageError, Mask, Photograph, decode_image, decode_mask
-from amsam_ray.data.layout import Pair, scan
+from amsam_ray.data.images import (
+    BETWEEN_TOLERANCE,
+    ImageError,
+    Mask,
+    MaskValuesError,
+    Photograph,
+    decode_image,
+    decode_mask,
+    read_file,
+)
+from amsam_ray.data.layout import scan
+from amsam_ray.data.mask_values import listed
+from amsam_ray.data.pairing import Pair
 from amsam_ray.data.schema import Counts, MaskRule
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import InputError, counted
 from amsam_ray.hashing import sha256_hex
 
 _ASPECT_TOLERANCE = 0.05
-_BETWEEN_TOLERANCE = 0.1
 _SEVERITIES: tuple[Severity, ...] = ("fault", "converted", "note")
 
 Progress = Callable[[int, int], None]
@@ -45,6 +58,8 @@ class DatasetReport:
         findings: faults, conversions and notes.
         sizes: (width, height) in pixels of the smallest, the median and the largest photograph.
         object_share: smallest, median and largest share of an image that is object, in [0, 1].
+        classes: number of images of the train pool and of the test split that hold a class, by its name.
+        mask_values: the distinct values of the masks that state few, sorted (`amsam_ray.data.images.Mask.values`).
     """
 
     name: str
@@ -55,6 +70,8 @@ class DatasetReport:
     findings: list[Finding] = field(default_factory=list)
     sizes: tuple[tuple[int, int], ...] = ()
     object_share: tuple[float, ...] = ()
+    classes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    mask_values: tuple[int, ...] = ()
 
     @property
     def faults(self) -> list[Finding]:
@@ -77,6 +94,7 @@ class _Inspection:
     pixels_sha256: str | None = None
     size: tuple[int, int] | None = None
     object_share: float | None = None
+    mask_values: tuple[int, ...] = ()
 
 
 def check_dataset(
@@ -102,12 +120,21 @@ def check_dataset(
     if definition.source == "procedural":
         return _check_procedural(open_dataset(config, split="all"), progress)
     root = local_root(config, mirror_dir)
-    found = scan(LocalTree(root), definition, options)
+    by_class = scan_classes(LocalTree(root), definition, options) if has_classes(options) else None
+    found = by_class.scan if by_class else scan(LocalTree(root), definition, options)
     report = DatasetReport(definition.name, str(config.root or root), len(found.train), len(found.test))
     report.expected, report.findings = definition.expected, list(found.findings)
     report.findings += _count_findings(report, definition.obtain)
-    pairs = {**found.train, **found.test}
-    inspections = _inspect_all(lambda name: _inspect(root, pairs[name], definition.mask), sorted(pairs), progress)
+    pairs, rule = {**found.train, **found.test}, definition.mask_rule(options)
+    if by_class:
+        counts = count_classes(by_class)
+        report.classes = {name: (counts.train[name], counts.test[name]) for name in by_class.classes}
+        report.findings += [finding for finding in counts.findings if finding not in report.findings]
+
+    def inspect(name: str) -> _Inspection:
+        return _inspect(root, pairs[name], by_class or rule)
+
+    inspections = _inspect_all(inspect, sorted(pairs), progress)
     _summarise(report, inspections, frozenset(found.test), {name: pair.image for name, pair in pairs.items()})
     return report
 
@@ -149,24 +176,30 @@ def _inspect_all(inspect: Callable[[str], _Inspection], names: list[str], progre
                 yield inspection
 
 
-def _inspect(root: Path, pair: Pair, rule: MaskRule) -> _Inspection:
-    """Decode the photograph and the mask of one pair."""
+def _inspect(root: Path, pair: Pair, rule: MaskRule | ClassScan) -> _Inspection:
+    """Decode the photograph and the mask of one pair, or the masks of all classes."""
     try:
-        photograph = decode_image(_read(root, pair.image), pair.image)
+        photograph = decode_image(read_file(root / pair.image, pair.image), pair.image)
     except ImageError as error:
         return _Inspection(pair.name, (fault("unreadable", pair.image, error.what),))
     findings = [converted(code, pair.image) for code in photograph.conversions]
     pixels = photograph.pixels
     digest = sha256_hex(repr(pixels.shape).encode() + pixels.tobytes())
     size = (photograph.frame.width, photograph.frame.height)
+    if isinstance(rule, ClassScan):
+        of_classes, share = inspect_classes(rule, pair, photograph.frame)
+        return _Inspection(pair.name, (*findings, *of_classes), digest, size, share)
     try:
-        mask = decode_mask(_read(root, pair.mask), pair.mask, rule, photograph.frame)
+        mask = decode_mask(read_file(root / pair.mask, pair.mask), pair.mask, rule, photograph.frame)
+    except MaskValuesError as error:
+        findings.append(fault("mask-values", pair.mask, error.what))
+        return _Inspection(pair.name, tuple(findings), digest, size, None, error.values)
     except ImageError as error:
         findings.append(fault("mask-unreadable", pair.mask, error.what))
         return _Inspection(pair.name, tuple(findings), digest, size)
     findings += [converted(f"mask-{code}", pair.mask) for code in mask.conversions]
     findings += _suspect_mask(pair.mask, mask, photograph)
-    return _Inspection(pair.name, tuple(findings), digest, size, float(mask.pixels.mean()))
+    return _Inspection(pair.name, tuple(findings), digest, size, float(mask.pixels.mean()), mask.values)
 
 
 def _suspect_mask(where: str, mask: Mask, photograph: Photograph) -> Iterator[Finding]:
@@ -176,20 +209,17 @@ def _suspect_mask(where: str, mask: Mask, photograph: Photograph) -> Iterator[Fi
     if not 1 / (1 + _ASPECT_TOLERANCE) <= aspect <= 1 + _ASPECT_TOLERANCE:
         sizes = f"{mask.size[0]}x{mask.size[1]} against {width}x{height}"
         yield fault("mask-shape", where, f"has another aspect ratio than its photograph ({sizes}); use its own mask")
-    if mask.between > _BETWEEN_TOLERANCE:
+    if mask.between > BETWEEN_TOLERANCE:
         what = f"{mask.between:.0%} of its pixels are neither black nor white; replace it by a mask of two values"
+        what += f" (found {listed(mask.values)})" if mask.values else ""
         yield fault("mask-values", where, what)
+    if mask.colours > 1:
+        what = f"holds {mask.colours} colours besides black, and all are object; for a class of each: classes: all"
+        yield note("mask-colours", where, what)
     if not mask.pixels.any():
         yield note("mask-empty", where, "holds no object; check that this is intended")
     if mask.pixels.all():
         yield note("mask-full", where, "covers the whole image; check that this is intended")
-
-
-def _read(root: Path, path: str) -> bytes:
-    try:
-        return (root / path).read_bytes()
-    except OSError as error:
-        raise ImageError(path, f"cannot be read ({error.strerror}); restore it") from None
 
 
 def _summarise(
@@ -204,9 +234,10 @@ def _summarise(
         where: name -> the photograph's path.
     """
     first: dict[str, str] = {}  # SHA-256 of the pixels -> the first name that has them
-    sizes, shares = [], []
+    sizes, shares, values = [], [], set()
     for inspection in inspections:
         report.findings.extend(inspection.findings)
+        values |= set(inspection.mask_values)
         if inspection.size is not None:
             sizes.append(inspection.size)
         if inspection.object_share is not None:
@@ -220,6 +251,10 @@ def _summarise(
         report.sizes = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
     if shares:
         report.object_share = tuple(float(np.quantile(shares, q)) for q in (0, 0.5, 1))
+        if not report.object_share[-1]:
+            what = "no mask holds an object; give the folder of the masks, or masks that are white on black"
+            report.findings.append(fault("masks-empty", "masks", what))
+    report.mask_values = tuple(sorted(values))
 
 
 def _same_picture(name: str, twin: str, test: frozenset[str], where: dict[str, str]) -> Finding:

@@ -9,11 +9,15 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from amsam_ray.config.classes import has_classes
 from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.data.class_masks import ClassMasks
+from amsam_ray.data.class_scan import FATAL, scan_classes
 from amsam_ray.data.definition import check_options, get_definition, open_tree, resolve_root
-from amsam_ray.data.images import ImageError, decode_image, decode_mask, read_frame
-from amsam_ray.data.layout import Pair, Scan, scan
-from amsam_ray.data.schema import DatasetDefinition
+from amsam_ray.data.images import decode_image, decode_mask, read_file, read_frame
+from amsam_ray.data.layout import Scan, scan
+from amsam_ray.data.pairing import Pair
+from amsam_ray.data.schema import DatasetDefinition, MaskRule
 from amsam_ray.data.tree import LocalTree
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.hashing import sha256_hex
@@ -102,11 +106,34 @@ def open_dataset(config: DatasetConfig, *, split: Split, mirror_dir: Path | None
         names = procedural.names
         return _limited(config, definition, procedural, names[:count], names[count:], split)
     root = local_root(config, mirror_dir)
+    if has_classes(options):
+        return _of_classes(config, definition, options, root, split)
     found = scan(LocalTree(root), definition, options)
     if not found.train or not found.test:
         raise InputError(_unusable(config, found))
-    files = _Files(root, definition, {**found.train, **found.test})
+    files = _Files(root, definition.mask_rule(options), {**found.train, **found.test})
     return _limited(config, definition, files, tuple(sorted(found.train)), tuple(sorted(found.test)), split)
+
+
+def _of_classes(
+    config: DatasetConfig, definition: DatasetDefinition, options: Mapping[str, Any], root: Path, split: Split
+) -> Dataset:
+    """Open one class of a dataset, or all its classes as one: only images that hold it are shots."""
+    found = scan_classes(LocalTree(root), definition, options)
+    faults = [Problem(f.where, f.what) for f in found.scan.findings if f.severity == "fault" and f.code in FATAL]
+    if faults:
+        raise InputError(faults)
+    one = options.get("class")
+    wanted = tuple(found.classes) if one is None else (str(one),)
+    train, test = found.names(found.scan.train, wanted), tuple(sorted(found.scan.test))
+    if split != "search" and options.get("absent") != "score":
+        test = found.names(test, wanted)
+    if not train or not test:
+        raise InputError(_unusable(config, found.scan))
+    source = _ClassFiles(
+        root, definition.mask_rule(options), {**found.scan.train, **found.scan.test}, found.masks, wanted
+    )
+    return _limited(config, definition, source, train, test, split)
 
 
 def local_root(config: DatasetConfig, mirror_dir: Path | None) -> Path:
@@ -149,8 +176,8 @@ def _limited(
 class _Files:
     """A source of pairs of files below a local root."""
 
-    def __init__(self, root: Path, definition: DatasetDefinition, pairs: Mapping[str, Pair]):
-        self._root, self._rule, self._pairs = root, definition.mask, dict(pairs)
+    def __init__(self, root: Path, rule: MaskRule, pairs: Mapping[str, Pair]):
+        self._root, self._rule, self._pairs = root, rule, dict(pairs)
 
     def image(self, name: str) -> np.ndarray:
         path = self._pairs[name].image
@@ -168,10 +195,30 @@ class _Files:
         return sha256_hex(self._read(self._pairs[name].mask))
 
     def _read(self, path: str) -> bytes:
-        try:
-            return (self._root / path).read_bytes()
-        except OSError as error:
-            raise ImageError(str(self._root / path), f"cannot be read ({error.strerror}); restore it") from None
+        return read_file(self._root / path, str(self._root / path))
+
+
+class _ClassFiles(_Files):
+    """A source whose masks are those of some classes."""
+
+    def __init__(
+        self,
+        root: Path,
+        rule: MaskRule,
+        pairs: Mapping[str, Pair],
+        masks: ClassMasks,
+        classes: tuple[str, ...],
+    ):
+        super().__init__(root, rule, pairs)
+        self._masks, self._classes = masks, classes
+
+    def mask(self, name: str) -> np.ndarray:
+        path = self._pairs[name].image
+        return self._masks.mask(name, self._classes, read_frame(self._read(path), str(self._root / path)))
+
+    def mask_key(self, name: str) -> str:
+        # Of the pixels: all classes share one file, and the same masks in another format are the same masks.
+        return _array_key(self.mask(name))
 
 
 class _Procedural:

@@ -16,17 +16,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from amsam_ray.config.classes import class_problems, has_classes
 from amsam_ray.config.datasets import DatasetConfig, path_fault
 from amsam_ray.config.wording import describe
 from amsam_ray.config.yaml_loader import load_yaml
 from amsam_ray.data.findings import Finding
 from amsam_ray.data.layout import Scan, scan
+from amsam_ray.data.patterns import pattern_fault
 from amsam_ray.data.schema import DatasetDefinition, OptionRule, unsafe_path
 from amsam_ray.data.tree import LocalTree, Tree
 from amsam_ray.errors import InputError, Problem
 
 ENTRY_POINTS = "amsam_ray.datasets"
 """Entry point group for definitions of other packages; each entry loads to the path of a YAML file."""
+
+_CLASS_OPTIONS = ("class", "ignore", "annotations")
 
 DATA_ROOT_VARIABLE = "AMSAM_DATA"
 """Environment variable with the folder or s3:// prefix that holds each dataset under its name."""
@@ -110,13 +114,15 @@ def check_options(definition: DatasetDefinition, given: Mapping[str, Any]) -> tu
         if reason := _misfit(definition.options[name], value):
             problems.append(Problem(name, reason))
         values[name] = value
-    return values, problems
+    return values, problems + class_problems({name: values.get(name) for name in ("classes", *_CLASS_OPTIONS)})
 
 
 def _misfit(rule: OptionRule, value: Any) -> str | None:
     """Return why ``value`` does not fit ``rule``, with the remedy; None if it fits."""
     if rule.type == "split":
         return _split_misfit(value)
+    if rule.type in ("classes", "values"):  # `class_problems` checks them together
+        return None
     if not isinstance(value, int if rule.type == "int" else str) or isinstance(value, bool):
         return f"must be {'a whole number' if rule.type == 'int' else 'text'}, not {value!r}"
     if rule.choices is not None and value not in rule.choices:
@@ -126,7 +132,7 @@ def _misfit(rule: OptionRule, value: Any) -> str | None:
         if (low is not None and value < low) or (high is not None and value > high):
             return f"{value} is out of range, choose {low} to {high if high is not None else 'any'}"
         return None
-    return unsafe_path(value) if rule.type == "folder" else None
+    return (unsafe_path(value) or pattern_fault(value)) if rule.type == "folder" else None
 
 
 def _split_misfit(value: Any) -> str | None:
@@ -171,6 +177,8 @@ def open_tree(root: str) -> Tree:
 def check_dataset_config(config: DatasetConfig, max_shots: int, where: str) -> list[Problem]:
     """Check a dataset before a sweep by reading names and no pixels.
 
+    The images of a dataset with classes are checked by `amsam_ray.data.class_check`, which reads its masks.
+
     Args:
         config: the requested dataset.
         max_shots: largest number of labelled images that any cell draws, including held-out ones.
@@ -197,6 +205,8 @@ def check_dataset_config(config: DatasetConfig, max_shots: int, where: str) -> l
         tree = open_tree(root)
     except InputError as error:
         return [*problems, *(Problem(f"{where}.root", str(p)) for p in error.problems)]
+    if has_classes(options):
+        return problems
     return problems or _check_scan(scan(tree, definition, options), max_shots, where)
 
 

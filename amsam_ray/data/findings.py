@@ -10,6 +10,9 @@ Severity = Literal["fault", "converted", "note"]
 FAULTS = {
     "layout": "the root holds none of the folder layouts of the definition",
     "empty": "a folder of photographs or masks holds no image",
+    "ambiguous": "the folder can be read in several ways",
+    "annotations": "the annotations are in a format that is not read, or cannot be read",
+    "too-many": "a search through sub-folders ends at its limits",
     "no-mask": "a photograph has no mask",
     "no-image": "a mask has no photograph",
     "same-name": "several photographs share one name",
@@ -24,7 +27,10 @@ FAULTS = {
     "unreadable": "a photograph cannot be decoded",
     "mask-unreadable": "a mask cannot be decoded",
     "mask-shape": "a mask has another aspect ratio than its photograph",
-    "mask-values": "a mask is mostly neither black nor white",
+    "mask-values": "a mask is mostly neither black nor white, or is a label map",
+    "masks-empty": "no mask holds an object",
+    "classes": "a class is in none of the masks, or cannot be told from another",
+    "label-value": "a label map holds a value that belongs to no class",
     "leak": "the same picture is in the train and the test split",
 }
 """Code -> meaning of the findings that the user has to correct."""
@@ -32,10 +38,14 @@ FAULTS = {
 NOTES = {
     "sub-folder": "a folder inside an image folder is ignored",
     "not-an-image": "a file with another suffix than those of images is ignored",
+    "image-name": "a file beside the photographs does not follow their naming pattern and is ignored",
+    "not-used": "a folder of images, or a split, is not used",
+    "mask-colours": "a mask holds several colours, all of which are object",
     "mask-name": "a file in the mask folder does not follow the naming pattern and is ignored",
     "mask-empty": "a mask holds no object",
     "mask-full": "a mask covers the whole image",
     "duplicate": "the same picture is in one split twice",
+    "class-overlap": "pixels of a COCO file belong to several classes",
 }
 """Code -> meaning of the findings that may be intended."""
 
@@ -51,6 +61,7 @@ CONVERSIONS = {
     "mask-alpha": "mask with an alpha channel",
     "mask-16-bit": "mask of more than 8 bits: full scale is 255 or 65535, the smallest that holds its values",
     "mask-labels": "mask of values 0 and 1: 1 is object",
+    "mask-array": "mask stored as a NumPy array (.npy)",
     "mask-lossy": "mask in a lossy format: compression noise is removed by the threshold",
     "mask-exif": "mask turned upright like its photograph",
     "mask-resized": "mask of another size than its photograph, resized (nearest neighbour)",

@@ -9,10 +9,13 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from amsam_ray.data.arrays import MAGIC, ArrayError, read_mask_array
+from amsam_ray.data.mask_values import FEW, NOISE, label_map_fault, levels
 from amsam_ray.data.schema import MaskRule
 from amsam_ray.errors import AmsamError
 
@@ -34,7 +37,16 @@ _EXIF_ORIENTATION = 0x0112
 
 MAX_PIXELS = 36_000_000
 """Most pixels of a picture of 8 bits without alpha, and twice those of any other; decoding takes at most 500 MiB."""
+MAX_FILE_BYTES = 300 << 20
+"""Largest file of a photograph or a mask, in bytes: above the largest picture without compression."""
 _PLAIN_MODES = ("1", "L", "P", "RGB")
+BETWEEN_TOLERANCE = 0.1
+"""Largest share of a mask's pixels that may be neither black nor white, `Mask.between`."""
+LABEL_MAP_REMEDY = (
+    "write options: {object: nonzero} if every value but 0 is the object (in a definition, mask: {object: nonzero}), "
+    "or options: {classes: all} for a class of every value"
+)
+"""What to write for label maps, in words that end a message."""
 
 
 class ImageError(AmsamError):
@@ -51,6 +63,19 @@ class ImageError(AmsamError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+class MaskValuesError(ImageError):
+    """The values of a mask cannot be divided into object and background.
+
+    Args:
+        where, what: as `ImageError`.
+        values: the file's distinct values, as `Mask.values`.
+    """
+
+    def __init__(self, where: str, what: str, values: tuple[int, ...]):
+        super().__init__(where, what)
+        self.values = values
 
 
 @dataclass(frozen=True)
@@ -96,14 +121,35 @@ class Mask:
         pixels: HW bool at the photograph's size, True on the object.
         size: width and height of the mask's file in pixels.
         between: share of pixels, in [0, 1], that are more than 5 % away from both zero and full scale.
-        conversions: codes of the rules that were applied: ``rgb``, ``palette``, ``alpha``, ``16-bit``,
+        conversions: codes of the rules that were applied: ``rgb``, ``palette``, ``alpha``, ``16-bit``, ``array``,
             ``labels`` (values 0 and 1), ``lossy``, ``exif`` (turned like its photograph), ``resized``.
+        values: the distinct values of the file (indices of a palette), sorted; empty in lossy files, in colour, and if
+            there are more than ``FEW`` or they are not whole numbers.
+        colours: number of its colours besides black, if it is a palette or colour image with at most ``FEW``, else 0.
     """
 
     pixels: np.ndarray
     size: tuple[int, int]
     between: float
     conversions: tuple[str, ...]
+    values: tuple[int, ...] = ()
+    colours: int = 0
+
+
+def read_file(path: Path, where: str) -> bytes:
+    """Return the bytes of a photograph or a mask.
+
+    Raises:
+        ImageError: the file is missing, unreadable or larger than ``MAX_FILE_BYTES``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(where, f"cannot be read ({error.strerror}); restore it") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(where, f"is larger than {MAX_FILE_BYTES >> 20} MiB; reduce its size")
+    return data
 
 
 def read_frame(data: bytes, where: str) -> Frame:
@@ -136,7 +182,7 @@ def decode_image(data: bytes, where: str) -> Photograph:
         ImageError: the file is not an image, is truncated, or is too large to be a photograph.
     """
     frame = read_frame(data, where)
-    image = _load(data, where)
+    image = load_picture(data, where)
     notes = []
     if image.mode != "RGB":
         rgb, note = _to_rgb(image)
@@ -155,34 +201,104 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
     A pixel is object where its value exceeds ``rule.threshold`` of full scale. Full scale is the smallest of 1,
     255 and 65535 that holds the largest value (at least 255 in lossy files). The value of a coloured pixel is its
     largest channel; with a palette that is not grey, every colour but black is object. An alpha channel multiplies
-    the colour, or is the mask itself if the whole image has one colour.
+    the colour, or is the mask itself if the whole image has one colour. With ``rule.object`` ``nonzero``, a pixel is
+    object where its value, or its index in a palette, is above zero (above 5 % of full scale in lossy files).
 
     Args:
-        data: the file's bytes.
+        data: the file's bytes, of an image or of a NumPy array (.npy).
         where: name of the file in messages.
         rule: threshold, and what to do with a mask of another size.
         frame: the photograph's. A mask that is stored like a turned photograph is turned with it.
 
     Raises:
+        MaskValuesError: the threshold cannot separate its values (`label_map_fault`).
         ImageError: the mask is unreadable, or has another size and the rule refuses that.
     """
-    image = _load(data, where)
-    image, notes = _turn_as_stored(image, frame)
-    value_HW, scale, kind = _values(image)
-    notes += kind
-    size = image.size
-    object_HW = value_HW > rule.threshold * scale
-    middling = np.count_nonzero((value_HW > 0.05 * scale) & (value_HW < 0.95 * scale))
-    if size != (frame.width, frame.height):
+    read = _read_array(data, where) if data.startswith(MAGIC) else _read_mask_image(data, where, rule, frame)
+    value_HW, scale, lossy, notes = read.value_HW, read.scale, read.lossy, list(read.notes)
+    if rule.object == "nonzero":
+        object_HW = value_HW > (NOISE * scale if lossy else 0)
+        between = 0.0
+    else:
+        if reason := label_map_fault(value_HW, scale, rule.threshold, lossy):
+            raise MaskValuesError(where, f"is not a mask of one object: {reason}; {LABEL_MAP_REMEDY}", read.values)
+        object_HW = value_HW > rule.threshold * scale
+        middling = np.count_nonzero((value_HW > NOISE * scale) & (value_HW < (1 - NOISE) * scale))
+        between = middling / value_HW.size
+    height, width = value_HW.shape
+    if (width, height) != (frame.width, frame.height):
         if rule.other_size == "refuse":
-            sizes = f"is {size[0]}x{size[1]} and its photograph {frame.width}x{frame.height}"
+            sizes = f"is {width}x{height} and its photograph {frame.width}x{frame.height}"
             raise ImageError(where, f"the mask {sizes}; use the photograph it was made for, or make it again")
         resized = Image.fromarray(object_HW.astype(np.uint8)).resize(
             (frame.width, frame.height), Image.Resampling.NEAREST
         )
         object_HW = np.asarray(resized).astype(bool)
         notes.append("resized")
-    return Mask(object_HW, size, middling / value_HW.size, tuple(notes))
+    return Mask(object_HW, (width, height), between, tuple(notes), read.values, read.colours)
+
+
+@dataclass(frozen=True)
+class _MaskValues:
+    """The values of a mask's file (HW), their full scale, and what `Mask` tells of them."""
+
+    value_HW: np.ndarray
+    scale: float
+    lossy: bool
+    notes: tuple[str, ...]
+    values: tuple[int, ...]
+    colours: int
+
+
+def _read_array(data: bytes, where: str) -> _MaskValues:
+    try:
+        value_HW = read_mask_array(data, MAX_PIXELS // 2)
+    except ArrayError as error:
+        raise ImageError(where, str(error)) from None
+    scale = _full_scale(value_HW, lossy=False)
+    notes = ("array", "labels") if scale == 1 and value_HW.any() else ("array",)
+    return _MaskValues(value_HW, scale, False, notes, _few(value_HW), 0)
+
+
+def _read_mask_image(data: bytes, where: str, rule: MaskRule, frame: Frame) -> _MaskValues:
+    image = load_picture(data, where)
+    lossy = image.format in _LOSSY
+    image, turned = turn_as_stored(image, frame)
+    palette = image.mode == "P"
+    if palette and rule.object == "nonzero":
+        index_HW = np.asarray(image)
+        return _MaskValues(index_HW, 255.0, False, (*turned, "palette"), _few(index_HW), _colours(image))
+    value_HW, scale, kind = _values(image)
+    values = () if lossy or not _has_one_channel(image) else _few(np.asarray(image) if palette else value_HW)
+    return _MaskValues(value_HW, scale, lossy, (*turned, *kind), values, 0 if lossy else _colours(image))
+
+
+def _has_one_channel(image: Image.Image) -> bool:
+    if image.mode == "RGB":
+        pixels_HW3 = np.asarray(image)
+        return bool((pixels_HW3 == pixels_HW3[..., :1]).all())
+    return image.mode in ("1", "L", "P", "F") or image.mode.startswith("I")
+
+
+def _few(value_HW: np.ndarray) -> tuple[int, ...]:
+    """Return the distinct values, sorted; none if there are more than ``FEW``."""
+    values = tuple(levels(value_HW))
+    return values if len(values) <= FEW else ()
+
+
+def _colours(image: Image.Image) -> int:
+    """Return the number of colours besides black of a palette or colour image, 0 if it is grey or has many."""
+    if image.mode not in ("P", "RGB"):
+        return 0
+    indexed = image.getcolors(FEW + 1)
+    if indexed is None:
+        return 0
+    colours = {tuple(np.atleast_1d(colour).tolist()) for _, colour in indexed}
+    if image.mode == "P":
+        table = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        colours = {tuple(table[index].tolist()) for (index,) in colours if index < len(table)}
+    colours.discard((0, 0, 0))
+    return len(colours) if any(len(set(colour)) > 1 for colour in colours) else 0
 
 
 def _open(data: bytes, where: str) -> Image.Image:
@@ -199,7 +315,8 @@ def _open(data: bytes, where: str) -> Image.Image:
     return image
 
 
-def _load(data: bytes, where: str) -> Image.Image:
+def load_picture(data: bytes, where: str) -> Image.Image:
+    """Return the decoded picture of a file, as stored. Raises ImageError if it is damaged or too large."""
     image = _open(data, where)
     try:
         image.load()
@@ -231,7 +348,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     return image.convert("RGB"), names.get(image.mode, image.mode.lower())
 
 
-def _turn_as_stored(image: Image.Image, frame: Frame) -> tuple[Image.Image, list[str]]:
+def turn_as_stored(image: Image.Image, frame: Frame) -> tuple[Image.Image, list[str]]:
     """Turn a mask by its own EXIF orientation, or by its photograph's if it was drawn on the stored pixels."""
     upright = ImageOps.exif_transpose(image)
     if upright.size != image.size or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:

@@ -5,42 +5,23 @@ No pixel is read, so a scan is cheap enough to run before a sweep and works on t
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from amsam_ray.data.findings import Finding, converted, fault, note
-from amsam_ray.data.schema import DatasetDefinition, FolderPair
+from amsam_ray.data.detect import Refusal, find_folders
+from amsam_ray.data.findings import Finding, fault
+from amsam_ray.data.pairing import Pair, PatternPair, pair_files, report_unclaimed_masks
+from amsam_ray.data.patterns import PathPattern
+from amsam_ray.data.schema import DatasetDefinition, Layout
 from amsam_ray.data.splits import split_pool
 from amsam_ray.data.tree import LocalTree, Tree, read_text
 from amsam_ray.errors import counted
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-"""Suffixes of the files that are read as images, in lower case."""
-
 MAX_LIST_BYTES = 8 << 20
 """Largest list of names, in bytes."""
 _SHOWN_NAMES, _SHOWN_LENGTH = 20, 200
-
-_LINKS = {
-    "loop": "the link leads back to itself; remove it",
-    "outside": "the link leaves the data root; copy the file here, or choose a root that contains its target",
-    "broken": "the target of the link does not exist; remove the link or restore its target",
-}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A labelled image: its name and the two files below the root."""
-
-    name: str
-    image: str
-    mask: str
 
 
 @dataclass
@@ -67,24 +48,38 @@ def scan(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) 
         options: validated, with defaults filled in (`amsam_ray.data.definition.check_options`).
     """
     result = Scan()
-    folders = _choose_layout(tree, definition, options)
-    if folders is None:
-        result.findings.append(_no_layout(tree, definition, options))
+    if definition.detect:
+        found_folders = find_folders(tree, options)
+        if isinstance(found_folders, Refusal):
+            result.findings.append(fault(found_folders.code, found_folders.where or tree.uri, found_folders.what))
+            return result
+        options = {**options, **found_folders.options}
+        result.findings += found_folders.findings
+    patterns = choose_layout(tree, definition, options)
+    if patterns is None:
+        result.findings.append(no_layout(tree, definition, options))
         return result
     claimed: set[str] = set()
-    found = {split: _pairs(tree, definition, pair, claimed, result.findings) for split, pair in folders.items()}
-    _check_unclaimed_masks(tree, definition, folders, claimed, result.findings)
+    photographs: set[str] = set()
+    found = {
+        split: pair_files(tree, pair, definition.images, claimed, photographs, result.findings)
+        for split, pair in patterns.items()
+    }
+    for masks in dict.fromkeys(pair.masks for pair in patterns.values()):  # two splits may share a folder of masks
+        report_unclaimed_masks(tree, masks, definition.images, claimed, photographs, result.findings)
+    result.findings = list(dict.fromkeys(result.findings))
     if "pool" in found:
-        _split_pool(tree, definition, options, found["pool"], result)
+        divide_pool(tree, definition, options, found["pool"], result)
     else:
-        _take_published_split(found, result)
+        take_published_split(found, result)
     return result
 
 
-def _no_layout(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) -> Finding:
+def no_layout(tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]) -> Finding:
     wanted = "; or ".join(
         ", ".join(f"{pair.images} and {pair.masks}" for pair in layout.pairs().values())
         for layout in definition.layouts
+        if not _lacks_an_option(layout, options)
     )
     return fault("layout", tree.uri, f"does not hold the folders {_fill(wanted, options)}; {definition.obtain}")
 
@@ -95,125 +90,37 @@ def _fill(text: str, options: Mapping[str, Any]) -> str:
     return text
 
 
-def _choose_layout(
+def _lacks_an_option(layout: Layout, options: Mapping[str, Any]) -> bool:
+    """Return whether a layout names an option that has no value."""
+    unset = ["{" + name + "}" for name, value in options.items() if value is None]
+    texts = [text for pair in layout.pairs().values() for text in (pair.images, pair.masks)]
+    return any(name in text for name in unset for text in texts)
+
+
+def choose_layout(
     tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any]
-) -> dict[str, FolderPair] | None:
-    """Return the folders of the first layout whose photograph folders all exist, options filled in."""
+) -> dict[str, PatternPair] | None:
+    """Return the patterns of the first layout whose photograph folders all exist, options filled in.
+
+    A layout that names an option without a value is passed over.
+    """
     for within in definition.within:
         for layout in definition.layouts:
+            if _lacks_an_option(layout, options):
+                continue
             filled = {
-                split: FolderPair(
-                    images=str(PurePosixPath(within, _fill(pair.images, options))),
-                    masks=str(PurePosixPath(within, _fill(pair.masks, options))),
+                split: PatternPair(
+                    PathPattern.of(str(PurePosixPath(within, _fill(pair.images, options)))),
+                    PathPattern.of(str(PurePosixPath(within, _fill(pair.masks, options))), definition.mask.name),
                 )
                 for split, pair in layout.pairs().items()
             }
-            if all(tree.kind(pair.images) in ("folder", "outside", "loop") for pair in filled.values()):
+            if all(tree.kind(pair.images.folder) in ("folder", "outside", "loop") for pair in filled.values()):
                 return filled
     return None
 
 
-def _pairs(
-    tree: Tree, definition: DatasetDefinition, folders: FolderPair, claimed: set[str], findings: list[Finding]
-) -> dict[str, Pair]:
-    """Pair the files of one folder of photographs and one of masks, by the stem of the photograph.
-
-    Adds the masks that fit some photograph to ``claimed``, and what cannot be paired to ``findings``.
-    """
-    masks_by_stem = _by_stem(_images(tree, folders.masks, None))
-    images = _by_stem(_images(tree, folders.images, findings))
-    wanted_by = {name: definition.mask.name.replace("{stem}", name) for name in images}
-    folded: dict[str, list[str]] = defaultdict(list)
-    for stem in masks_by_stem.keys() - set(wanted_by.values()):  # a mask with an exact match is not offered to others
-        folded[_fold(stem)].extend(masks_by_stem[stem])
-    pairs: dict[str, Pair] = {}
-    for name, files in sorted(images.items()):
-        if not _matches(name, definition.images):
-            continue
-        image, wanted = f"{folders.images}/{files[0]}", wanted_by[name]
-        masks = masks_by_stem.get(wanted) or folded.get(_fold(wanted), [])
-        claimed.update(f"{folders.masks}/{mask}" for mask in masks)
-        if len(files) > 1:
-            text = f"{len(files)} photographs share the name {name} ({', '.join(files)}); keep or rename one"
-            findings.append(fault("same-name", image, text))
-        elif len(masks) > 1:
-            text = f"{len(masks)} masks fit ({', '.join(masks)}); keep one"
-            findings.append(fault("many-masks", image, text))
-        elif not masks:
-            text = f"left out: no mask {folders.masks}/{wanted}.*; add it or remove the photograph"
-            findings.append(fault("no-mask", image, text))
-        else:
-            pairs[name] = Pair(name, image, f"{folders.masks}/{masks[0]}")
-            if PurePosixPath(masks[0]).stem != wanted:
-                text = f"is paired with {folders.masks}/{masks[0]}, whose name differs in case or Unicode form"
-                findings.append(converted("case", image, text))
-    return pairs
-
-
-def _images(tree: Tree, folder: str, findings: list[Finding] | None) -> list[str]:
-    """List the file names of a folder's images; report everything else to ``findings``, if given."""
-    seen: list[str] = []
-    other: list[Finding] = []
-    kind = tree.kind(folder)
-    if kind in _LINKS:
-        other.append(fault(f"link-{kind}", folder, _LINKS[kind]))
-    for entry in tree.folder(folder):
-        where, suffix = f"{folder}/{entry.name}", PurePosixPath(entry.name).suffix.lower()
-        if entry.kind in _LINKS:
-            other.append(fault(f"link-{entry.kind}", where, _LINKS[entry.kind]))
-        elif entry.kind == "folder":
-            other.append(note("sub-folder", where, "ignored: only the folder itself is read"))
-        elif suffix not in SUFFIXES:
-            text = f"ignored: {suffix or 'no suffix'} is not among {', '.join(sorted(SUFFIXES))}"
-            other.append(note("not-an-image", where, text))
-        else:
-            seen.append(entry.name)
-    if kind == "folder" and not seen:
-        other.append(fault("empty", folder, "holds no image; check the root and the folder's name"))
-    if findings is not None:
-        findings.extend(other)
-    return seen
-
-
-def _by_stem(files: Sequence[str]) -> dict[str, list[str]]:
-    """Return the file names by stem."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in files:
-        groups[PurePosixPath(name).stem].append(name)
-    return groups
-
-
-def _fold(stem: str) -> str:
-    """Remove what differs between file systems from a name: case, and the Unicode form of accented letters."""
-    return unicodedata.normalize("NFC", stem).casefold()
-
-
-def _matches(stem: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(stem, pattern) for pattern in patterns)
-
-
-def _check_unclaimed_masks(
-    tree: Tree,
-    definition: DatasetDefinition,
-    folders: Mapping[str, FolderPair],
-    claimed: set[str],
-    findings: list[Finding],
-) -> None:
-    """Report masks without a photograph, once per folder: two splits may share a folder of masks."""
-    before, after = (re.escape(part) for part in definition.mask.name.split("{stem}"))
-    for folder in dict.fromkeys(pair.masks for pair in folders.values()):
-        for name in _images(tree, folder, findings):
-            where = f"{folder}/{name}"
-            stem = re.fullmatch(f"{before}(.+){after}", PurePosixPath(name).stem)
-            if stem is None:
-                text = f"ignored: its name is not {definition.mask.name}"
-                findings.append(note("mask-name", where, text))
-            elif where not in claimed and _matches(stem[1], definition.images):
-                text = f"no photograph is named {stem[1]}; add it or remove the mask"
-                findings.append(fault("no-image", where, text))
-
-
-def _take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) -> None:
+def take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) -> None:
     """Take train and test as published; put the split in front of a name that both hold, in both."""
     shared = set(found["train"]) & set(found["test"])
     for split, target in (("train", result.train), ("test", result.test)):
@@ -222,12 +129,13 @@ def _take_published_split(found: Mapping[str, dict[str, Pair]], result: Scan) ->
             target[name] = Pair(name, pair.image, pair.mask)
 
 
-def _split_pool(
+def divide_pool(
     tree: Tree, definition: DatasetDefinition, options: Mapping[str, Any], pool: dict[str, Pair], result: Scan
 ) -> None:
     """Divide a pool into train and test by the definition's split rule."""
     rule = definition.split
-    test: Any = options[rule.option] if rule.option else rule.test
+    test: Any = options[rule.option] if rule.option else None
+    test = rule.test if test is None else test
     where = f"options.{rule.option}" if rule.option else "split.test"
     if test is None:
         what = "states no test split; give a number of images, a share below 1, names or the path of a list"

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.data.layout import SUFFIXES
+from amsam_ray.data.patterns import SUFFIXES
 from amsam_ray.data.schema import unsafe_path
 from amsam_ray.data.tree import KeyTree
 from amsam_ray.errors import AmsamError, InputError, Problem
@@ -28,7 +28,7 @@ from amsam_ray.hashing import sha256_hex
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "mirror.json"
-_KEPT = SUFFIXES | {".txt"}  # images, masks and lists of names; archives beside them are not copied
+_KEPT = SUFFIXES | {".gif", ".txt", ".json"}  # images, masks, lists of names, COCO files; no archives and arrays
 _WORKERS = 8
 
 

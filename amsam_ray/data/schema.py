@@ -5,6 +5,7 @@ The package's own definitions are in `amsam_ray/data/definitions`; `docs/data.md
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -65,6 +66,9 @@ class MaskRule(_Part):
 
     name: str = Field("{stem}", description="the mask's file name without suffix, for a photograph's {stem}")
     threshold: float = Field(0.5, gt=0, lt=1, description="object where the value exceeds this share of full scale")
+    object: Literal["bright", "nonzero"] = Field(
+        "bright", description="bright: object above the threshold; nonzero: every value but 0 is object"
+    )
     other_size: Literal["nearest", "refuse"] = Field(
         "nearest", description="a mask of another size: resized to its photograph (nearest), or an error"
     )
@@ -91,7 +95,7 @@ class SplitRule(_Part):
 class OptionRule(_Part):
     """One setting of a dataset that users can choose under ``options``."""
 
-    type: Literal["int", "str", "folder", "split"]
+    type: Literal["int", "str", "folder", "split", "classes", "values"]
     default: Any = None
     choices: list[Any] | None = None
     minimum: int | None = None
@@ -122,6 +126,7 @@ class DatasetDefinition(_Part):
     task: str
     source: Literal["files", "procedural"] = "files"
     layouts: list[Layout] = Field(default_factory=list, description="tried in turn; the first that exists is used")
+    detect: bool = Field(False, description="find the folders by their names if no option states them")
     within: list[str] = Field(default_factory=lambda: [""], description="sub-folders of the root to look in")
     images: list[str] = Field(default_factory=lambda: ["*"], description="patterns of photograph file names")
     mask: MaskRule = MaskRule()
@@ -157,10 +162,17 @@ class DatasetDefinition(_Part):
             raise ValueError("source files needs at least one layout, source procedural has none")
         if self.split.option is not None and self.split.option not in self.options:
             raise ValueError(f"split.option names {self.split.option!r}, which is not among the options")
+        needed = ("images", "masks", "test_images", "test_masks", "test", "object")
+        if self.detect and not set(needed) <= set(self.options):
+            raise ValueError(f"detect needs the options {', '.join(needed)}; add them")
         pooled = any(layout.pool is not None for layout in self.layouts)
         if pooled and self.split.test is None and self.split.option is None:
             raise ValueError("a layout with a pool needs split.test")
         return self
+
+    def mask_rule(self, options: Mapping[str, Any]) -> MaskRule:
+        """Return how masks are read with these options: the option ``object`` of `detect` definitions applies."""
+        return self.mask.model_copy(update={"object": options["object"]}) if self.detect else self.mask
 
     @property
     def maximise(self) -> bool:

@@ -43,6 +43,9 @@ class Tree(Protocol):
     def read_text(self, path: str, limit: int) -> str:
         """Return the UTF-8 text of a file. Raises OSError if it cannot be read or has more than ``limit`` bytes."""
 
+    def read_ends(self, path: str, size: int) -> bytes:
+        """Return the first and the last ``size`` bytes of a file. Raises OSError if it cannot be read."""
+
 
 class LocalTree:
     """A folder on this machine.
@@ -74,6 +77,15 @@ class LocalTree:
         if self.kind(path) != "file":
             raise FileNotFoundError(f"no file {path} below {self.uri}")
         return read_text(self.root / path, limit)
+
+    def read_ends(self, path: str, size: int) -> bytes:
+        if self.kind(path) != "file" or not (self.root / path).is_file():
+            raise FileNotFoundError(f"no file {path} below {self.uri}")
+        with (self.root / path).open("rb") as file:
+            start = file.read(size)
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(len(start), length - size))
+            return start + file.read(size)
 
     def _kind(self, path: Path) -> Kind:
         try:
@@ -119,6 +131,9 @@ class KeyTree:
         return [TreeEntry(name, entries[name]) for name in sorted(entries) if not name.startswith(".")]
 
     def read_text(self, path: str, limit: int) -> str:
+        raise OSError(f"{path} can be read once {self.uri} is mirrored")
+
+    def read_ends(self, path: str, size: int) -> bytes:
         raise OSError(f"{path} can be read once {self.uri} is mirrored")
 
 

@@ -54,6 +54,26 @@ class NoCache:
         return entries
 
 
+class ImageCache(NoCache):
+    """A cache in memory of what several models need of one image; ``forget`` it before the next image."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def forget(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
+
+    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
+        """Return the entries, computed once, as ``FeatureCache.get``."""
+        missing = [position for position, key in enumerate(keys) if key not in self._entries]
+        for start in range(0, len(missing), batch):
+            positions = missing[start : start + batch]
+            for position, entry in zip(positions, compute(positions), strict=True):
+                self._entries[keys[position]] = dict(entry)
+        return [self._entries[key] for key in keys]
+
+
 class FeatureCache:
     """A cache of tensors in a folder.
 

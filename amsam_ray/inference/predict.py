@@ -80,6 +80,8 @@ def load_predictor(
     backbone: Backbone | Path | None = None,
     detector: Path | None = None,
     trust_detector: bool = False,
+    cache: NoCache | None = None,
+    loaded: Sequence[Backbone] = (),
 ) -> Predictor:
     """Load an adapter file with the frozen networks that it needs. Files that the adapter names are not opened.
 
@@ -90,6 +92,8 @@ def load_predictor(
             adapter's fingerprint. Not used by a network that was trained without SAM.
         detector: the detector's file; None takes the one inside the adapter file, the shipped or a fetched one.
         trust_detector: load ``detector`` even if it is a .pt of unknown origin, which can run code.
+        cache: keeps what several predictors need of one image; None: nothing is kept.
+        loaded: backbones that may be shared; one with the adapter's fingerprint and size is taken.
 
     Raises:
         InputError: it is not an adapter file, or the file of its backbone or detector does not exist.
@@ -102,10 +106,19 @@ def load_predictor(
     info, where = read_adapter_info(adapter), pick_device(device)
     sam: Backbone | None = None
     if uses_sam(info.config.method, info.config.params):
-        sam = backbone if isinstance(backbone, Backbone) else find_backbone(info, where, backbone)
+        if isinstance(backbone, Backbone):
+            sam = backbone
+        else:
+            sam = _shared_backbone(info, loaded) or find_backbone(info, where, backbone)
     model = load_adapter(adapter, sam, where)
     pool: tuple[Detector, ...] = ()
     if model.uses_boxes:
         tuned, fused = read_tuned_detector(adapter), model.params.prompt == "fused"
         pool = find_detectors(info, tuned, where, detector, trust=trust_detector, fused=fused)
-    return Predictor(model, info, Preparer(model.frozen, pool[-1] if pool else None, NoCache(), pool))
+    return Predictor(model, info, Preparer(model.frozen, pool[-1] if pool else None, cache or NoCache(), pool))
+
+
+def _shared_backbone(info: AdapterInfo, loaded: Sequence[Backbone]) -> Backbone | None:
+    """Return the loaded backbone that the adapter was trained on; None if there is none."""
+    wanted = (info.backbone, info.config.backbone.arch, info.config.backbone.size)
+    return next((b for b in loaded if (b.fingerprint, b.arch, b.image_size) == wanted), None)

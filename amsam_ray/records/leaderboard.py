@@ -11,10 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from amsam_ray.config.classes import base_label
 from amsam_ray.config.methods import METHODS, live_params
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.params import PARAMS, SWITCHES
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.records.class_means import mean_rows
 from amsam_ray.records.index import Index
 from amsam_ray.records.published import published_rows
 from amsam_ray.records.significance import (
@@ -41,7 +43,7 @@ class LeaderboardUpdate(NamedTuple):
 
 
 def leaderboard_key(dataset: str) -> str:
-    """Return the key of a dataset's leaderboard; ``all`` stands for that of all datasets."""
+    """Return the key of a dataset's leaderboard, its classes included; ``all`` stands for that of all datasets."""
     return f"leaderboards/{dataset}.csv"
 
 
@@ -55,6 +57,8 @@ def build_leaderboard(
 ) -> list[Row]:
     """Return one row per (dataset, shots, method): datasets by name, and their rows by primary metric, best first.
 
+    The rows of a dataset with classes are those of every class and their means (`amsam_ray.records.class_means`).
+
     If several sweeps searched a cell, the row is that of a sweep with held-out selection images if there is one, and
     among such sweeps that of the best score on the selection images; of several configurations with finals, it is the
     one that the search chose, or else the one that scores best there. Test scores are never used for
@@ -62,7 +66,7 @@ def build_leaderboard(
 
     Args:
         cells: summaries of the recorded cells.
-        datasets, shots: keep only these.
+        datasets, shots: keep only these; the name of a dataset with classes keeps all its classes.
         published: add the rows of the papers for these datasets.
         remember: keeps the results of slow statistics between calls.
 
@@ -72,7 +76,8 @@ def build_leaderboard(
     kept: dict[tuple[str, int, str], _RankedCell] = {}
     for summary in cells:
         place = (summary.dataset, summary.shots, summary.label)
-        if (datasets is None or place[0] in datasets) and (shots is None or place[1] in shots):
+        wanted = datasets is None or place[0] in datasets or base_label(place[0]) in datasets
+        if wanted and (shots is None or place[1] in shots):
             cell = _RankedCell(summary)
             if place not in kept or cell.preference > kept[place].preference:
                 kept[place] = cell
@@ -81,9 +86,11 @@ def build_leaderboard(
         ours = [cell for place, cell in kept.items() if place[0] == dataset]
         first = ours[0].chosen
         papers = published_rows(first.definition, dataset) if published else []
-        wanted = [row for row in papers if shots is None or row["shots"] in {None, *shots}]
-        rows += _dataset_rows(ours, wanted, remember)
-    return rows
+        shown = [row for row in papers if shots is None or row["shots"] in {None, *shots}]
+        rows += _dataset_rows(ours, shown, remember)
+    means = mean_rows(rows, {place: cell.finals for place, cell in kept.items()})
+    # Sorting is stable: the mean rows of a dataset come before its classes, and the order of the others is kept.
+    return sorted([*means, *rows], key=lambda row: row["dataset"]) if means else rows
 
 
 def update_leaderboards(
@@ -121,9 +128,9 @@ def update_leaderboards(
 def _csv_files(rows: list[Row], datasets: Collection[str] | None) -> dict[str, bytes]:
     """Return key -> content of the joint leaderboard and of those of ``datasets``."""
     files = {leaderboard_key("all"): to_csv(rows)}
-    for name in {row["dataset"] for row in rows}:
+    for name in {base_label(row["dataset"]) for row in rows}:
         if datasets is None or name in datasets:
-            files[leaderboard_key(name)] = to_csv([row for row in rows if row["dataset"] == name])
+            files[leaderboard_key(name)] = to_csv([row for row in rows if base_label(row["dataset"]) == name])
     return files
 
 

@@ -22,7 +22,9 @@ from amsam_ray.training.result import TrialResult
 SCHEMA_VERSION: Final = 1
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}$")]
-TrialId = Annotated[str, Field(pattern=r"^[a-z0-9_-]+\.k[0-9]+\.[a-z0-9_-]+\.t[0-9]{4,}(\.f[0-9]+)?$")]
+# One class of a dataset is <dataset>.<class>.
+DatasetLabel = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,79}(\.[a-z0-9][a-z0-9_]{0,31})?$")]
+TrialId = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(\.[a-z0-9_]+)?\.k[0-9]+\.[a-z0-9_-]+\.t[0-9]{4,}(\.f[0-9]+)?$")]
 
 # Far above what training can give; what lies beyond them can only come from a damaged or a hostile file.
 _MAX_NUMBER = 1e12
@@ -110,7 +112,7 @@ class Record(PlainModel):
     cell: str
     number: Count
     final_seed: Count | None = None
-    dataset: Label
+    dataset: DatasetLabel
     definition: str
     shots: Annotated[Count, Field(ge=1)]
     method: Annotated[str, Field(min_length=1, max_length=200)]

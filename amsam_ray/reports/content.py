@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
+from amsam_ray.config.classes import base_label
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.data.images import ImageError
 from amsam_ray.errors import InputError
+from amsam_ray.records.class_means import MEAN
 from amsam_ray.records.schema import Record
 from amsam_ray.records.tables import Row, columns, duration, gain_text, show_score
 from amsam_ray.reports import figures
@@ -72,7 +74,7 @@ class ReportContent:
     @cached_property
     def gains(self) -> list[tuple[Row, str]]:
         """The rows for which it is known what the search won over the published setting, largest gain first."""
-        known = [row for row in self.rows if row.get("gain_over_published") is not None]
+        known = [r for r in self.rows if r["source"] == "run" and r.get("gain_over_published") is not None]
         known.sort(key=lambda row: -row["gain_over_published"])
         return [(row, gain_text(row, self.primary(row["dataset"]))) for row in known]
 
@@ -98,13 +100,14 @@ class ReportContent:
         """Whether the search paid, and per dataset the leading row and whether its lead is significant."""
         sentences = [self.search_paid] if self.search_paid else []
         for dataset in self.datasets:
-            measured = [r for r in self.dataset_rows(dataset) if r["source"] == "run" and r.get("seeds")]
+            measured = [r for r in self.dataset_rows(dataset) if r["source"] in ("run", MEAN) and r.get("seeds")]
             if not measured:
                 sentences.append(f"{dataset}: no finals yet.")
                 continue
             row, metric = measured[0], self.primary(dataset)
             score = show_score(metric, row.get(f"{metric}_mean")) or "unknown"
-            text = f"{dataset}: {row['method']} with {row['shots']} shots leads, {score_label(metric)} {score}"
+            subject = f"{dataset}, mean over the classes" if row["source"] == MEAN else dataset
+            text = f"{subject}: {row['method']} with {row['shots']} shots leads, {score_label(metric)} {score}"
             p = row.get("p_vs_next")
             if p is not None:
                 verdict = "and the lead is significant" if p < 0.05 else "but the lead may be chance"
@@ -118,7 +121,7 @@ class ReportContent:
 
     def primary(self, dataset: str) -> str:
         """Return the dataset's primary metric."""
-        return next(r.primary for r in self.records if r.dataset == dataset)
+        return next(r.primary for r in self.records if dataset in (r.dataset, base_label(r.dataset)))
 
     def metrics(self, dataset: str) -> list[str]:
         """Return the metrics of its leaderboard, the primary one first."""
@@ -153,6 +156,8 @@ class ReportContent:
     def plots(self, dataset: str) -> Iterator[tuple[str, list[Plot]]]:
         """Yield (heading, figures) for each section with at least one figure."""
         records = [record for record in self.records if record.dataset == dataset]
+        if not records:  # the means over classes
+            return iter(())
         return Plots(records, self.dataset_rows(dataset), self.palette).sections()
 
     def galleries(self, dataset: str) -> Iterator[Gallery]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from amsam_ray.config.classes import class_datasets
 from amsam_ray.config.datasets import DatasetConfig, SelectionConfig
 from amsam_ray.config.methods import METHODS, resolve_params
 from amsam_ray.config.metrics import METRICS
@@ -21,7 +22,7 @@ class Cell:
     """One combination of dataset, number of shots and method, which becomes one leaderboard row.
 
     Attributes:
-        id: ``<dataset label>.k<shots>.<method label>``.
+        id: ``<dataset label>.k<shots>.<method label>``; the label of a class is ``<dataset>.<class>``.
         fixed: keys that the space file fixes for this cell, switches and constants alike.
         space: what is searched, in the file's order; empty for a method with nothing to search.
         first: points tried before the sampler is asked, the method's published setting first.
@@ -103,11 +104,11 @@ class Cell:
 
 
 def make_cells(space: SpaceFile) -> list[Cell]:
-    """Return all cells of a sweep, shots ascending so that the cheap ones come first."""
+    """Return all cells of a sweep, shots ascending so that the cheap ones come first; a class is a dataset."""
     return [
         _cell(space, dataset, shots, entry)
         for shots in sorted(space.shots)
-        for dataset in space.datasets
+        for dataset in (one for dataset in space.datasets for one in class_datasets(dataset))
         for entry in space.methods
     ]
 

@@ -14,6 +14,7 @@ from amsam_ray.config.space import MethodEntry, SpaceFile
 from amsam_ray.config.space_checks import switch_values
 from amsam_ray.config.space_file import by_line, problems_at
 from amsam_ray.config.yaml_loader import load_yaml
+from amsam_ray.data.class_check import check_classes, named_classes
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.search.cells import make_cells
@@ -29,16 +30,29 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
     problems = check_ray(options.address)
     if options.address is None:
         problems += _check_weights(space) if options.trial_function == TRIAL_FUNCTION else _check_function(options)
-    problems += [
-        problem
-        for index, dataset in enumerate(space.datasets)
-        for problem in check_dataset_config(dataset, max(space.shots), f"datasets[{index}]")
-    ]
+    drawn = max(space.shots) + space.selection.images
+    for index, dataset in enumerate(space.datasets):
+        problems += _check_dataset(dataset, drawn, f"datasets[{index}]")
     seen: set[Problem] = set()
     for cell in make_cells(space) if not problems else ():
         seen.update(check_sampler(cell))
     where = "storage" if storage_uri == space.storage else "--storage"
     return [*problems, *sorted(seen, key=str), *check_storage(storage_uri, where)]
+
+
+def _check_dataset(dataset: DatasetConfig, drawn: int, where: str) -> list[Problem]:
+    return check_dataset_config(dataset, drawn, where) or check_classes(dataset, drawn, where)
+
+
+def with_named_classes(space: SpaceFile) -> SpaceFile:
+    """Return the space with ``classes: all`` replaced by the classes that the files hold now.
+
+    A sweep is known by the space that names them, so that a class that is added later begins a new one.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    return space.model_copy(update={"datasets": tuple(named_classes(dataset) for dataset in space.datasets)})
 
 
 def _check_function(options: RunOptions) -> list[Problem]:
@@ -100,7 +114,7 @@ def all_problems(path: str | Path, refused: InputError) -> list[Problem]:
     items = datasets if isinstance(datasets, list) else []
     valid = [(i, dataset) for i, item in enumerate(items) if (dataset := _dataset(item))]
     most = max((n for n in shots if isinstance(n, int)), default=0) if isinstance(shots, list) else 0
-    of_data = [p for i, dataset in valid for p in check_dataset_config(dataset, most, f"datasets[{i}]")]
+    of_data = [p for i, dataset in valid for p in _check_dataset(dataset, most, f"datasets[{i}]")]
     return by_line([*refused.problems, *problems_at(path, of_data)])
 
 

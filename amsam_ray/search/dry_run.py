@@ -11,7 +11,7 @@ from amsam_ray.errors import InputError, counted
 from amsam_ray.records.tables import duration
 from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.checks import check_sweep
+from amsam_ray.search.checks import check_sweep, with_named_classes
 from amsam_ray.search.manifest import choose_sweep
 from amsam_ray.search.options import RunOptions
 from amsam_ray.search.ray.cluster import connected
@@ -40,7 +40,7 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     """
     if problems := check_sweep(space, storage_uri, options):
         raise InputError(problems)
-    storage = open_storage(storage_uri)
+    space, storage = with_named_classes(space), open_storage(storage_uri)
     manifest = choose_sweep(storage, space, extend=options.extend, fresh=options.fresh)
     records = SweepRecords(storage, manifest.sweep)
     if manifest.exists:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from amsam_ray import __version__
+from amsam_ray.config.classes import base_label
 from amsam_ray.config.space import SpaceFile
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.paths import spool_dir
@@ -21,7 +22,7 @@ from amsam_ray.records.schema import record_key
 from amsam_ray.records.tables import Row
 from amsam_ray.search.budget import StopCode, StopConditions, interruptible
 from amsam_ray.search.cells import make_cells
-from amsam_ray.search.checks import check_sweep
+from amsam_ray.search.checks import check_sweep, with_named_classes
 from amsam_ray.search.dashboards import DashboardWriter
 from amsam_ray.search.lease import Lease
 from amsam_ray.search.manifest import choose_sweep, write_manifest
@@ -111,7 +112,7 @@ def run_sweep(
     options = options or RunOptions()
     if not checked and (problems := check_sweep(space, storage_uri, options)):
         raise InputError(problems)
-    run = _Run(space, open_storage(storage_uri), options)
+    run = _Run(with_named_classes(space), open_storage(storage_uri), options)
     return run.result(ran=False) if run.complete() else run.drive(view)
 
 
@@ -223,7 +224,7 @@ class _Run:
 
     def result(self, *, ran: bool = True) -> SweepResult:
         """Write the leaderboards and return how the run ended."""
-        datasets = [dataset.label for dataset in self._space.datasets]
+        datasets = {base_label(dataset.label) for dataset in self._space.datasets}
         try:
             rows, skipped = self._once_available(lambda: update_leaderboards(self._storage, datasets))
         except UnavailableError as error:
@@ -245,7 +246,7 @@ class _Run:
             problems=tuple(dict.fromkeys([*self._records.problems, *skipped])),
             waiting=self._waiting,
             ran=ran,
-            leaderboard=[row for row in rows if row["dataset"] in datasets],
+            leaderboard=[row for row in rows if base_label(row["dataset"]) in datasets],
             deferred=self._deferred,
             failed_cells=[state.cell.id for state in self._states if state.all_failed],
         )

@@ -20,6 +20,7 @@ COMMANDS = {
     "status --storage": ["status", "--storage", "{}"],
     "show --storage": ["show", "x", "--storage", "{}"],
     "data check": ["data", "check", "{}"],
+    "data detect": ["data", "detect", "{}"],
     "data check --root": ["data", "check", "folder", "--root", "{}"],
     "data check --option": ["data", "check", "procedural", "--option", "family={}"],
     "data list --data-root": ["data", "list", "--data-root", "{}"],

@@ -19,6 +19,7 @@ from amsam_ray.data.fetch import unpack
 from amsam_ray.data.layout import scan
 from amsam_ray.data.schema import DatasetDefinition
 from amsam_ray.data.tree import KeyTree, LocalTree
+from amsam_ray.data.understand import understand
 from amsam_ray.errors import InputError
 from tests.fuzz.harness import attempt, fuzz
 from tests.fuzz.hostile import NESTED, NUMBERS, TEXTS, VALUES, damaged, mutated
@@ -28,13 +29,29 @@ ORIGINALS = [yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.
 KEYS = ["images/a.png", "images/b.png", "images/c.jpg", "masks/a.png", "masks/b.png", "masks/c.png", "Imgs/x.png"]
 NAMES = st.lists(
     st.builds(
-        "{}{}".format,
-        st.sampled_from(["images/", "masks/", "images/../", "images/x/", "/", ""]),
+        "{}{}{}".format,
+        st.sampled_from(
+            ["images/", "masks/", "images/../", "images/x/", "/", "", "Labels/", "train/gt/", "{path}/{stem}/"]
+        ),
         st.sampled_from([*(text for text in TEXTS if "\0" not in text), "A", "a", "é", "e\u0301"])
         | st.text(max_size=8),
-    ).map(lambda name: f"{name}.png"),
+        st.sampled_from([".png", "_mask.png", "-gt.gif", ".jpg", ".npy", "{stem}.png", ".json"]),
+    ),
     max_size=12,
 )
+
+
+SUFFIXES = st.sampled_from([".json", ".xml", ".csv", ".txt", ".npy", ".png"])
+ANNOTATIONS = [
+    '{"images": [], "annotations": ' + "[" * 100_000,
+    '{"shapes": [{"points": ' + "9" * 100_000,
+    "<annotations><image " + "&a;" * 100_000,
+    "EncodedPixels," * 10_000,
+    "a,EncodedPixels\n" + "1 " * 100_000,
+    "0" + " 0.5" * 100_000,
+    "0 " + "0" * 200_000 + "x",
+    "\x93NUMPY\x01\0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +163,15 @@ def test_lists_that_are_no_lists(root: Path, path: str) -> None:
 def _refuse(problems: list[Any]) -> None:
     if problems:
         raise InputError(problems)
+
+
+@fuzz(4, texts=st.lists(st.sampled_from(ANNOTATIONS) | st.text(max_size=60), min_size=1, max_size=3), suffix=SUFFIXES)
+def test_annotations(tmp_path_factory: pytest.TempPathFactory, texts: list[str], suffix: str) -> None:
+    folder = tmp_path_factory.mktemp("annotations")
+    (folder / "a.jpg").write_bytes(b"x")
+    for index, text in enumerate(texts):
+        (folder / f"a{index}{suffix}").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert attempt("annotations", lambda: understand(str(folder)))[0] is False
 
 
 @fuzz(3, keys=NAMES)

@@ -47,7 +47,23 @@ def originals() -> list[bytes]:
         encoded(grey.astype(np.uint16) * 257, "PNG"),
         encoded(grey.astype(np.float32), "TIFF"),
         encoded(grey.astype(np.int32), "TIFF"),
+        encoded(grey // 64, "PNG"),
     ]
+
+
+def arrays() -> list[bytes]:
+    """Return small .npy files of every kind of number, and some that are no masks."""
+    draw = np.random.default_rng(0).integers(0, 2, (48, 40))
+    kinds = ("?", "u1", "<u2", ">u4", "i8", "f2", "f4", "f8", "c8", "U3", "M8[s]")
+    made = [draw.astype(kind) for kind in kinds]
+    return [stored(array) for array in (*made, draw[..., None].astype("u1"), np.asfortranarray(draw), draw[0])]
+
+
+def stored(array: np.ndarray) -> bytes:
+    """Return an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -121,6 +137,39 @@ def test_bombs(name: str) -> None:
 @fuzz(8, content=damaged(originals()) | st.binary(max_size=100), other=st.sampled_from(["nearest", "refuse"]))
 def test_damaged_images(content: bytes, other: Any) -> None:
     attempt("image and mask", lambda: read(content, MaskRule(other_size=other)))
+
+
+@fuzz(8, content=damaged(arrays()), nonzero=st.booleans())
+def test_damaged_arrays(content: bytes, nonzero: bool) -> None:
+    rule = MaskRule(object="nonzero" if nonzero else "bright")
+    attempt("array", lambda: read_mask(content, rule, Frame(40, 48, 1)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (18000000, 1)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2, 2)}",
+        "{'descr': [('x', '<f8', (100000, 100000))], 'fortran_order': False, 'shape': (2, 2)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-2, -2)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (True, 9)}",
+        "{'descr': '<u1000000000', 'fortran_order': False, 'shape': (1, 1)}",
+        "{'descr': __import__('os').system('touch /tmp/never'), 'fortran_order': False, 'shape': (1, 1)}",
+        "(" * 3000,
+        "9" * 5000,
+    ],
+)
+def test_headers_of_arrays(header: str) -> None:
+    text = header.encode() + b"\n"
+    content = b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text + bytes(64)
+    assert attempt("array", lambda: read_mask(content, MaskRule(), Frame(40, 48, 1)))[0] is False
+
+
+def test_the_largest_array_is_read_within_the_limits() -> None:
+    for kind in ("u1", "f8"):
+        content = stored(np.zeros((4_500, 4_000), kind))
+        attempt("array", lambda content=content: read_mask(content, MaskRule(), Frame(64, 48, 1)))  # type: ignore[misc]
 
 
 @fuzz(4, content=damaged(originals()), orientation=st.integers(1, 8), side=st.integers(1, 70))

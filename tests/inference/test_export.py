@@ -17,7 +17,7 @@ from amsam_ray.cli.predict import find_images
 from amsam_ray.config.networks import DetectorConfig
 from amsam_ray.data.dataset import open_dataset
 from amsam_ray.data.images import decode_image
-from amsam_ray.data.layout import SUFFIXES
+from amsam_ray.data.patterns import SUFFIXES
 from amsam_ray.errors import AmsamError, InputError
 from amsam_ray.inference.adapter_file import load_adapter, read_adapter_info, save_adapter
 from amsam_ray.inference.export import export_adapter
