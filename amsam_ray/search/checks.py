@@ -27,16 +27,25 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
     problems = check_ray(options.address)
     if options.address is None:
         problems += _check_weights(space) if options.trial_function == TRIAL_FUNCTION else _check_function(options)
-    problems += [
-        problem
-        for index, dataset in enumerate(space.datasets)
-        for problem in check_dataset_config(dataset, max(space.shots), f"datasets[{index}]")
-    ]
+    problems += _check_data(space)
     seen: set[Problem] = set()
     for cell in make_cells(space) if not problems else ():
         seen.update(check_sampler(cell))
     where = "storage" if storage_uri == space.storage else "--storage"
     return [*problems, *sorted(seen, key=str), *check_storage(storage_uri, where)]
+
+
+def check_trial(space: SpaceFile) -> list[Problem]:
+    """Return what prevents a trial of the space from running in this process: faults of its weights and datasets."""
+    return [*_check_weights(space), *_check_data(space)]
+
+
+def _check_data(space: SpaceFile) -> list[Problem]:
+    return [
+        problem
+        for index, dataset in enumerate(space.datasets)
+        for problem in check_dataset_config(dataset, max(space.shots), f"datasets[{index}]")
+    ]
 
 
 def _check_function(options: RunOptions) -> list[Problem]:
