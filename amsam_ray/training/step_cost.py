@@ -61,7 +61,7 @@ class StepCost:
 
     @property
     def floor_seconds(self) -> float:
-        """The time that no implementation of this step can beat on this device: of its work or of its bytes."""
+        """The longer of the times that the FLOPs and the bytes take at the device's measured rates."""
         return max(self.flops / self.rates.flops, self.bytes / self.rates.bytes)
 
     @property
