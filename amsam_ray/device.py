@@ -48,6 +48,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return context
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished what it was given. A CPU has when it returns."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Restart the measurement of ``peak_memory``. Has an effect on CUDA only."""
     import torch

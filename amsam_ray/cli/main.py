@@ -15,6 +15,7 @@ from amsam_ray.errors import REMEDIES, AmsamError, InputError, printable, with_r
 # name: (module:attribute, one line of help)
 COMMANDS = {
     "tune": ("amsam_ray.cli.tune:tune", "Run or continue the sweep of a space file."),
+    "profile": ("amsam_ray.cli.profile:profile", "Show where the time of one trial goes."),
     "status": ("amsam_ray.cli.status:status", "Show the progress of sweeps."),
     "leaderboard": ("amsam_ray.cli.leaderboard:leaderboard", "Print leaderboards."),
     "show": ("amsam_ray.cli.show:show", "Print one trial's record."),

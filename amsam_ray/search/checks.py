@@ -30,9 +30,7 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
     problems = check_ray(options.address)
     if options.address is None:
         problems += _check_weights(space) if options.trial_function == TRIAL_FUNCTION else _check_function(options)
-    drawn = max(space.shots) + space.selection.images
-    for index, dataset in enumerate(space.datasets):
-        problems += _check_dataset(dataset, drawn, f"datasets[{index}]")
+    problems += _check_data(space)
     seen: set[Problem] = set()
     for cell in make_cells(space) if not problems else ():
         seen.update(check_sampler(cell))
@@ -40,7 +38,21 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
     return [*problems, *sorted(seen, key=str), *check_storage(storage_uri, where)]
 
 
-def _check_dataset(dataset: DatasetConfig, drawn: int, where: str) -> list[Problem]:
+def check_trial(space: SpaceFile) -> list[Problem]:
+    """Return what prevents a trial of the space from running in this process: faults of its weights and datasets."""
+    return [*_check_weights(space), *_check_data(space)]
+
+
+def _check_data(space: SpaceFile) -> list[Problem]:
+    drawn = max(space.shots) + space.selection.images
+    return [
+        problem
+        for index, dataset in enumerate(space.datasets)
+        for problem in _dataset_problems(dataset, drawn, f"datasets[{index}]")
+    ]
+
+
+def _dataset_problems(dataset: DatasetConfig, drawn: int, where: str) -> list[Problem]:
     return check_dataset_config(dataset, drawn, where) or check_classes(dataset, drawn, where)
 
 
@@ -114,7 +126,7 @@ def all_problems(path: str | Path, refused: InputError) -> list[Problem]:
     items = datasets if isinstance(datasets, list) else []
     valid = [(i, dataset) for i, item in enumerate(items) if (dataset := _dataset(item))]
     most = max((n for n in shots if isinstance(n, int)), default=0) if isinstance(shots, list) else 0
-    of_data = [p for i, dataset in valid for p in _check_dataset(dataset, most, f"datasets[{i}]")]
+    of_data = [p for i, dataset in valid for p in _dataset_problems(dataset, most, f"datasets[{i}]")]
     return by_line([*refused.problems, *problems_at(path, of_data)])
 
 

@@ -98,6 +98,10 @@ class _Literal:
         self._weights = torch.optim.AdamW(procedures.weights_of(model), lr=RATE, weight_decay=DECAY)
         self._prompt = torch.optim.AdamW([model.no_mask], lr=RATE_PROMPT, weight_decay=DECAY)
 
+    def predict(self) -> Tensor:
+        """Return the logits of one image."""
+        return self._model(self._upper.images)
+
     def gradient(self) -> Tensor:
         if self._order == "unrolled":
             return procedures.unrolled(self._model, self._weights, ce_and_dice, self._lower, self._upper)

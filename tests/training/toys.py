@@ -66,7 +66,12 @@ def toy_set(model: TrainedModel, pictures: int = 4) -> PreparedSet:
     ).for_model(model)
 
 
-def toy_trainer(
+def toy_trainer(method: str = "am_sam", **given: Any) -> Trainer:
+    """Return a trainer before its first epoch; arguments as ``toy_training``."""
+    return Trainer(*toy_training(method, **given))
+
+
+def toy_training(
     method: str = "am_sam",
     *,
     epochs: int = 4,
@@ -75,10 +80,11 @@ def toy_trainer(
     roles: Roles = ROLES,
     pictures: int = 4,
     **given: Any,
-) -> Trainer:
+) -> tuple[TrainedModel, PreparedSet, Roles, TrainConfig, int]:
+    """Return the arguments of a trainer; ``given`` are values of the method's parameters."""
     model = toy_network(method, **given) if method in OFFLINE else toy_model(method, **given)
     train = TrainConfig(epochs=epochs, batch_size=batch_size)
-    return Trainer(model, toy_set(model, pictures), roles, train, seed)
+    return model, toy_set(model, pictures), roles, train, seed
 
 
 def random_nano(folder: Path) -> BackboneConfig:
