@@ -90,7 +90,8 @@ def _map_problems(classes: Any, values_name_files: bool) -> list[Problem]:
         return [Problem("classes", what)]
     if len(classes) > MAX_CLASSES:
         return [Problem("classes", f"names {len(classes):,} classes; name at most {MAX_CLASSES}")]
-    problems, owner = [], {}
+    problems: list[Problem] = []
+    owner: dict[int | str, str] = {}
     for name, value in classes.items():
         where = f"classes.{str(name)[:_MAX_TEXT]}"
         if not CLASS_NAME.fullmatch(str(name)):

@@ -191,8 +191,8 @@ def _pair_classes(
 def _scan_coco(tree: LocalTree, definition: DatasetDefinition, options: Mapping[str, Any]) -> ClassScan:
     result, where = Scan(), str(options["annotations"])
     if (kind := tree.kind(where)) != "file":
-        what = {"missing": "does not exist", "folder": "is a folder", "outside": "leaves the data root"}
-        text = f"{where} {what.get(kind, 'is a broken link')}; give the path of a COCO file below the root"
+        reasons = {"missing": "does not exist", "folder": "is a folder", "outside": "leaves the data root"}
+        text = f"{where} {reasons.get(kind, 'is a broken link')}; give the path of a COCO file below the root"
         result.findings.append(fault("annotations", "options.annotations", text))
         return ClassScan(result, CocoMasks(where, {}, {}), {})
     try:

@@ -194,7 +194,7 @@ def _annotations(
     refused = bool(problems)  # what refers to a refused image or category is no further fault
     for where, _, item in _entries(items, "annotations", name, problems):
         image, category = _id(item.get("image_id")), _id(item.get("category_id"))
-        if image not in images or category not in categories:
+        if image is None or image not in images or category is None or category not in categories:
             kind, number = ("category", category) if image in images else ("image", image)
             if not refused:
                 what = f"belongs to {kind} {number}, which the file does not hold; add it or remove the annotation"

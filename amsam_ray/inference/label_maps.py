@@ -128,7 +128,7 @@ def _values(infos: Mapping[str, AdapterInfo]) -> dict[str, int]:
             raise AdapterFileError(Problem(name, "its adapter is not that of a class; use one of a sweep with classes"))
         values = values or class_values(classes)
         if options.get("class") != name or class_values(classes) != values:
-            what = f"its adapter is that of class {options.get('class')} of {', '.join(map(str, classes))}"
+            what = f"its adapter is that of class {options.get('class')} of {', '.join(sorted(classes))}"
             problems.append(Problem(name, f"{what}; use adapters of one dataset, each for its class"))
     missing = [name for name in values if name not in infos]
     if missing and not problems:

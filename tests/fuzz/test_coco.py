@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -61,4 +62,4 @@ def test_drawn_segmentations(segmentation: Any) -> None:
 def test_drawn_entries(entry: dict[str, Any]) -> None:
     for kind in ("images", "categories", "annotations"):
         content = json.dumps({**WHOLE, kind: [*WHOLE[kind], entry]}).encode()
-        attempt("parse_coco", lambda content=content: read(content))
+        attempt("parse_coco", partial(read, content))

@@ -48,7 +48,7 @@ def arguments(model: TrainedModel, count: int = 2) -> tuple[Any, ...]:
     return inputs, support_of(model, count), support_of(model, count, seed=0)
 
 
-def train(model: TrainedModel, steps: int = 2) -> dict[str, torch.Tensor]:
+def train(model: TrainedModel, steps: int = 2) -> dict[str, torch.Tensor | None]:
     """Train all declared parameters for a few steps and return the gradients of the last one."""
     parameters = dict(model.named_parameters())
     trained = [parameters[name] for name in model.lower]

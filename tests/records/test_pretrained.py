@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.records.synthetic import config, record
 SSP_ON_SAM = "SAM nano (published: ImageNet ResNet-50)"
 
 
-def final(method: str, dataset: str = "person", **params: object) -> Record:
+def final(method: str, dataset: str = "person", **params: Any) -> Record:
     trial = config(dataset, method=method, role="final", **params)
     made = record(trial, final=0, images=[0.5, 0.6])
     return made.model_copy(update={"searched": ()})

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import statistics
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from amsam_ray.cli.main import cli
 from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.config.space_file import parse_space
-from amsam_ray.config.trial import TrialConfig
 from amsam_ray.errors import InputError
 from amsam_ray.inference.adapter_file import AdapterFileError
 from amsam_ray.inference.label_maps import load_label_predictor
@@ -31,10 +27,11 @@ from amsam_ray.search.cells import make_cells
 from amsam_ray.search.checks import check_sweep, with_named_classes
 from amsam_ray.search.options import RunOptions
 from amsam_ray.storage.open import open_storage
-from amsam_ray.training.trial import train_trial
 from tests.data.classes import CLASSES, put_coco, put_label_maps, scenes
 from tests.search.driving import ROOT
+from tests.search.in_process import sweep_in_process
 
+pytestmark = pytest.mark.timeout(1800)
 MADE = scenes(12)
 TEST = 4
 
@@ -46,9 +43,9 @@ def content(root: Path, **changes: Any) -> dict[str, Any]:
         "name": "classes",
         "datasets": [dataset],
         "shots": [4],
-        "methods": ["blo_sam"],
+        "methods": [{"name": "blo_sam", "params": {"head": "warm"}}],
         "detector": {"weights": "none"},
-        "train": {"epochs": 2, "batch_size": 4, "hypergradient": "first_order"},
+        "train": {"epochs": 8, "batch_size": 4, "hypergradient": "first_order"},
         "search": {"trials": 1, "scheduler": "none", "space": {"lr": {"loguniform": [1.0e-3, 1.0e-2]}}},
         "finals": {"top_k": 1, "seeds": 1},
         "resources": {"lanes": 1},
@@ -57,17 +54,19 @@ def content(root: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with label maps (``maps``), the results of their sweep (``results``) and its ``cache``."""
     folder = tmp_path_factory.mktemp("swept")
     put_label_maps(folder / "maps", MADE)
-    (folder / "space.yaml").write_text(yaml.safe_dump(content(folder / "maps", storage=str(folder / "results"))))
-    variables = {"PYTHONPATH": str(ROOT), "AMSAM_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "amsam_ray.cli.main", "tune", "--space", str(folder / "space.yaml")]
-    run = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    (folder / "terminal.txt").write_text(run.stdout)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMSAM_CACHE_DIR", str(folder / "cache"))
+        outcome = sweep_in_process(parse_space(content(folder / "maps")), folder, folder / "cache")
+        assert outcome.finished and not outcome.failed_cells
+        assert [row["dataset"] for row in outcome.leaderboard] == [
+            "scenes",
+            *(f"scenes.{one}" for one in sorted(CLASSES)),
+        ]
+        yield folder
 
 
 def records(swept: Path) -> dict[str, Record]:
@@ -101,7 +100,6 @@ def test_every_class_has_a_row_and_the_method_a_mean_row(swept: Path) -> None:
     for one, score in scores.items():
         assert float(rows[f"scenes.{one}"]["dice_mean"]) == pytest.approx(score, abs=1e-6)
     assert float(rows["scenes"]["dice_mean"]) == pytest.approx(statistics.fmean(scores.values()), abs=1e-6)
-    assert "leaderboards/scenes.csv" in (swept / "terminal.txt").read_text()
 
 
 def test_the_classes_share_the_embeddings_of_the_images(swept: Path) -> None:
@@ -114,15 +112,19 @@ def test_the_classes_share_the_embeddings_of_the_images(swept: Path) -> None:
 
 def test_a_coco_file_of_the_same_masks_gives_the_same_numbers(swept: Path, tmp_path: Path) -> None:
     put_coco(tmp_path / "coco", MADE)
-    for record in records(swept).values():
-        config = TrialConfig.model_validate(record.config)
-        options = {**config.dataset.options, "annotations": "labels.json"}
-        dataset = config.dataset.model_copy(update={"root": str(tmp_path / "coco"), "options": options})
-        again = config.model_copy(update={"dataset": dataset})
-        result = train_trial(again, cache_dir=swept / "cache", work_dir=tmp_path / record.trial)
-        assert result.shots_sha256 == record.shots_sha256
-        assert result.val == record.val and result.curve == record.curve
-        assert (result.test, result.test_images) == (record.test, record.test_images)
+    data = content(tmp_path / "coco")
+    data["datasets"][0]["options"]["annotations"] = "labels.json"
+    outcome = sweep_in_process(parse_space(data), tmp_path, swept / "cache")
+    again = {record.trial: record for record in read_records(open_storage(str(tmp_path / "results")))[0]}
+    assert set(again) == set(records(swept)) and len(again) == 2 * len(CLASSES)
+    for trial, record in records(swept).items():
+        same = {"val", "val_images", "curve", "test", "test_images", "shots_sha256", "seed"}
+        assert again[trial].model_dump(include=same) == record.model_dump(include=same)
+    with (swept / "results" / "leaderboards" / "scenes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["dice_mean"]) for row in rows] == [
+        pytest.approx(row["dice_mean"], rel=1e-5) for row in outcome.leaderboard
+    ]
 
 
 def test_predict_writes_one_label_map_from_all_classes(
@@ -181,19 +183,22 @@ def test_models_of_a_label_map_must_be_those_of_all_classes(swept: Path) -> None
     with pytest.raises(InputError, match="has no trained model of person; let the sweep of these classes finish"):
         load_label_predictor({one: adapters[one] for one in ("lesion", "polyp")}, "cpu")
     swapped = {"lesion": adapters["polyp"], "polyp": adapters["lesion"], "person": adapters["person"]}
-    with pytest.raises(InputError, match="its adapter is that of class polyp of lesion, polyp, person"):
+    with pytest.raises(InputError, match="its adapter is that of class polyp of lesion, person, polyp"):
         load_label_predictor(swapped, "cpu")
 
 
-def test_an_adapter_without_classes_is_refused(swept: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("found", "put", "expected"),
+    [
+        (b'\\"polyp\\":2', b'\\"polyp\\":0', "its adapter is not that of a class"),
+        (b'\\"class\\":\\"lesion\\"', b'\\"clasp\\":\\"lesion\\"', "holds no usable config"),
+    ],
+)
+def test_an_adapter_with_wrong_classes_is_refused(swept: Path, found: bytes, put: bytes, expected: str) -> None:
     adapter = (swept / "results" / str(finals(swept)["lesion"].adapter)).read_bytes()
-    for found, put in (
-        (b'\\"class\\":\\"lesion\\"', b'\\"clasp\\":\\"lesion\\"'),
-        (b'\\"polyp\\":2', b'\\"polyp\\":0'),
-    ):
-        assert adapter.count(found) == 1
-        with pytest.raises((AdapterFileError, InputError), match="its adapter is"):
-            load_label_predictor({"lesion": adapter.replace(found, put)}, "cpu")
+    assert adapter.count(found) == 1
+    with pytest.raises(AdapterFileError, match=expected):
+        load_label_predictor({"lesion": adapter.replace(found, put)}, "cpu")
 
 
 def test_cells_of_classes_are_named_and_ordered(tmp_path: Path) -> None:

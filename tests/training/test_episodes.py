@@ -29,7 +29,12 @@ def test_the_support_is_another_shot_and_every_other_picture_occurs():
 def test_training_pairs_each_query_with_a_picture_of_another_shot(method, monkeypatch):
     trainer = toy_trainer(method, batch_size=2, roles=Roles([0, 1, 2], [], {2: 0}))
     seen, batch = [], PreparedSet.batch
-    monkeypatch.setattr(PreparedSet, "batch", lambda self, index: seen.append(list(index)) or batch(self, index))
+
+    def noted(self, index):
+        seen.append(list(index))
+        return batch(self, index)
+
+    monkeypatch.setattr(PreparedSet, "batch", noted)
     trainer.epoch()
     steps = zip(seen[::2], seen[1::2], strict=True)
     pairs = {pair for query, support in steps for pair in zip(query, support, strict=True)}
@@ -40,22 +45,21 @@ def _supports(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes) -> tuple
     """Return per scored set the names of judged and of support pictures of one trial, and its test supports."""
     judged, kept = [], []
     logits, keep = masks.foreground_logits, masks.keep_support
-    prepared: dict[int, list[str]] = {}
+    prepared: dict[int, tuple[list[str], object]] = {}  # with the support, so that no other object gets its id
     with_support = PreparedSet.with_support
 
     def noted(self, index):
         found = with_support(self, index)
-        prepared[id(found.support)] = [self.names[place] for place in index]
-        prepared.setdefault(-id(found.support), []).append(found.support)  # keeps the object and its id alive
+        prepared[id(found.support)] = [self.names[place] for place in index], found.support
         return found
 
     def scored(model, pictures, index, **given):
         if pictures.support is not None:
-            judged.append(({pictures.names[place] for place in index}, set(prepared[id(pictures.support)])))
+            judged.append(({pictures.names[place] for place in index}, set(prepared[id(pictures.support)][0])))
         return logits(model, pictures, index, **given)
 
     def remembered(model, pictures, precision):
-        kept.append(prepared[id(pictures.support)])
+        kept.append(prepared[id(pictures.support)][0])
         keep(model, pictures, precision)
 
     monkeypatch.setattr(PreparedSet, "with_support", noted)
