@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.config.methods import METHODS, check_params, fixed_by_protocol, live_params, max_rank
+from amsam_ray.config.methods import METHODS, check_params, encoder_fault, fixed_by_protocol, live_params, max_rank
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.params import LAST_K, PARAMS, SWITCHES, on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
@@ -140,6 +140,8 @@ def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
             what = f"{entry.name} is not a method; choose from {', '.join(METHODS)}"
             yield SpaceFinding("unknown-method", ("methods", index), what)
             continue
+        if fault := encoder_fault(entry.name, space.backbone.arch):
+            yield SpaceFinding("backbone-limit", ("methods", index), fault)
         for problem in check_params(entry.name, entry.params):
             yield SpaceFinding("parameter-value", ("methods", index, "params", problem.where), problem.what)
         for key, value in entry.params.items():
@@ -157,6 +159,8 @@ def _backbone_limits(
     space: SpaceFile, method: str, key: str, values: tuple[Any, ...], path: KeyPath
 ) -> Iterator[SpaceFinding]:
     """Find values that are valid for the key and too large for the chosen backbone."""
+    if encoder_fault(method, space.backbone.arch):
+        return  # reported at the method
     if key == "rank":
         limit = max_rank(method, space.backbone)
         if limit is not None and any(isinstance(v, int | float) and v > limit for v in values):

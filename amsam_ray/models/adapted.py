@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amsam_ray.config.methods import get_method
+from amsam_ray.config.methods import encoder_fault, get_method
 from amsam_ray.config.params import MethodParams
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.models.backbone import Backbone
@@ -186,8 +186,10 @@ def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed:
         The model on the backbone's device, in training mode.
 
     Raises:
-        InputError: the method is unknown, or a value does not fit the backbone (``rank``, ``adaptor_blocks``).
+        InputError: the method is unknown, it or a value does not fit the backbone (``rank``, ``adaptor_blocks``).
     """
+    if fault := encoder_fault(method, backbone.arch):
+        raise InputError(Problem("backbone.arch", fault))
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
