@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
+from amsam_ray.config.params import OnOff
 from amsam_ray.config.plain_values import plain_number
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
@@ -178,7 +179,7 @@ class MethodEntry(_Section):
 class TrainSection(_Section):
     """Training of every trial. ``levels``, ``hypergradient`` and ``ahead`` override a method's own values."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"ahead"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"ahead", "checkpointing"})
 
     epochs: int = Field(100, ge=1, le=100_000, description="passes over D1 (lower) and D2 (upper level)")
     batch_size: int = Field(1, ge=1, le=65_536, description="images per step; AM-SAM states no number")
@@ -192,6 +193,9 @@ class TrainSection(_Section):
         None, description="rule of the step ahead, of `unrolled` and `exact`; empty: the method's own"
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="fixed views of the shots")
+    checkpointing: OnOff = Field(
+        "off", description="on: compute activations of encoder blocks again in the backward pass, for less memory"
+    )
 
 
 class SchedulerSection(_Section):

@@ -82,6 +82,7 @@ def check_space(space: SpaceFile) -> list[SpaceFinding]:
         *_distributions(space),
         *_protocols(space),
         *_first_points(space),
+        *_checkpointing(space),
         *_crossfit(space),
         *_objective(space),
         *_resources(space),
@@ -261,6 +262,13 @@ def _first_points(space: SpaceFile) -> Iterator[SpaceFinding]:
             elif key in owners:
                 for problem in check_params(owners[key], {key: value}):
                     yield SpaceFinding("parameter-value", path, problem.what)
+
+
+def _checkpointing(space: SpaceFile) -> Iterator[SpaceFinding]:
+    known = [METHODS[entry.name] for entry in space.methods if entry.name in METHODS]
+    if space.train.checkpointing == "on" and not any(spec.changes_encoder for spec in known):
+        what = "acts on none of the methods listed, none of which trains inside the encoder; remove it"
+        yield SpaceFinding("unused-parameter", ("train", "checkpointing"), what)
 
 
 def _crossfit(space: SpaceFile) -> Iterator[SpaceFinding]:

@@ -63,6 +63,8 @@ class Trainer:
         self._params: MethodParams = model.params
         self._protocol = protocol_of(model.method, model.params)
         model.calibration.over_workers = parallel.mean
+        if model.encoder is not None:
+            model.encoder.checkpointing = train.checkpointing == "on"
         parameters = dict(model.named_parameters())
         self._lower = FlatParams({name: parameters[name] for name in model.lower})
         self._upper = FlatParams({name: parameters[name] for name in model.upper})

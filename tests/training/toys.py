@@ -67,10 +67,12 @@ def toy_trainer(
     seed: int = 0,
     roles: Roles = ROLES,
     pictures: int = 4,
+    checkpointing: str = "off",
+    precision: str = "fp32",
     **given: Any,
 ) -> Trainer:
     model = toy_model(method, **given)
-    train = TrainConfig(epochs=epochs, batch_size=batch_size)
+    train = TrainConfig(epochs=epochs, batch_size=batch_size, precision=precision, checkpointing=checkpointing)
     return Trainer(model, toy_set(model, pictures), roles, train, seed)
 
 
