@@ -177,7 +177,7 @@ class FeatureCache:
                 self._keep(keys[position], partial(save_file, found[position]))
             if self._shared is not None and form is not None:
                 self._shared.computed(form, time.perf_counter() - started, len(taken))
-                self._uploads += [self._shared.add(form, keys[position], found[position]) for position in taken]
+                self._uploads += self._shared.add(form, {keys[position]: found[position] for position in taken})
         finally:
             for lock in taken.values():
                 lock.release()

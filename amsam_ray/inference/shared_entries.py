@@ -31,6 +31,7 @@ AT_ONCE = 16
 """Entries downloaded in one call of ``SharedEntries.fetch``."""
 _REFRESH_S = 10.0  # how long a listing counts as recent
 _PAUSE_S = 60.0  # how long the storage is left alone after a failure
+_UPLOAD_WORTH = 4.0  # an upload may take this many times as long as computing: several nodes save the latter
 _HEADER_BYTES = 1 << 16
 _DTYPES = ("F64", "BOOL")  # of boxes and flags, besides those of features
 _SECONDS = "compute_s"
@@ -86,7 +87,7 @@ class _Scope:
     Attributes:
         there: keys in the storage.
         listed: when they were listed, on the monotonic clock.
-        download, compute: measured by this process.
+        download, compute, upload: measured by this process.
         stated: the latest time of computing that an uploader stated.
     """
 
@@ -94,12 +95,18 @@ class _Scope:
     listed: float = -math.inf
     download: _Mean = field(default_factory=_Mean)
     compute: _Mean = field(default_factory=_Mean)
+    upload: _Mean = field(default_factory=_Mean)
     stated: float | None = None
 
     @property
     def worthwhile(self) -> bool:
         compute = self.stated if self.compute.value is None else self.compute.value
         return self.download.value is None or compute is None or self.download.value <= compute
+
+    @property
+    def worth_uploading(self) -> bool:
+        compute, upload = self.compute.value, self.upload.value
+        return compute is None or upload is None or upload <= _UPLOAD_WORTH * compute
 
 
 class SharedEntries:
@@ -167,21 +174,28 @@ class SharedEntries:
         """Note how long this process took to compute ``count`` entries."""
         self._scopes.setdefault(form.scope, _Scope()).compute.add(seconds, count)
 
-    def add(self, form: EntryForm, key: str, entry: Mapping[str, Tensor]) -> Future[None]:
-        """Start to upload an entry that this process computed. The future raises nothing."""
+    def add(self, form: EntryForm, entries: Mapping[str, Mapping[str, Tensor]]) -> list[Future[None]]:
+        """Start to upload entries that this process computed, by key. The futures raise nothing.
+
+        After the first ones, nothing is uploaded that takes much longer to upload than to compute.
+        """
         scope = self._scopes.setdefault(form.scope, _Scope())
+        if not scope.worth_uploading:
+            return []
         stated = {_SECONDS: f"{scope.compute.value:.4g}"} if scope.compute.value is not None else None
-        return self._pool.submit(self._put, form, key, dict(entry), stated)
+        return [self._pool.submit(self._put, form, key, dict(entry), stated) for key, entry in entries.items()]
 
     def _put(self, form: EntryForm, key: str, entry: dict[str, Tensor], stated: dict[str, str] | None) -> None:
         scope = self._scopes[form.scope]
         if time.monotonic() < self._paused_until or (key in scope.there and key not in self._refused):
             return
+        started = time.perf_counter()
         try:
             self._storage.put(_path(form, key), save(entry, metadata=stated))
         except (AmsamError, OSError) as error:
             self._pause(error)
             return
+        scope.upload.add(time.perf_counter() - started, 1)
         scope.there.add(key)
         self._refused.discard(key)
         self.uploaded += 1
