@@ -57,7 +57,9 @@ def theirs(predictor: SamPredictor, paths: Sequence[Path]) -> Tensor:
     """Return the embeddings of segment-anything's predictor, N x C x G x G."""
     found = []
     for path in paths:
-        predictor.set_image(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
+        image = cv2.imread(str(path))
+        assert image is not None
+        predictor.set_image(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
         found.append(predictor.get_image_embedding()[0].clone())
     return torch.stack(found)
 
