@@ -67,6 +67,11 @@ class MethodSpec:
     note: str = ""
 
     @property
+    def changes_encoder(self) -> bool:
+        """True if the method changes blocks of the encoder's ViT: its recipe builds the end of the encoder."""
+        return getattr(self.recipe, "encoder", None) is not None
+
+    @property
     def trainable(self) -> bool:
         """False for a zero-shot method, which has nothing to search and nothing random: it runs one trial."""
         return "lr" in self.keys
@@ -208,6 +213,17 @@ def max_rank(method: str, backbone: BackboneConfig) -> int | None:
     """Return the largest LoRA rank of ``method`` on ``backbone``; None if the method has no rank."""
     limit = get_method(method).rank_limit
     return None if limit is None else limit(backbone)
+
+
+def encoder_fault(method: str, arch: str) -> str | None:
+    """Return why ``method`` cannot run on a backbone without a ViT, and what to do; None if it can."""
+    if arch != "mobile_sam" or not get_method(method).changes_encoder:
+        return None
+    suited = ", ".join(name for name, spec in METHODS.items() if not (spec.changes_encoder or spec.start))
+    return (
+        f"{method} trains inside the blocks of SAM's ViT encoder, and the encoder of {arch} is a TinyViT without them; "
+        f"use another backbone, or a method that adapts only the decoder ({suited})"
+    )
 
 
 def check_params(method: str, given: Mapping[str, Any], where: str = "") -> list[Problem]:

@@ -8,12 +8,13 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from amsam_ray.config.plain_values import PlainModel
 
-Arch = Literal["nano", "vit_b", "vit_l", "vit_h"]
-_NATIVE_SIZE = {"nano": 256, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
+Arch = Literal["nano", "mobile_sam", "vit_b", "vit_l", "vit_h"]
+_NATIVE_SIZE = {"nano": 256, "mobile_sam": 1024, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
+# The blocks of SAM's ViT. MobileSAM's TinyViT is built of four stages of different parts.
 _DEPTH = {"nano": 6, "vit_b": 12, "vit_l": 24, "vit_h": 32}
 _ENCODER_WIDTH = {"nano": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 # Cross-attention in SAM's two-way transformer works at half of the prompt width.
-_DECODER_ATTENTION_WIDTH = {"nano": 64, "vit_b": 128, "vit_l": 128, "vit_h": 128}
+_DECODER_ATTENTION_WIDTH = {"nano": 64, "mobile_sam": 128, "vit_b": 128, "vit_l": 128, "vit_h": 128}
 
 
 def _class(value: Any) -> Any:
@@ -30,7 +31,7 @@ class BackboneConfig(PlainModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    arch: Arch = Field("nano", description="nano (shipped) or an official SAM size")
+    arch: Arch = Field("nano", description="nano (shipped), mobile_sam, or an official SAM size")
     checkpoint: str | None = Field(
         None,
         description="path of the weights; empty: the shipped nano, or the official file fetched by `weights fetch`",
@@ -49,13 +50,13 @@ class BackboneConfig(PlainModel):
 
     @property
     def depth(self) -> int:
-        """Number of encoder blocks."""
-        return _DEPTH[self.arch]
+        """Number of blocks in the encoder's ViT; 0 for ``mobile_sam``."""
+        return _DEPTH.get(self.arch, 0)
 
     @property
     def encoder_width(self) -> int:
-        """Width of the encoder's tokens: the smaller side of each q and v projection in the encoder."""
-        return _ENCODER_WIDTH[self.arch]
+        """Width of the ViT's tokens: the smaller side of each q and v projection; 0 for ``mobile_sam``."""
+        return _ENCODER_WIDTH.get(self.arch, 0)
 
     @property
     def decoder_attention_width(self) -> int:

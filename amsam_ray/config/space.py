@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
+from amsam_ray.config.params import OnOff
 from amsam_ray.config.plain_values import plain_number
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
@@ -178,7 +179,7 @@ class MethodEntry(_Section):
 class TrainSection(_Section):
     """Training of every trial. ``levels``, ``hypergradient`` and ``ahead`` override a method's own values."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"ahead"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"ahead", "checkpointing"})
 
     epochs: int = Field(100, ge=1, le=100_000, description="passes over D1 (lower) and D2 (upper level)")
     batch_size: int = Field(1, ge=1, le=65_536, description="images per step; AM-SAM states no number")
@@ -192,6 +193,9 @@ class TrainSection(_Section):
         None, description="rule of the step ahead, of `unrolled` and `exact`; empty: the method's own"
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="fixed views of the shots")
+    checkpointing: OnOff = Field(
+        "off", description="on: compute activations of encoder blocks again in the backward pass, for less memory"
+    )
 
 
 class SchedulerSection(_Section):
@@ -245,7 +249,9 @@ class FinalsSection(_Section):
 
 
 class ResourcesSection(_Section):
-    """How many trials run at once, and the resources of each."""
+    """How many trials run at once, the resources of each, and what nodes keep and share."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"prepared", "prepared_gib"})
 
     lanes: int | Literal["auto"] = Field("auto", description="trials at a time; auto: as many as the cluster fits")
     gpus_per_lane: Annotated[float, Field(ge=0, le=1_024)] | Literal["auto"] = Field(
@@ -253,6 +259,19 @@ class ResourcesSection(_Section):
     )
     cpus_per_lane: float = Field(1, ge=0.01, le=4_096, description="CPU cores of one lane")
     workers_per_lane: int = Field(1, ge=1, le=1_024, description="data-parallel workers per lane, on CPUs or GPUs")
+    prepared: Literal["auto", "storage", "node"] = Field(
+        "auto", description="where prepared inputs are kept: `storage`: also there, for all nodes; auto: so in a bucket"
+    )
+    prepared_gib: float | None = Field(
+        None, gt=0, le=1_000_000, description="largest size of a node's prepared inputs in GiB; empty: unlimited"
+    )
+
+    def shares_prepared(self, storage: str) -> bool:
+        """Return whether nodes share prepared inputs through ``storage`` (a URI).
+
+        A folder is shared by choice only: for one node it would be a second copy on the same disk.
+        """
+        return self.prepared == "storage" or (self.prepared == "auto" and storage.startswith("s3://"))
 
     @field_validator("lanes")
     @classmethod

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from amsam_ray.config.classes import class_datasets
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.config.methods import METHODS, check_params, fixed_by_protocol, live_params, max_rank
+from amsam_ray.config.methods import METHODS, check_params, encoder_fault, fixed_by_protocol, live_params, max_rank
 from amsam_ray.config.metrics import METRICS
 from amsam_ray.config.params import LAST_K, PARAMS, SWITCHES, on_off_word
 from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
@@ -83,6 +83,7 @@ def check_space(space: SpaceFile) -> list[SpaceFinding]:
         *_distributions(space),
         *_protocols(space),
         *_first_points(space),
+        *_checkpointing(space),
         *_crossfit(space),
         *_objective(space),
         *_resources(space),
@@ -141,6 +142,11 @@ def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
             what = f"{entry.name} is not a method; choose from {', '.join(METHODS)}"
             yield SpaceFinding("unknown-method", ("methods", index), what)
             continue
+        if fault := encoder_fault(entry.name, space.backbone.arch):
+            yield SpaceFinding("backbone-limit", ("methods", index), fault)
+        if space.backbone.arch == "mobile_sam" and "sam" in _features(space, entry):
+            what = f"{entry.label} compares the blocks of a ViT, which mobile_sam has none of; set another `features`"
+            yield SpaceFinding("backbone-limit", ("methods", index), what)
         for problem in check_params(entry.name, entry.params):
             yield SpaceFinding("parameter-value", ("methods", index, "params", problem.where), problem.what)
         for key, value in entry.params.items():
@@ -154,10 +160,19 @@ def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
             yield SpaceFinding("nothing-searched", ("methods", index), what)
 
 
+def _features(space: SpaceFile, entry: MethodEntry) -> Collection[Any]:
+    """Return where the features of a network that is not SAM may come from; none for SAM."""
+    if METHODS[entry.name].start is None:
+        return ()
+    return switch_values(space, entry).get("features", (METHODS[entry.name].defaults.get("features", "imagenet"),))
+
+
 def _backbone_limits(
     space: SpaceFile, method: str, key: str, values: tuple[Any, ...], path: KeyPath
 ) -> Iterator[SpaceFinding]:
     """Find values that are valid for the key and too large for the chosen backbone."""
+    if encoder_fault(method, space.backbone.arch):
+        return  # reported at the method
     if key == "rank":
         limit = max_rank(method, space.backbone)
         if limit is not None and any(isinstance(v, int | float) and v > limit for v in values):
@@ -273,6 +288,13 @@ def _first_points(space: SpaceFile) -> Iterator[SpaceFinding]:
             elif key in owners:
                 for problem in check_params(owners[key], {key: value}):
                     yield SpaceFinding("parameter-value", path, problem.what)
+
+
+def _checkpointing(space: SpaceFile) -> Iterator[SpaceFinding]:
+    known = [METHODS[entry.name] for entry in space.methods if entry.name in METHODS]
+    if space.train.checkpointing == "on" and not any(spec.changes_encoder for spec in known):
+        what = "acts on none of the methods listed, none of which trains inside the encoder; remove it"
+        yield SpaceFinding("unused-parameter", ("train", "checkpointing"), what)
 
 
 def _crossfit(space: SpaceFile) -> Iterator[SpaceFinding]:

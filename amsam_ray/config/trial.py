@@ -10,21 +10,22 @@ from pydantic import ConfigDict, Field
 from amsam_ray.config.added_fields import WithAddedFields
 from amsam_ray.config.datasets import AugmentConfig, DatasetConfig, SelectionConfig
 from amsam_ray.config.networks import BackboneConfig, DetectorConfig
-from amsam_ray.config.params import MethodParams
-from amsam_ray.config.plain_values import PlainModel
+from amsam_ray.config.params import MethodParams, OnOff
 from amsam_ray.hashing import sha256_hex
 
 
-class TrainConfig(PlainModel):
+class TrainConfig(WithAddedFields):
     """Length and precision of a trial's training; the defaults are AM-SAM's (arXiv 2410.09714)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    ADDED: ClassVar[frozenset[str]] = frozenset({"checkpointing"})
 
     epochs: int = Field(100, ge=1, description="passes over D1 (lower) and D2 (upper level)")
     batch_size: int = Field(1, ge=1, description="images per step; AM-SAM states no number")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of activations; weights and optimiser stay fp32")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="fixed views of the shots")
     eval_every: int = Field(1, ge=1, description="epochs between scores on the selection images")
+    checkpointing: OnOff = Field("off", description="compute activations of encoder blocks again in the backward pass")
 
 
 class TrialConfig(WithAddedFields):

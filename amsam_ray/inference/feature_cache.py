@@ -4,7 +4,8 @@ Outputs of frozen networks are computed once: a process that finds an entry read
 the same time compute it once, and processes that need the same entries divide the work.
 
 An entry's name is a hash of everything that its value depends on, so entries are never stale; deleting the folder only
-costs time. Entries are safetensors files, mapped into memory when read.
+costs time. Entries are safetensors files, mapped into memory when read. Nodes may share them through a storage, and the
+size of the folder may have a limit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import contextlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from amsam_ray.hashing import sha256_hex
+from amsam_ray.inference import cache_limit
+from amsam_ray.inference.shared_entries import AT_ONCE, EntryForm, SharedEntries
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,7 @@ def entry_key(kind: str, **depends_on: Any) -> str:
 class NoCache:
     """A cache that keeps nothing, for images that are used once."""
 
-    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
+    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1, form: EntryForm | None = None) -> list[Entry]:
         """Compute the entries, as ``FeatureCache.get``."""
         entries: list[Entry] = []
         for start in range(0, len(keys), batch):
@@ -79,20 +85,25 @@ class FeatureCache:
 
     Args:
         root: a folder of this node; created if missing.
+        shared: the entries of other nodes; None: not shared.
+        limit: largest size of the folder in bytes, see ``cache_limit``; 0: unlimited.
+        owner: whose entries these are, which a limit of any process then leaves; empty: nobody's.
 
     Attributes:
         hits: number of entries read.
         computed: number of entries computed.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, shared: SharedEntries | None = None, *, limit: int = 0, owner: str = ""):
         self.root = Path(root)
+        self._shared, self._limit, self._owner = shared, limit, owner
+        self._uploads: list[Future[None]] = []
         self.hits = 0
         self.computed = 0
         self._warned = False
 
-    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
-        """Return the entries named ``keys`` in their order, read or computed.
+    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1, form: EntryForm | None = None) -> list[Entry]:
+        """Return the entries named ``keys`` in their order: read, downloaded or computed.
 
         Several threads and processes may ask for overlapping keys: each missing entry is computed by one of them,
         while the others compute other entries or wait. The lock of a process that dies is released.
@@ -101,7 +112,10 @@ class FeatureCache:
             keys: from ``entry_key``.
             compute: called with positions in ``keys``; yields their entries in that order, tensors on the CPU.
             batch: largest number of entries computed per call.
+            form: what the entries have to be; None: they are not shared.
         """
+        if self._owner:
+            cache_limit.use(self.root, self._owner)
         found: dict[int, Entry] = {}
         missing = []
         for position, key in enumerate(keys):
@@ -111,15 +125,43 @@ class FeatureCache:
             else:
                 found[position] = entry
         self.hits += len(found)
+        new = bool(missing)
         while missing:
-            taken = self._take(keys, missing, batch)
-            if taken:
-                self._compute(keys, taken, compute, found)
+            offered = self._offered(keys, missing, form)
+            if taken := self._take(keys, offered, AT_ONCE):
+                self._download(keys, taken, form, found)
+            elif taken := self._take(keys, missing, batch):
+                self._compute(keys, taken, compute, found, form)
             else:  # other processes compute all missing entries; wait for the first
                 with self._lock(keys[missing[0]]):
                     pass
             missing = [position for position in missing if not self._arrived(keys, position, found)]
+        for upload in self._uploads:
+            upload.result()
+        self._uploads.clear()
+        if new and self._limit:
+            cache_limit.keep_below(self.root, self._limit)
         return [found[position] for position in range(len(keys))]
+
+    def _offered(self, keys: Sequence[str], missing: list[int], form: EntryForm | None) -> list[int]:
+        if self._shared is None or form is None:
+            return []
+        offered = self._shared.offered(form, [keys[position] for position in missing])
+        return [position for position in missing if keys[position] in offered]
+
+    def _download(
+        self, keys: Sequence[str], taken: dict[int, FileLock], form: EntryForm | None, found: dict[int, Entry]
+    ) -> None:
+        assert self._shared is not None and form is not None
+        try:
+            fetched = self._shared.fetch(form, [keys[position] for position in taken])
+            for position in taken:
+                if keys[position] in fetched:
+                    found[position], content = fetched[keys[position]]
+                    self._keep(keys[position], partial(_write_bytes, content))
+        finally:
+            for lock in taken.values():
+                lock.release()
 
     def _take(self, keys: Sequence[str], missing: list[int], batch: int) -> dict[int, FileLock]:
         taken: dict[int, FileLock] = {}
@@ -145,15 +187,17 @@ class FeatureCache:
         taken: dict[int, FileLock],
         compute: Compute,
         found: dict[int, Entry],
+        form: EntryForm | None,
     ) -> None:
+        started = time.perf_counter()
         try:
             for position, entry in zip(taken, compute(list(taken)), strict=True):
                 found[position] = {name: tensor.contiguous() for name, tensor in entry.items()}
                 self.computed += 1
-                try:
-                    self._write(keys[position], found[position])
-                except (OSError, SafetensorError) as error:
-                    self._warn(error)
+                self._keep(keys[position], partial(save_file, found[position]))
+            if self._shared is not None and form is not None:
+                self._shared.computed(form, time.perf_counter() - started, len(taken))
+                self._uploads += self._shared.add(form, {keys[position]: found[position] for position in taken})
         finally:
             for lock in taken.values():
                 lock.release()
@@ -172,20 +216,28 @@ class FeatureCache:
         if not path.exists():
             return None
         try:
-            return load_file(path)
+            entry = load_file(path)
+            cache_limit.touch(path)
+            return entry
+        except FileNotFoundError:  # deleted since, for want of room
+            return None
         except SafetensorError:  # truncated by a full disk; treat it as missing
             path.unlink(missing_ok=True)
             return None
 
-    def _write(self, key: str, entry: Entry) -> None:
+    def _keep(self, key: str, write: Callable[[Path], object]) -> None:
+        """Store an entry, if the disk takes it; ``write`` writes the file that it is given."""
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_name(f"{key}.{os.getpid()}.part")
         try:
-            save_file(entry, half)
-            half.replace(path)  # readers see a complete entry or none
-        finally:
-            half.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write(half)
+                half.replace(path)  # readers see a complete entry or none
+            finally:
+                half.unlink(missing_ok=True)
+        except (OSError, SafetensorError) as error:
+            self._warn(error)
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.safetensors"
@@ -202,3 +254,7 @@ class FeatureCache:
         if not self._warned:
             self._warned = True
             logger.warning("Prepared inputs cannot be stored in %s (%s); free some space.", self.root, error)
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)

@@ -17,6 +17,8 @@ from torch import Tensor
 from amsam_ray.config.methods import protocol_of
 from amsam_ray.device import autocast
 from amsam_ray.inference.feature_cache import FeatureCache, NoCache, entry_key
+from amsam_ray.inference.shared_entries import EntryForm
+from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.parts.high_pass import high_pass
 from amsam_ray.models.preprocess import box_to_input, resized_shape, to_input
 from amsam_ray.models.trained_model import PIXELS, FrozenEncoder, ModelInputs, Support, TrainedModel
@@ -314,7 +316,8 @@ class Preparer:
                 )
                 for picture in pictures
             ]
-            for position, entry in enumerate(self.cache.get(keys, compute, batch=16)):
+            form = EntryForm.of("candidates", detector.fingerprint, rows=(torch.float64, (CANDIDATES, 5)))
+            for position, entry in enumerate(self.cache.get(keys, compute, batch=16, form=form)):
                 for row in range(CANDIDATES):
                     column = place * CANDIDATES + row
                     confidences[position, column] = entry["rows"][row, 4]
@@ -357,6 +360,7 @@ class Preparer:
             ],
             compute,
             batch=encoder_batch(encoder),
+            form=_features_form(encoder, needs.point, dtype) if isinstance(encoder, Backbone) else None,
         )
         return torch.stack([entry["features"] for entry in entries])
 
@@ -387,10 +391,18 @@ class Preparer:
                 yield {"found": torch.tensor(found is not None), "box": torch.tensor(box, dtype=torch.float64)}
 
         keys = [entry_key("box", detector=detector.fingerprint, image=picture.key) for picture in pictures]
-        return self.cache.get(keys, compute, batch=16)
+        form = EntryForm.of("box", detector.fingerprint, found=(torch.bool, ()), box=(torch.float64, (4,)))
+        return self.cache.get(keys, compute, batch=16, form=form)
 
     def _to_input(self, box: np.ndarray, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(box_to_input(box, (shape[0], shape[1]), self.encoder.image_size))
+
+
+def _features_form(backbone: Backbone, point: str, dtype: torch.dtype) -> EntryForm:
+    grid = backbone.grid
+    embedding = (backbone.sam.prompt_encoder.embed_dim, grid, grid)
+    shape = embedding if point == "embedding" else (grid, grid, backbone.width)
+    return EntryForm.of("features", f"{backbone.fingerprint}/{grid}/{point}/{dtype}", features=(dtype, shape))
 
 
 def _target_side(model: TrainedModel) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from amsam_ray.config.methods import get_method
+from amsam_ray.config.methods import encoder_fault, get_method
 from amsam_ray.config.params import MethodParams
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.models.backbone import Backbone
@@ -81,6 +81,11 @@ class AdaptedSam(TrainedModel):
         """Use ``mean`` for the calibration's mean over the batch."""
         self.calibration.over_workers = mean
 
+    def recompute(self, on: bool) -> None:
+        """Recompute the activations of the encoder's blocks in the backward pass."""
+        if self.encoder is not None:
+            self.encoder.checkpointing = on
+
     def forward(self, inputs: ModelInputs) -> ModelOutput:
         """Return the calibrated logits of a batch and, in training, the inputs of the contrastive losses."""
         embedding, contrast = inputs.features, Contrast()
@@ -127,7 +132,9 @@ def build_method(method: str, params: MethodParams, backbone: Backbone, *, seed:
         The model on the backbone's device, in training mode.
 
     Raises:
-        InputError: the method is unknown, or a value does not fit the backbone (``rank``, ``adaptor_blocks``).
+        InputError: the method is unknown, it or a value does not fit the backbone (``rank``, ``adaptor_blocks``).
     """
+    if fault := encoder_fault(method, backbone.arch):
+        raise InputError(Problem("backbone.arch", fault))
     with seeded(seed):
         return AdaptedSam(method, params, backbone)

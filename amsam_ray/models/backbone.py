@@ -1,4 +1,4 @@
-"""The frozen SAM: the shipped nano and the official checkpoints, at any image size that is a multiple of 16."""
+"""The frozen SAM: the shipped nano, MobileSAM and SAM's checkpoints, at any image size that is a multiple of 16."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import file_sha256
+from amsam_ray.models.mobile_sam import build_mobile_sam
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from amsam_ray.models.weights import describe_expected, resolve_checkpoint
@@ -29,7 +30,7 @@ class Backbone:
 
     Attributes:
         sam: segment_anything's module.
-        arch: ``nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
+        arch: ``nano``, ``mobile_sam``, ``vit_b``, ``vit_l`` or ``vit_h``.
         image_size: side S of the square input, in pixels.
         fingerprint: SHA-256 of the checkpoint file, 64 hex digits.
     """
@@ -46,12 +47,12 @@ class Backbone:
 
     @property
     def depth(self) -> int:
-        """Number of encoder blocks."""
-        return len(self.sam.image_encoder.blocks)
+        """Number of blocks in the encoder's ViT; 0 for ``mobile_sam``."""
+        return len(getattr(self.sam.image_encoder, "blocks", ()))
 
     @property
     def width(self) -> int:
-        """d, the width of the encoder's tokens."""
+        """d, the width of the ViT's tokens; not for ``mobile_sam``."""
         return self.sam.image_encoder.patch_embed.proj.out_channels
 
     @property
@@ -78,9 +79,11 @@ def build_sam(arch: str, image_size: int) -> Sam:
     """Build a SAM with initial weights for inputs of ``image_size`` pixels.
 
     Args:
-        arch: ``nano``, or one of segment_anything's ``vit_b``, ``vit_l``, ``vit_h``.
+        arch: ``nano``, ``mobile_sam``, or one of segment_anything's ``vit_b``, ``vit_l``, ``vit_h``.
         image_size: side of the square input in pixels, a multiple of 16; segment_anything alone builds only 1024.
     """
+    if arch == "mobile_sam":
+        return build_mobile_sam(image_size)
     sam = build_nano_sam() if arch == "nano" else sam_model_registry[arch]()
     encoder, prompts, grid = sam.image_encoder, sam.prompt_encoder, image_size // PATCH
     encoder.img_size = image_size
@@ -192,10 +195,11 @@ def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") ->
     # The checkpoint overwrites all weights, so they are not initialised: the meta device has no memory.
     with torch.device("meta"):
         sam = build_sam(config.arch, config.size)
-    shapes = {name: value.shape for name, value in sam.state_dict().items()}
+    wanted = sam.state_dict()
+    shapes = {name: value.shape for name, value in wanted.items()}
     state = resize_positions(_read_state(path, config.arch), shapes)
     _check_fits(state, shapes, path, config.arch)
-    sam.load_state_dict({name: state[name].float() for name in shapes}, assign=True)
+    sam.load_state_dict({name: state[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
     sam.pixel_mean = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
     sam.pixel_std = torch.tensor(PIXEL_STD).view(3, 1, 1)
     sam = sam.to(device).eval().requires_grad_(False)
@@ -209,8 +213,8 @@ def encode_to(backbone: Backbone, images: Tensor, point: str) -> Tensor:
     Args:
         backbone: the frozen SAM.
         images: (B, 3, S, S), from ``preprocess.to_input``.
-        point: ``embedding`` for the encoder's output, or ``tokens@k`` for the input of block k (``tokens@0`` is
-            patch embedding plus position).
+        point: ``embedding`` for the encoder's output, or ``tokens@k`` for the input of block k of a ViT (``tokens@0``
+            is patch embedding plus position).
 
     Returns:
         (B, C, G, G) for ``embedding``, (B, G, G, d) for ``tokens@k``.
@@ -219,15 +223,15 @@ def encode_to(backbone: Backbone, images: Tensor, point: str) -> Tensor:
         ValueError: ``point`` is another word or names a block that does not exist.
     """
     encoder = backbone.sam.image_encoder
-    stop = backbone.depth
-    if point != "embedding":
-        name, _, number = point.partition("@")
-        if name != "tokens" or not number.isdigit() or int(number) >= backbone.depth:
-            raise ValueError(f"unknown cache point {point!r}; use embedding or tokens@0 .. tokens@{backbone.depth - 1}")
-        stop = int(number)
+    if point == "embedding":
+        embedding: Tensor = encoder(images)
+        return embedding
+    name, _, number = point.partition("@")
+    if name != "tokens" or not number.isdigit() or int(number) >= backbone.depth:
+        raise ValueError(f"unknown cache point {point!r}; use embedding or tokens@0 .. tokens@{backbone.depth - 1}")
     tokens = encoder.patch_embed(images)
     if encoder.pos_embed is not None:
         tokens = tokens + encoder.pos_embed
-    for block in encoder.blocks[:stop]:
+    for block in encoder.blocks[: int(number)]:
         tokens = block(tokens)
-    return encoder.neck(tokens.permute(0, 3, 1, 2)) if point == "embedding" else tokens
+    return tokens

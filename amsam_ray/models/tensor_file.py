@@ -27,7 +27,7 @@ MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
 FLOATS = frozenset({"F16", "BF16", "F32"})
-_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I64": 8, "U8": 1}
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I64": 8, "U8": 1, "BOOL": 1}
 _LENGTH = 8  # bytes of the header's own length
 
 _Count = Annotated[int, Field(strict=True, ge=0, le=MAX_FILE_BYTES)]
@@ -100,7 +100,8 @@ def read_header(content: bytes, where: str, *, other_dtypes: Collection[str] = (
     Args:
         content: the whole file.
         where: what errors call the file.
-        other_dtypes: the dtypes that are allowed besides ``FLOATS``, a part of ``I64`` and ``U8``.
+        other_dtypes: the dtypes that are allowed besides ``FLOATS``, a part of ``F64``, ``I64``, ``U8``
+            and ``BOOL``.
 
     Raises:
         TensorFileError: the content is not a safetensors file; the header is longer than ``MAX_HEADER_BYTES``, names

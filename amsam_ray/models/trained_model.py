@@ -191,6 +191,9 @@ class TrainedModel(nn.Module, ABC):
     def share_over_workers(self, mean: Callable[[Tensor], Tensor]) -> None:
         """Use ``mean``, over the workers of a data-parallel run, for means over the joint batch. Most have none."""
 
+    def recompute(self, on: bool) -> None:
+        """Recompute the activations of trained encoder blocks in the backward pass. Most models have no such block."""
+
     def trainable_state(self) -> dict[str, Tensor]:
         """Return copies of all tensors that training or the support has set, by name: the content of a checkpoint."""
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}

@@ -22,6 +22,7 @@ from amsam_ray.hashing import file_sha256
 from amsam_ray.paths import weights_dir
 
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
+_MOBILE_SAM_URL = "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights"
 _YOLO_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 _TORCHVISION_URL = "https://download.pytorch.org/models"
 _ASSETS = Path(__file__).parent / "assets"
@@ -74,6 +75,13 @@ WEIGHTS = {
             f"{_SAM_URL}/sam_vit_h_4b8939.pth",
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
             2_564_550_879,
+            "Apache-2.0",
+        ),
+        WeightsFile(
+            "mobile_sam",
+            f"{_MOBILE_SAM_URL}/mobile_sam.pt",
+            "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            40_728_226,
             "Apache-2.0",
         ),
         WeightsFile(

@@ -94,6 +94,7 @@ class Cell:
                 precision=space.train.precision,
                 eval_every=space.train.eval_every,
                 augment=space.train.augment,
+                checkpointing=space.train.checkpointing,
             ),
             seed=seed,
             role=role,

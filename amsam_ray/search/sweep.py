@@ -197,7 +197,13 @@ class _Run:
                     conditions=self._conditions,
                     capacity=capacity,
                     worker=WorkerSettings(
-                        self._sweep, self._storage.uri, self._options.trial_function, gpus, scratch / "work"
+                        self._sweep,
+                        self._storage.uri,
+                        self._options.trial_function,
+                        gpus,
+                        scratch / "work",
+                        share=self._space.resources.shares_prepared(self._storage.uri),
+                        prepared_bytes=int((self._space.resources.prepared_gib or 0) * 2**30),
                     ),
                     timeout_s=self._space.search.timeout_s,
                     observers=[self._status, dashboards, EventLog(), self._startup],

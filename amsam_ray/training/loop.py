@@ -72,6 +72,7 @@ class Trainer:
         self._params: MethodParams = model.params
         self._protocol = protocol_of(model.method, model.params)
         model.share_over_workers(parallel.mean)
+        model.recompute(train.checkpointing == "on")
         parameters = dict(model.named_parameters())
         self._lower = FlatParams({name: parameters[name] for name in model.lower})
         self._upper = FlatParams({name: parameters[name] for name in model.upper})

@@ -13,8 +13,8 @@ from amsam_ray.config.trial import TrialConfig
 from amsam_ray.data.dataset import Dataset, open_dataset
 from amsam_ray.data.few_shot import FewShotSplit, draw_shots
 from amsam_ray.device import pick_device, reset_peak_memory
-from amsam_ray.inference.feature_cache import FeatureCache
 from amsam_ray.inference.inputs import Needs, Picture, PreparedSet, Preparer
+from amsam_ray.inference.node_cache import open_cache
 from amsam_ray.models.build import build_model
 from amsam_ray.paths import mirrors_dir, prepared_dir
 from amsam_ray.training.evaluate import LOW_RES
@@ -65,9 +65,7 @@ class TrialSetup:
 
     def preparer(self, detectors: Detectors) -> Preparer:
         """Return the preparer of pictures with the frozen networks."""
-        return Preparer(
-            self.model.frozen, detectors.primary, FeatureCache(prepared_dir(self.cache_dir)), detectors.pool
-        )
+        return Preparer(self.model.frozen, detectors.primary, open_cache(prepared_dir(self.cache_dir)), detectors.pool)
 
     def prepare(self, preparer: Preparer) -> PreparedSet:
         """Return all labelled pictures: D1, D2 and held-out images in this order, then the views of each shot."""

@@ -72,6 +72,7 @@ def test_the_hash_of_a_space_file_is_that_of_before_the_added_fields(tmp_path: P
         {"stop_epoch": 3},
         {"selection": SelectionConfig(mode="crossfit")},
         {"selection": SelectionConfig(mode="crossfit", folds=3)},
+        {"train": TrainConfig(checkpointing="on")},
         {"params": MethodParams(steps=7)},
         {"params": MethodParams(views=2)},
         {"params": MethodParams(prompt="fused")},

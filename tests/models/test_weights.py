@@ -158,6 +158,6 @@ def test_the_command_prints_the_path_of_the_file(publisher, tmp_path, monkeypatc
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match=r"vit_b, vit_l, vit_h, yolov8n.pt"):
+    with pytest.raises(InputError, match=r"vit_b, vit_l, vit_h, mobile_sam, yolov8n.pt"):
         get_weights("vit_x")
     assert get_weights("sam_vit_b_01ec64.pth").name == "vit_b"

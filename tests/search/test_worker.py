@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from amsam_ray.config.space import ResourcesSection
+from amsam_ray.inference import node_cache
+from amsam_ray.inference.node_cache import NodeCacheSettings
 from amsam_ray.search.manifest import choose_sweep, write_manifest
 from amsam_ray.search.ray import worker as worker_module
 from amsam_ray.search.ray.worker import Abandoned, WorkerSettings, _Pulse, _TrialMonitor, _Worker
@@ -158,3 +161,27 @@ def test_a_folder_that_cannot_be_made_ends_the_attempt_and_not_the_lane(
     outcome = _Worker(mailbox, settings, 0, 1).run(1, trial)
     assert outcome is not None and (outcome.status, outcome.source) == ("error", "trial")
     assert "NotADirectoryError" in (outcome.reason or "")
+
+
+def test_the_caches_of_a_lane_have_the_sweep_s_settings(
+    mailbox: FakeMailbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_cache, "_settings", NodeCacheSettings())
+    monkeypatch.setenv("AMSAM_CACHE_DIR", str(tmp_path / "cache"))
+    storage = open_storage(tmp_path / "results")
+    manifest = choose_sweep(storage, space(), extend=False, fresh=False)
+    write_manifest(storage, manifest, space())
+    for share, uri in ((True, storage.uri), (False, "")):
+        settings = WorkerSettings(
+            manifest.sweep, storage.uri, "tests.search.fakes:train", 0.0, tmp_path, share=share, prepared_bytes=2**30
+        )
+        _Worker(mailbox, settings, 0, 1)
+        assert node_cache._settings == NodeCacheSettings(manifest.sweep, uri, 2**30)
+
+
+@pytest.mark.parametrize(
+    ("prepared", "folder", "bucket"), [("auto", False, True), ("storage", True, True), ("node", False, False)]
+)
+def test_a_bucket_is_shared_by_default_and_a_folder_by_choice(prepared: str, folder: bool, bucket: bool) -> None:
+    resources = ResourcesSection(prepared=prepared)
+    assert (resources.shares_prepared("./results"), resources.shares_prepared("s3://lab/results")) == (folder, bucket)

@@ -24,6 +24,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("am_sam", {"box_training": "mix"}),
     ("am_sam", {"calibration": "batch"}),
     ("blo_sam", {"ahead": "sgd"}),
+    *((name, {"checkpointing": "on"}) for name in ("samed", "sam_adapter", "am_mca_sam")),
 ]
 
 
@@ -84,10 +85,16 @@ def _iteration(trainer: loop.Trainer) -> Callable[[], list[torch.Tensor]]:
     return iteration
 
 
-@pytest.mark.parametrize("method", [name for name in TRAINABLE if METHODS[name].start is None])
-def test_an_iteration_is_one_graph(method: str) -> None:
+GRAPHS = [
+    *((name, {}) for name in TRAINABLE if METHODS[name].start is None),
+    ("samed", {"checkpointing": "on"}),
+]
+
+
+@pytest.mark.parametrize(("method", "params"), GRAPHS, ids=str)
+def test_an_iteration_is_one_graph(method: str, params: dict[str, Any]) -> None:
     """``fullgraph`` raises at anything that the compiler cannot capture, such as a read of a value."""
-    eager, compiled = (toy_trainer(method, batch_size=2) for _ in range(2))
+    eager, compiled = (toy_trainer(method, batch_size=2, **params) for _ in range(2))
     expected = _iteration(eager)()
     try:
         with torch._dynamo.config.patch(trace_autograd_ops=True):

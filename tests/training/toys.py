@@ -79,11 +79,13 @@ def toy_training(
     seed: int = 0,
     roles: Roles = ROLES,
     pictures: int = 4,
+    checkpointing: str = "off",
+    precision: str = "fp32",
     **given: Any,
 ) -> tuple[TrainedModel, PreparedSet, Roles, TrainConfig, int]:
     """Return the arguments of a trainer; ``given`` are values of the method's parameters."""
     model = toy_network(method, **given) if method in OFFLINE else toy_model(method, **given)
-    train = TrainConfig(epochs=epochs, batch_size=batch_size)
+    train = TrainConfig(epochs=epochs, batch_size=batch_size, precision=precision, checkpointing=checkpointing)
     return model, toy_set(model, pictures), roles, train, seed
 
 

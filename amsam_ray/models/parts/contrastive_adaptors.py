@@ -100,5 +100,5 @@ class ContrastiveTail(EncoderTail):
                     z = (tokens + update).mean(dim=(1, 2))
                     contrast.pooled.append((z[:batch], z[batch:]))
             last = index == len(self.blocks) - 1
-            tokens = block(adapted[:batch] if last else adapted)
+            tokens = self.run(block, adapted[:batch] if last else adapted)
         return self.neck(tokens.permute(0, 3, 1, 2)), contrast

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from amsam_ray.models.backbone import Backbone
+from amsam_ray.models.parts.recomputed import recomputed
 from amsam_ray.models.parts.tensor_sharing import share
 
 
@@ -40,11 +42,13 @@ class EncoderTail(nn.Module):
         needs_highpass: True if ``forward`` needs the high-pass component of the images.
         needs_views: True if training needs the features of an augmented view of each image.
         foldable: True if the trained weights can be folded into SAM's own.
+        checkpointing: True if the backward pass computes the activations of the blocks again instead of keeping them.
     """
 
     needs_highpass = False
     needs_views = False
     foldable = False
+    checkpointing = False
 
     def __init__(self, backbone: Backbone, first: int = 0):
         super().__init__()
@@ -66,5 +70,10 @@ class EncoderTail(nn.Module):
             The embedding, (B, C, G, G), and the inputs of the contrastive losses.
         """
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = self.run(block, tokens)
         return self.neck(tokens.permute(0, 3, 1, 2)), Contrast()
+
+    def run(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Return the output of one of ``blocks`` on ``tokens``, both (B, G, G, d)."""
+        out: Tensor = recomputed(block, tokens) if self.checkpointing and torch.is_grad_enabled() else block(tokens)
+        return out

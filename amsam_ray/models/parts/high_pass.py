@@ -76,5 +76,5 @@ class HighPassTail(EncoderTail):
             raise ValueError("SAM-Adapter needs the high-pass component of the images; set ModelInputs.highpass")
         hint = self.project(tokens - self.position) + self.patch_embed(highpass).permute(0, 2, 3, 1)
         for light, block in zip(self.light, self.blocks, strict=True):
-            tokens = block(tokens + self.up(light(hint)))
+            tokens = self.run(block, tokens + self.up(light(hint)))
         return self.neck(tokens.permute(0, 3, 1, 2)), Contrast()

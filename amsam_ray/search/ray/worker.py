@@ -19,6 +19,7 @@ from typing import Any
 from amsam_ray.data.images import ImageError
 from amsam_ray.device import hardware
 from amsam_ray.errors import AmsamError, InputError, with_remedy
+from amsam_ray.inference.node_cache import NodeCacheSettings, use_settings
 from amsam_ray.paths import cache_dir
 from amsam_ray.search.recorder import Recorder
 from amsam_ray.search.trials import ErrorSource, TrialOutcome, TrialSpec
@@ -41,6 +42,8 @@ class WorkerSettings:
         trial_function: ``module:function`` with the signature of ``amsam_ray.training.trial.train_trial``.
         gpus: number of GPUs that one trial uses, all workers together.
         work_dir: temporary folder for the files of a trial.
+        share: whether prepared inputs are shared through the storage.
+        prepared_bytes: largest size of a node's prepared inputs; 0: unlimited.
     """
 
     sweep: str
@@ -48,6 +51,8 @@ class WorkerSettings:
     trial_function: str
     gpus: float
     work_dir: Path
+    share: bool = False
+    prepared_bytes: int = 0
 
 
 class Abandoned(BaseException):
@@ -116,6 +121,8 @@ class _Worker:
         self._function = load_trial_function(settings.trial_function)
         self._recorder = Recorder(settings.storage, settings.sweep, settings.gpus)
         self._recorder.check_shared()
+        shared = settings.storage if settings.share else ""
+        use_settings(NodeCacheSettings(settings.sweep, shared, settings.prepared_bytes))
 
     def run(self, ticket: int, trial: TrialSpec) -> TrialOutcome | None:
         """Run one trial. Rank 0 records it and returns the outcome, the others return None."""
