@@ -22,8 +22,8 @@ class InsufficientInstanceCapacity(EC2ClientError):
 
 
 class _Instances(InstanceResponse):
-    def _get_param(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return super()._get_param("MaxCount" if name == "MinCount" else name, *args, **kwargs)
+    def _get_param(self, param_name: str, if_none: Any = None) -> Any:
+        return super()._get_param("MaxCount" if param_name == "MinCount" else param_name, if_none)
 
     def run_instances(self) -> Any:
         if self._get_param("InstanceType") in os.environ.get("NO_CAPACITY", "").split(","):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from ray.autoscaler._private.constants import AUTOSCALER_UTILIZATION_SCORER_KEY
@@ -12,7 +13,7 @@ from ray.autoscaler._private.resource_demand_scheduler import get_nodes_for
 from amsam_ray.search.ray.node_choice import prefer_available
 from tests.clusters.cluster_files import GPU, read
 
-LANE = {"CPU": 4.0, "GPU": 0.5}
+LANE: dict[str, Any] = {"CPU": 4.0, "GPU": 0.5}
 
 
 def started(lanes: int, **available: bool) -> dict[str, int]:

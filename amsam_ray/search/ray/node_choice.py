@@ -7,22 +7,19 @@ reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer
 
-Score = tuple[Any, ...]
-
 
 def prefer_available(
-    node_resources: Mapping[str, float],
-    resources: Sequence[Mapping[str, float]],
+    node_resources: dict[str, Any],
+    resources: list[dict[str, Any]],
     node_type: str,
     *,
     node_availability_summary: NodeAvailabilitySummary,
-) -> Score | None:
+) -> Any:
     """Return the score of a type of node for what is missing; Ray starts the type with the largest one.
 
     A type that could not be started within the last half hour comes after all others. Between equal scores, Ray takes
@@ -35,7 +32,7 @@ def prefer_available(
         node_availability_summary: how the last start of a node of each type ended.
 
     Returns:
-        None if nothing that waits fits on such a node.
+        A tuple, or None if nothing that waits fits on such a node.
     """
     score = _default_utilization_scorer(
         node_resources, resources, node_type, node_availability_summary=node_availability_summary
