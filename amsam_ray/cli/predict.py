@@ -91,8 +91,8 @@ def predict(
         while chunk := list(islice(rest, batch)):
             read = [(path, pixels) for path in chunk if (pixels := _read(path)) is not None]
             failed += len(chunk) - len(read)
-            predictions = predictor([pixels for _, pixels in read])
-            for (path, pixels), prediction in zip(read, predictions, strict=True):
+            found: Sequence[Prediction | LabelPrediction] = predictor([pixels for _, pixels in read])
+            for (path, pixels), prediction in zip(read, found, strict=True):
                 _write(out, path, pixels, prediction, overlays)
             progress.update(len(chunk))
     written = ("label map", "labels") if trials else ("mask", "masks")

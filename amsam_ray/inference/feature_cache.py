@@ -70,7 +70,7 @@ class ImageCache(NoCache):
         """Remove all entries."""
         self._entries.clear()
 
-    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1) -> list[Entry]:
+    def get(self, keys: Sequence[str], compute: Compute, batch: int = 1, form: EntryForm | None = None) -> list[Entry]:
         """Return the entries, computed once, as ``FeatureCache.get``."""
         missing = [position for position, key in enumerate(keys) if key not in self._entries]
         for start in range(0, len(missing), batch):

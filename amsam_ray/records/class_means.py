@@ -60,14 +60,14 @@ def _mean_row(dataset: str, rows: Sequence[Row], cells: Sequence[Sequence[Record
     row: Row = {"dataset": dataset, "shots": first["shots"], "method": first["method"], "source": MEAN}
     row |= {"classes": " ".join(names), "seeds": min(row["seeds"] for row in rows)}
     for metric in METRICS:
-        means = [row.get(f"{metric}_mean") for row in rows]
-        if None not in means:
+        means = [row[f"{metric}_mean"] for row in rows if row.get(f"{metric}_mean") is not None]
+        if len(means) == len(rows):
             row[f"{metric}_mean"] = statistics.fmean(means)
             row[f"{metric}_std"] = _deviation(metric, cells)
     averaged = [*(f"val_{metric}" for metric in METRICS), "gain_over_published", "prompt_coverage"]
     for name in averaged:
-        values = [row.get(name) for row in rows]
-        if None not in values:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if len(values) == len(rows):
             row[name] = statistics.fmean(values)
     backbones = {row["backbone"] for row in rows}
     row["backbone"] = backbones.pop() if len(backbones) == 1 else None

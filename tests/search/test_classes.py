@@ -95,7 +95,7 @@ def test_every_class_has_a_row_and_the_method_a_mean_row(swept: Path) -> None:
         f"scenes.{one}.k4.blo_sam.t0000.f0" for one in CLASSES
     }
     scores = {
-        one: statistics.fmean(float(image["dice"]) for image in r.test_images) for one, r in finals(swept).items()
+        one: statistics.fmean(float(image["dice"] or 0) for image in r.test_images) for one, r in finals(swept).items()
     }
     for one, score in scores.items():
         assert float(rows[f"scenes.{one}"]["dice_mean"]) == pytest.approx(score, abs=1e-6)

@@ -39,8 +39,7 @@ def test_losses_and_trained_values_are_those_without_it(method: str, given: dict
 @pytest.mark.parametrize(("word", "runs"), [("off", 1), ("on", 2)])
 def test_the_backward_pass_runs_every_block_again(word: str, runs: int) -> None:
     trainer = toy_trainer("samed", batch_size=2, checkpointing=word)
-    encoder = trainer._model.encoder
-    assert encoder is not None
+    encoder: Any = trainer._model.encoder
     seen = []
     for index, block in enumerate(encoder.blocks):
         block.register_forward_pre_hook(lambda module, given, index=index: seen.append(index))
@@ -48,7 +47,7 @@ def test_the_backward_pass_runs_every_block_again(word: str, runs: int) -> None:
     assert sorted(seen) == sorted(list(range(len(encoder.blocks))) * runs)
     seen.clear()
     with torch.no_grad():
-        trainer._forward(trainer.weights, trainer.prompt, trainer._batch(trainer._d1), "fp32", contrasts=False)
+        trainer._forward(trainer.weights, trainer.prompt, trainer._batch(trainer._d1), "fp32", training=False)
     assert seen == list(range(len(encoder.blocks)))
 
 
