@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pytest
 
 from amsam_ray.search.manifest import choose_sweep, write_manifest
 from amsam_ray.search.ray import worker as worker_module
-from amsam_ray.search.ray.worker import Abandoned, WorkerSettings, _Pulse, _TrialMonitor, _Worker
+from amsam_ray.search.ray.worker import (
+    Abandoned,
+    LaneMustRestart,
+    WorkerSettings,
+    _Pulse,
+    _TrialMonitor,
+    _Worker,
+    check_version,
+)
 from amsam_ray.search.trials import TrialSpec
 from amsam_ray.storage.open import open_storage
 from tests.search.spaces import space
@@ -158,3 +167,10 @@ def test_a_folder_that_cannot_be_made_ends_the_attempt_and_not_the_lane(
     outcome = _Worker(mailbox, settings, 0, 1).run(1, trial)
     assert outcome is not None and (outcome.status, outcome.source) == ("error", "trial")
     assert "NotADirectoryError" in (outcome.reason or "")
+
+
+def test_node_with_another_version_than_the_driver_starts_no_lane(tmp_path: Path) -> None:
+    settings = WorkerSettings("s", "r", "m:f", 0.0, tmp_path)
+    check_version(settings)
+    with pytest.raises(LaneMustRestart, match=r"and the driver 9\.9\.9; install the driver's version there"):
+        check_version(replace(settings, version="9.9.9"))
