@@ -124,19 +124,26 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _loopback_only() -> Iterator[None]:
-    """Let the servers that Ray starts inside listen on the loopback interface only.
+    """Let Ray start inside as few servers as it can, which listen on the loopback interface only.
+
+    Where ray[default] is installed, Ray starts each node's agent with the servers of a dashboard and of jobs, even
+    without a dashboard; where it is not, without them. This makes it believe the latter.
 
     Ray replaces 127.0.0.1 by the machine's own address, and then listens on all interfaces, unless clusters are
     disabled: by default so on macOS and Windows, elsewhere by RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0. Ray reads the
     variable when it is imported, which may have happened, so this sets what it sets.
     """
-    from ray._private import ray_constants
+    from ray._private import ray_constants, utils
 
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    missing, utils.get_dashboard_dependency_error = (
+        utils.get_dashboard_dependency_error,
+        lambda: ImportError("a sweep on one machine needs no dashboard"),
+    )
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER, utils.get_dashboard_dependency_error = clusters, missing
 
 
 def _start(cpus: float | None, folder: Path) -> None:
