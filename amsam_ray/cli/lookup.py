@@ -37,15 +37,14 @@ def open_results(uri: str) -> Storage:
     """Open a storage to read from.
 
     Raises:
-        InputError: the URI is not that of a storage, or names a file.
+        InputError: the URI is not that of a storage, or names a file or a folder that does not exist.
     """
     if fault := path_fault(uri):
         raise InputError(Problem("--storage", fault))
     storage = open_storage(uri)
-    if isinstance(storage, LocalStorage) and storage.root.exists() and not storage.root.is_dir():
-        raise InputError(
-            Problem(uri, "is a file, not a storage; give the folder with the results, or s3://bucket/prefix")
-        )
+    if isinstance(storage, LocalStorage) and not storage.root.is_dir():
+        what = "is a file, not a storage" if storage.root.exists() else "does not exist"
+        raise InputError(Problem(uri, f"{what}; give the folder with the results, or s3://bucket/prefix"))
     return storage
 
 

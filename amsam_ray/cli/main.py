@@ -17,6 +17,8 @@ COMMANDS = {
     "tune": ("amsam_ray.cli.tune:tune", "Run or continue the sweep of a space file."),
     "profile": ("amsam_ray.cli.profile:profile", "Show where the time of one trial goes."),
     "status": ("amsam_ray.cli.status:status", "Show the progress of sweeps."),
+    "stop": ("amsam_ray.cli.stop:stop", "Stop a sweep that runs on a cluster."),
+    "doctor": ("amsam_ray.cli.doctor:doctor", "Check this machine or a cluster: versions, GPUs, storage, data."),
     "leaderboard": ("amsam_ray.cli.leaderboard:leaderboard", "Print leaderboards."),
     "show": ("amsam_ray.cli.show:show", "Print one trial's record."),
     "compare": ("amsam_ray.cli.compare:compare", "Compare two trials over the same test images."),

@@ -8,7 +8,8 @@ import click
 
 from amsam_ray.cli.lookup import STORAGE, open_index, open_results
 from amsam_ray.config.datasets import path_fault
-from amsam_ray.errors import InputError, Problem
+from amsam_ray.errors import AmsamError, InputError, Problem
+from amsam_ray.storage.base import StorageError
 
 
 @click.command()
@@ -39,9 +40,13 @@ def report(sweep: str | None, storage: str, out: Path | None) -> None:
     with open_index(storage, sweep=sweep):  # lists the files that are not records
         pass
     if out is None:
-        click.echo(f"{opened.uri}/{write_report(opened, sweep)}")
+        try:
+            key = write_report(opened, sweep)
+        except StorageError as error:  # a storage that may only be read, perhaps
+            raise AmsamError(f"{str(error).rstrip('.')}; or write the report elsewhere with --out FILE.") from error
+        click.echo(f"{opened.uri}/{key}")
         return
-    text = render_report(opened, sweep)  # a storage that may only be read has no place for it
+    text = render_report(opened, sweep)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")

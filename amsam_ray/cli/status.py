@@ -23,9 +23,22 @@ if TYPE_CHECKING:
     help="Folder or s3://bucket/prefix with the results.",
 )
 @click.option("--sweep", metavar="ID", help="Id of the sweep [default: all].")
+@click.option("--address", metavar="URL", help="Show the sweeps submitted to this cluster's dashboard instead.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def status(storage: str, sweep: str | None, form: str) -> None:
-    """Show the progress of sweeps from their storage, on any machine and whether or not they are running."""
+def status(storage: str, sweep: str | None, address: str | None, form: str) -> None:
+    """Show the progress of sweeps from their storage, on any machine and whether or not they are running.
+
+    With --address, list the jobs of a cluster instead, with the last line that each running one has printed.
+    """
+    if address is not None:
+        from amsam_ray.cli.remote import show_jobs
+        from amsam_ray.search.submission import is_dashboard
+
+        if not is_dashboard(address):
+            what = f"{address} is not the URL of a dashboard; give http://HOST:8265, or omit it and give --storage"
+            raise InputError(Problem("--address", what))
+        show_jobs(address, form)
+        return
     from amsam_ray.cli.lookup import open_results
 
     opened = open_results(storage)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -38,19 +39,39 @@ class Duration(click.ParamType):
         return seconds
 
 
+class GpuHours(click.FloatRange):
+    """A finite number above 0; click alone accepts ``nan``, which no comparison ever reaches."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return hours."""
+        hours: float = super().convert(value, param, ctx)
+        if not math.isfinite(hours):
+            self.fail(f"{value!r} is not a number of hours; write, for example, 12 or 0.5", param, ctx)
+        return hours
+
+
 @click.command()
 @click.option("--space", "space_path", required=True, metavar="FILE", help="The space file.")
 @click.option("--storage", metavar="URI", help="Folder or s3://bucket/prefix for results [default: from the file].")
 @click.option(
-    "--address", metavar="ADDRESS", help="A running Ray cluster (host:port, or auto) [default: this machine]."
+    "--address",
+    metavar="ADDRESS",
+    help="A running Ray cluster: host:port or auto (the driver is this process), or the http:// URL of its dashboard "
+    "(the driver runs on its head) [default: this machine].",
+)
+@click.option(
+    "--paths-on-nodes",
+    is_flag=True,
+    help="With a dashboard URL: absolute paths of the space file are those of the nodes.",
 )
 @click.option("--extend", is_flag=True, help="Continue the newest sweep of this name although the file has changed.")
 @click.option("--fresh", is_flag=True, help="Start a new sweep in a new folder; deletes nothing.")
 @click.option("--time-budget", type=Duration(), help="Start no trial after this time, for example 2h.")
 @click.option("--max-trials", type=click.IntRange(min=1), help="Run at most this many trials, finals included.")
-@click.option(
-    "--max-gpu-hours", type=click.FloatRange(min=0, min_open=True), help="Start no trial after this many GPU hours."
-)
+@click.option("--max-gpu-hours", type=GpuHours(), help="Start no trial after this many GPU hours.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan and an estimate of its duration from a short probe; run no trial."
 )
@@ -61,6 +82,7 @@ def tune(
     space_path: str,
     storage: str | None,
     address: str | None,
+    paths_on_nodes: bool,
     extend: bool,
     fresh: bool,
     time_budget: float | None,
@@ -72,13 +94,14 @@ def tune(
     """Run or continue the sweep of a space file.
 
     Trials recorded in the storage are not run again. Ctrl-C once finishes the running trials, twice stops immediately;
-    the same command continues.
+    the same command continues. With the URL of a cluster's dashboard, Ctrl-C detaches from the sweep, which runs on.
     """
     started = time.time()
     from amsam_ray.config.space_file import load_space, problems_at
     from amsam_ray.search.budget import Budget
     from amsam_ray.search.checks import all_problems
     from amsam_ray.search.options import TRIAL_FUNCTION, RunOptions
+    from amsam_ray.search.submission import is_dashboard
 
     if extend and fresh:
         raise click.UsageError("--extend continues a sweep and --fresh starts a new one; give only one of them.")
@@ -96,7 +119,15 @@ def tune(
         trial_function=trial_function or TRIAL_FUNCTION,
         started=started,
     )
+    if paths_on_nodes and not is_dashboard(address):
+        raise click.UsageError("--paths-on-nodes requires the URL of a dashboard as --address.")
     try:
+        if address is not None and is_dashboard(address):
+            from amsam_ray.cli.remote import tune_remotely
+
+            where = storage or space.storage
+            status = tune_remotely(address, space_path, space, where, options, on_nodes=paths_on_nodes, plan=dry_run)
+            sys.exit(status)
         if dry_run:
             _plan(space, storage or space.storage, options)
         else:
@@ -115,7 +146,8 @@ def _run(space: SpaceFile, storage: str, options: RunOptions) -> None:
 
     log = log_dir() / f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     with quiet(log) as (out, err):
-        console = Console(file=out, width=None if out.isatty() else _WIDE)
+        # Names and paths may hold brackets, which are no markup.
+        console = Console(file=out, markup=False, width=None if out.isatty() else _WIDE)
         try:
             with console.status("Checking the data, the models and the storage"):  # imports torch and Ray
                 problems = check_sweep(space, storage, options)

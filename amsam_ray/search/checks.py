@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,25 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
     problems = check_ray(options.address)
     if options.address is None:
         problems += _check_weights(space) if options.trial_function == TRIAL_FUNCTION else _check_function(options)
+        problems += _check_size(space)
     problems += _check_data(space)
-    seen: set[Problem] = set()
-    for cell in make_cells(space) if not problems else ():
-        seen.update(check_sampler(cell))
     where = "storage" if storage_uri == space.storage else "--storage"
-    return [*problems, *sorted(seen, key=str), *check_storage(storage_uri, where)]
+    return [*problems, *([] if problems else check_space_alone(space)), *check_storage(storage_uri, where)]
+
+
+def check_space_alone(space: SpaceFile) -> list[Problem]:
+    """Return what prevents a sweep and can be known from its space file, without its data, models and storage."""
+    found = {problem for cell in make_cells(space) for problem in check_sampler(cell)}
+    return sorted(found, key=str)
+
+
+def _check_size(space: SpaceFile) -> list[Problem]:
+    """Check a lane's processors before Ray starts; GPUs are counted by Ray."""
+    wanted, cores = space.resources.cpus_per_lane, os.cpu_count() or 1
+    if wanted <= cores:
+        return []
+    what = f"a lane needs {wanted:g} CPU, more than the {cores} of this machine; use at most {cores}"
+    return [Problem("resources.cpus_per_lane", what)]
 
 
 def check_trial(space: SpaceFile) -> list[Problem]:

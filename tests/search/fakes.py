@@ -2,8 +2,8 @@
 
 It has the signature of ``amsam_ray.training.trial.train_trial``. The score is a smooth function of the hyperparameters,
 so that searches have an optimum to find. Its other behaviour is set by ``AMSAM_FAKE``, a JSON object that the lanes
-inherit: ``seconds`` per trial, ``log`` (a file that receives one line per start), and ``faults`` (seed of a trial ->
-its fault).
+inherit: ``seconds`` per trial, ``pace`` (a file with the seconds, which a test may change), ``log`` (a file that
+receives one line per start), and ``faults`` (seed of a trial -> its fault).
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def train(
     if fault == "diverge":
         return TrialResult("failed", reason="diverged at epoch 2", epochs_run=2, shots_sha256="0" * 64)
     cause_fault(fault)
+    seconds = float(Path(fake["pace"]).read_text()) if "pace" in fake else fake.get("seconds", 0.0)
     epochs, best, curve = config.train.epochs, 0.0, []
     for epoch in range(1, epochs + 1):
-        time.sleep(fake.get("seconds", 0.0) / epochs)
+        time.sleep(seconds / epochs)
         best = quality(config) * (1 - math.exp(-4 * epoch / epochs))
         curve.append({"epoch": float(epoch), "loss": 1 - best, f"val_{config.metric}": best})
         if on_epoch is not None:

@@ -270,7 +270,9 @@ def test_estimate_counts_the_epochs_that_asha_lets_run() -> None:
 def test_missing_cluster_is_reported_before_connecting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert check_ray(f"127.0.0.1:{port}") == check_ray(f"ray://localhost:{port}") == check_ray("auto") == []
+        assert check_ray(f"127.0.0.1:{port}") == check_ray("auto") == []
+    (problem,) = check_ray(f"ray://127.0.0.1:{port}")
+    assert "is an address of Ray Client" in problem.what and "URL of the dashboard" in problem.what
     (problem,) = check_ray(f"127.0.0.1:{port}")
     assert problem.where == "--address" and "nothing answers" in problem.what and "ray start --head" in problem.what
     assert "is not an address" in check_ray("auto2")[0].what

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from amsam_ray.inference import node_cache
 from amsam_ray.inference.node_cache import NodeCacheSettings
 from amsam_ray.search.manifest import choose_sweep, write_manifest
 from amsam_ray.search.ray import worker as worker_module
-from amsam_ray.search.ray.worker import Abandoned, WorkerSettings, _Pulse, _TrialMonitor, _Worker
+from amsam_ray.search.ray.worker import (
+    Abandoned,
+    LaneMustRestart,
+    WorkerSettings,
+    _Pulse,
+    _TrialMonitor,
+    _Worker,
+    check_version,
+)
 from amsam_ray.search.trials import TrialSpec
 from amsam_ray.storage.open import open_storage
 from tests.search.spaces import space
@@ -185,3 +194,10 @@ def test_the_caches_of_a_lane_have_the_sweep_s_settings(
 def test_a_bucket_is_shared_by_default_and_a_folder_by_choice(prepared: str, folder: bool, bucket: bool) -> None:
     resources = ResourcesSection(prepared=prepared)
     assert (resources.shares_prepared("./results"), resources.shares_prepared("s3://lab/results")) == (folder, bucket)
+
+
+def test_node_with_another_version_than_the_driver_starts_no_lane(tmp_path: Path) -> None:
+    settings = WorkerSettings("s", "r", "m:f", 0.0, tmp_path)
+    check_version(settings)
+    with pytest.raises(LaneMustRestart, match=r"and the driver 9\.9\.9; install the driver's version there"):
+        check_version(replace(settings, version="9.9.9"))

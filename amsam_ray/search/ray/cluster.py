@@ -47,6 +47,10 @@ _ENVIRONMENT = {
 }
 
 _REMEDY = "start one with `ray up` or `ray start --head`, or omit --address to run on this machine"
+_NO_CLIENT = (
+    "is an address of Ray Client, under which Ray Tune moves its driver into an actor, away from the sweep's state; "
+    "submit the sweep with the URL of the dashboard (http://HOST:8265), or run on a node with --address auto"
+)
 _ANSWER_S = 10.0  # how long a cluster may take to accept a connection
 _PREFIX = "amsam-"
 _STARTS = 3
@@ -74,9 +78,12 @@ def check_ray(address: str | None) -> list[Problem]:
         return []
     if address == "auto":
         return []
-    parts = re.fullmatch(r"(?:ray://)?(\[[0-9a-fA-F:]+\]|[^\s:/]+):(\d{1,5})", address)
+    if address.startswith("ray://"):
+        return [Problem("--address", f"{address} {_NO_CLIENT}")]
+    parts = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):(\d{1,5})", address)
     if parts is None:
-        return [Problem("--address", f"{address!r} is not an address; use host:port, ray://host:port or auto")]
+        what = f"{address!r} is not an address; use auto, host:port or the http:// URL of a dashboard"
+        return [Problem("--address", what)]
     try:
         socket.create_connection((parts[1].strip("[]"), int(parts[2])), _ANSWER_S).close()
     except (OSError, OverflowError) as error:
@@ -101,7 +108,7 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
 
     # Takes a second, in which Ray's processes start.
     threading.Thread(target=importlib.import_module, args=["ray.tune"], name="amsam-import", daemon=True).start()
-    folder = _make_folder()
+    folder = make_folder()
     watchdog = Watchdog(folder)
     try:
         if address is None:
@@ -117,19 +124,26 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _loopback_only() -> Iterator[None]:
-    """Let the servers that Ray starts inside listen on the loopback interface only.
+    """Let Ray start inside as few servers as it can, which listen on the loopback interface only.
+
+    Where ray[default] is installed, Ray starts each node's agent with the servers of a dashboard and of jobs, even
+    without a dashboard; where it is not, without them. This makes it believe the latter.
 
     Ray replaces 127.0.0.1 by the machine's own address, and then listens on all interfaces, unless clusters are
     disabled: by default so on macOS and Windows, elsewhere by RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0. Ray reads the
     variable when it is imported, which may have happened, so this sets what it sets.
     """
-    from ray._private import ray_constants
+    from ray._private import ray_constants, utils
 
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    missing, utils.get_dashboard_dependency_error = (
+        utils.get_dashboard_dependency_error,
+        lambda: ImportError("a sweep on one machine needs no dashboard"),
+    )
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER, utils.get_dashboard_dependency_error = clusters, missing
 
 
 def _start(cpus: float | None, folder: Path) -> None:
@@ -169,8 +183,8 @@ def _protect_token() -> None:
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
-def _make_folder() -> Path:
-    """Return a new temporary folder, after removing those of drivers that ended together with their watchdogs."""
+def make_folder() -> Path:
+    """Return a new temporary folder of this process, after removing those of processes of ours that were killed."""
     # Ray's folder holds sockets, and the kernel allows 107 characters for their paths.
     base = Path("/tmp" if len(tempfile.gettempdir()) > 16 else tempfile.gettempdir())  # noqa: S108
     _remove_leftovers(base)
@@ -178,7 +192,7 @@ def _make_folder() -> Path:
 
 
 def _remove_leftovers(base: Path) -> None:
-    """Remove the folders of drivers that were killed: those of ours whose process has ended."""
+    """Remove the folders of processes that were killed: those of ours whose process has ended."""
     for folder in base.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):

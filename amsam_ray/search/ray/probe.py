@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
@@ -14,6 +13,7 @@ from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.paths import cache_dir
 from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.ray.capacity import LaneSize
+from amsam_ray.search.ray.cluster import make_folder
 from amsam_ray.search.ray.worker import load_trial_function
 from amsam_ray.search.trials import derived_seed
 
@@ -43,14 +43,17 @@ def probe(config: TrialConfig, trial_function: str) -> Probe:
         times.append(time.monotonic())
         return len(times) > _PROBE_EPOCHS or times[-1] - times[0] > _PROBE_S
 
-    with tempfile.TemporaryDirectory(prefix="amsam-probe-") as work_dir:
+    work_dir = make_folder()
+    try:
         load_trial_function(trial_function)(
             config,
             cache_dir=cache_dir(),
-            work_dir=Path(work_dir),
+            work_dir=work_dir,
             rungs=tuple(range(1, config.train.epochs + 1)),
             report=report,
         )
+    finally:
+        shutil.rmtree(work_dir, ignore_errors=True)
     times.append(time.monotonic())
     epochs = max(1, len(times) - 3)
     return Probe(times[1] - times[0], (times[-2] - times[1]) / epochs if len(times) > 3 else times[1] - times[0])

@@ -7,6 +7,7 @@ import errno
 import gc
 import importlib
 import os
+import platform
 import tempfile
 import threading
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import amsam_ray
 from amsam_ray.data.images import ImageError
 from amsam_ray.device import hardware
 from amsam_ray.errors import AmsamError, InputError, with_remedy
@@ -44,6 +46,7 @@ class WorkerSettings:
         work_dir: temporary folder for the files of a trial.
         share: whether prepared inputs are shared through the storage.
         prepared_bytes: largest size of a node's prepared inputs; 0: unlimited.
+        version: of this package in the driver.
     """
 
     sweep: str
@@ -53,6 +56,7 @@ class WorkerSettings:
     work_dir: Path
     share: bool = False
     prepared_bytes: int = 0
+    version: str = amsam_ray.__version__
 
 
 class Abandoned(BaseException):
@@ -73,8 +77,9 @@ def serve(config: dict[str, Any]) -> None:
     import ray
     from ray import train
 
-    _use_device(config["cpus"])
     mailbox, settings = config["mailbox"], config["settings"]
+    check_version(settings)
+    _use_device(config["cpus"])
     rank = train.get_context().get_world_rank()
     worker = _Worker(mailbox, settings, rank, train.get_context().get_world_size())
     # The mailbox dies with its lane, and the workers then end.
@@ -89,6 +94,15 @@ def serve(config: dict[str, Any]) -> None:
             with contextlib.suppress(Abandoned):
                 outcome = worker.run(ticket, trial)
         worker.close()
+
+
+def check_version(settings: WorkerSettings) -> None:
+    """Raise LaneMustRestart if this node has another version of the package than the driver."""
+    if settings.version != amsam_ray.__version__:
+        raise LaneMustRestart(
+            f"node {platform.node()} has amsam-ray {amsam_ray.__version__} and the driver {settings.version}; install "
+            "the driver's version there"
+        )
 
 
 def _use_device(cpus: float) -> None:
