@@ -68,7 +68,9 @@ def main() -> None:
         device = 0 if torch.cuda.is_available() else "cpu"
     model = yolo(CONFIG)
     if args.init:
-        model.model = load_detector(DetectorConfig(weights=str(args.init)), torch.device("cpu")).model
+        begun = load_detector(DetectorConfig(weights=str(args.init)))
+        assert begun is not None
+        model.model = begun.model
         model.ckpt = {"epoch": -1}  # training starts from the loaded network only if there is a checkpoint
     start = time.monotonic()
     results = model.train(
