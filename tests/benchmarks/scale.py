@@ -235,7 +235,11 @@ def tune_results(lanes: int = 4, seconds: float = 8.0) -> dict[str, float]:
             tune.with_resources(Busy, tune.PlacementGroupFactory([{"CPU": 0.001}])),
             param_space={"until": until},
             tune_config=tune.TuneConfig(num_samples=lanes),
-            run_config=tune.RunConfig(storage_path=str(scratch / "tune"), verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=str(scratch / "tune"),
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         ).fit()
         used = time.process_time() - begun
         count = sum(int((results[index].metrics or {})["training_iteration"]) for index in range(len(results)))

@@ -53,7 +53,7 @@ def problems(here: Path, storage: str = S3, *, paths_on_nodes: bool = False, **c
 
 
 def test_paths_of_this_machine_are_refused_all_at_once(here: Path) -> None:
-    changes = {
+    changes: dict[str, Any] = {
         "datasets": [{"name": "folder", "root": str(here)}, {"name": "folder", "root": "photos", "label": "b"}],
         "backbone": {"arch": "vit_b", "checkpoint": "~/vit_b.pth"},
         "detector": {"weights": "models/boxes.safetensors"},
