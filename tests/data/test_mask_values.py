@@ -20,7 +20,7 @@ NONZERO = MaskRule(object="nonzero")
 def _png(pixels: np.ndarray | Image.Image, form: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(buffer, form, **options)  # type: ignore[arg-type]
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -43,7 +43,7 @@ def _drawing(scale: int = 1) -> Image.Image:
 def _soft() -> dict[str, Image.Image]:
     """Masks of one object with noise or soft borders, stored without loss."""
     drawn = _drawing()
-    made = {
+    made: dict[str, Image.Image] = {
         f"from JPEG {q}": Image.open(io.BytesIO(_png(drawn, "JPEG", quality=q))) for q in (5, 30, 60, 75, 90, 95, 100)
     }
     made |= {f"from WebP {q}": Image.open(io.BytesIO(_png(drawn, "WEBP", quality=q))).convert("L") for q in (20, 80)}
@@ -74,7 +74,7 @@ def test_lossy_files_are_read_by_the_threshold(quality: int) -> None:
 
 def _map(*areas: int, kind: type = np.uint8) -> np.ndarray:
     """A map with a block of 12x12 pixels of each value."""
-    found = np.zeros((SIDE, SIDE), kind)
+    found: np.ndarray = np.zeros((SIDE, SIDE), kind)
     for number, value in enumerate(areas):
         found[2:14, 2 + 13 * number : 14 + 13 * number] = value
     return found
@@ -160,13 +160,13 @@ def test_levels_count_pixels_in_parts() -> None:
     assert levels(np.array([[0.5]], np.float32)) == {}
 
 
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "objects": np.array([[None, 1]], dtype=object),
     "text": np.array([["a", "b"]]),
     "complex": np.zeros((4, 4), complex),
     "a record": np.zeros((4, 4), [("a", "u1")]),
     "colour": np.zeros((4, 4, 3), np.uint8),
-    "one number": np.uint8(3),
+    "one number": np.array(3, np.uint8),
     "no pixel": np.zeros((0, 4), np.uint8),
 }
 
