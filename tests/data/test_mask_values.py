@@ -166,7 +166,7 @@ ARRAYS: dict[str, np.ndarray] = {
     "complex": np.zeros((4, 4), complex),
     "a record": np.zeros((4, 4), [("a", "u1")]),
     "colour": np.zeros((4, 4, 3), np.uint8),
-    "one number": np.uint8(3),
+    "one number": np.array(3, np.uint8),
     "no pixel": np.zeros((0, 4), np.uint8),
 }
 
