@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
+_COARSE_S = 1.0  # times of files lag behind the clock by up to some milliseconds, on some disks by more
 _GRACE_S = 3600.0
 """How long an owner counts as present after its last process ended: a lane that died is replaced."""
 
@@ -47,7 +48,7 @@ def use(root: Path, owner: str) -> None:
             file = path.open("a+")
             fcntl.flock(file, fcntl.LOCK_SH)
         if path.stat().st_size == 0:
-            file.write(f"{time.time():.3f}\n")
+            file.write(f"{time.time() - _COARSE_S:.3f}\n")
             file.flush()
         _held[path] = file
 
