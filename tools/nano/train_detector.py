@@ -1,7 +1,12 @@
-"""Train the nano detector, a YOLOv8n with one class, from scratch on procedural images and write its weights.
+"""Train the nano detector, a YOLOv8n with one class, on procedural images and write its weights.
 
     python -m tools.nano.train_detector --minutes 15 --images 3200 --batch 32 --side 160 --run /tmp/detector \\
-        --out amsam_ray/models/assets/nano_detector.safetensors
+        --out FIRST.safetensors
+
+and then, from its result,
+
+    python -m tools.nano.train_detector --init FIRST.safetensors --minutes 75 --images 20000 --batch 32 --side 224 \\
+        --rate 1e-3 --workers 1 --run /tmp/longer --out amsam_ray/models/assets/nano_detector.safetensors
 
 made the shipped weights on one processor core; for a GPU and many cores: `--images 24000 --workers 8 --batch 128`.
 
