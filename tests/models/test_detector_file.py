@@ -154,7 +154,7 @@ def test_the_shipped_detector_keeps_its_fingerprint() -> None:
     """Cache keys and records hold it."""
     detector = load_detector(DetectorConfig(weights="nano"))
     assert detector is not None
-    assert detector.fingerprint == "d26655066f735706f221af7c14570c6ec788b48c5d0ff73e0a007990035ce435"
+    assert detector.fingerprint == "cc30e72c199943c8453d2c98454ead25ff7e1d35fb347e5cecaff8376bb59787"
     assert network_name(detector.model.yaml) == "yolov8n"
     assert detector.weights_sha256 and NANO_DETECTOR.is_file()
 
