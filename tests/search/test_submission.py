@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,14 +121,15 @@ def test_job_script_compares_versions_before_it_runs_the_command(here: Path) -> 
 
 def test_job_script_interrupts_the_job_with_the_id_and_no_other(here: Path) -> None:
     (here / "job").mkdir()
+    job = f"job-{os.getpid()}-1"  # the script finds its job among all processes of the machine
     (here / "job" / ENTRY).write_text("import time\ntime.sleep(60)\n")
-    commands = [[sys.executable, ENTRY, "run", name] for name in ("job-1", "job-10")]
+    commands = [[sys.executable, ENTRY, "run", name] for name in (job, f"{job}0")]
     running = [subprocess.Popen(command, cwd=here / "job") for command in commands]
     try:
-        assert entry(here, "interrupt", "job-1").returncode == 0
+        assert entry(here, "interrupt", job).returncode == 0
         assert running[0].wait(20) != 0
         assert running[1].poll() is None
-        gone = entry(here, "interrupt", "job-1")
+        gone = entry(here, "interrupt", job)
         assert gone.returncode == 1 and "has no process" in gone.stderr
     finally:
         for process in running:
