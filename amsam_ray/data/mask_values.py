@@ -17,7 +17,7 @@ FEW = 32
 """Most distinct values that a label map is listed with; soft borders and noise have more."""
 _LARGEST_WHOLE = 65535
 _VOID_SHARE = 0.001
-_CHUNK_PIXELS = 1 << 22
+_CHUNK_PIXELS = 2**18
 
 
 def levels(value_HW: np.ndarray) -> dict[int, int]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_node_that_runs_no_trials_needs_no_data() -> None:
 
 def test_this_machine(aws: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMSAM_CACHE_DIR", str(tmp_path))
-    file = tmp_path / "space.yaml"
+    file, prefix = tmp_path / "space.yaml", uuid.uuid4().hex  # other tests use the bucket
     file.write_text(
         yaml.safe_dump(
             {
@@ -101,11 +102,11 @@ def test_this_machine(aws: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 "shots": [4],
                 "methods": ["sam"],
                 "backbone": {"arch": "vit_b", "checkpoint": str(tmp_path / "vit_b.pth")},
-                "storage": f"s3://{aws.bucket}/results",
+                "storage": f"s3://{aws.bucket}/{prefix}",
             }
         )
     )
-    plain = CliRunner().invoke(cli, ["doctor", "--storage", f"s3://{aws.bucket}/results"])
+    plain = CliRunner().invoke(cli, ["doctor", "--storage", f"s3://{aws.bucket}/{prefix}"])
     assert plain.exit_code == 0, plain.output
     assert f"amsam-ray {amsam_ray.__version__}" in plain.output and "honours conditional writes" in plain.output
     ill = CliRunner().invoke(cli, ["doctor", "--space", str(file), "--storage", "s3://no-such-bucket/x", "--json"])
@@ -113,7 +114,7 @@ def test_this_machine(aws: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     faults = "\n".join(finding["what"] for finding in json.loads(ill.output) if finding["level"] == "fault")
     for words in ("storage: ", "no-such-bucket", "photos", "vit_b.pth"):
         assert words in faults
-    assert "Contents" not in aws.client().list_objects_v2(Bucket=aws.bucket), "a probe was left"
+    assert "Contents" not in aws.client().list_objects_v2(Bucket=aws.bucket, Prefix=prefix), "a probe was left"
 
 
 @pytest.fixture(scope="module")
