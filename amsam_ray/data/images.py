@@ -275,8 +275,8 @@ def _read_mask_image(data: bytes, where: str, rule: MaskRule, frame: Frame) -> _
 
 def _has_one_channel(image: Image.Image) -> bool:
     if image.mode == "RGB":
-        pixels_HW3 = np.asarray(image)
-        return bool((pixels_HW3 == pixels_HW3[..., :1]).all())
+        red_HW = np.asarray(image.getchannel(0))  # one channel at a time: a whole picture is copied twice
+        return all(np.array_equal(red_HW, np.asarray(image.getchannel(other))) for other in (1, 2))
     return image.mode in ("1", "L", "P", "F") or image.mode.startswith("I")
 
 
@@ -350,9 +350,8 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
 
 def turn_as_stored(image: Image.Image, frame: Frame) -> tuple[Image.Image, list[str]]:
     """Turn a mask by its own EXIF orientation, or by its photograph's if it was drawn on the stored pixels."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.size != image.size or image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-        return upright, ["exif"]
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        return ImageOps.exif_transpose(image), ["exif"]
     turned = frame.orientation >= 5 and frame.stored_size != (frame.width, frame.height)
     if turned and image.size == frame.stored_size:
         return image.transpose(_TURN[frame.orientation]), ["exif"]
@@ -382,7 +381,10 @@ def _values(image: Image.Image) -> tuple[np.ndarray, float, list[str]]:
         value_HW = np.asarray(image).astype(np.float32)
         notes.append("16-bit")
     else:
-        value_HW = np.asarray(image if image.mode == "RGB" else image.convert("RGB")).max(axis=2)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        value_HW = np.array(rgb.getchannel(0))
+        for channel in (1, 2):  # one at a time: a whole picture is copied twice
+            np.maximum(value_HW, np.asarray(rgb.getchannel(channel)), out=value_HW)
         notes.append("rgb")
     scale = _full_scale(value_HW, lossy)
     if scale == 1 and image.mode != "1" and value_HW.any():
