@@ -21,8 +21,9 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes, each with whole files: the fixtures of a module are made once.
 test: lint
-	$(BIN)/python -m pytest -m 'not ($(SLOW))'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(SLOW))'
 
 test-faults test-browser test-cuda: test-%: $(VENV)/.ready
 	$(BIN)/python -m pytest -m '$*'

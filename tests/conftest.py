@@ -1,10 +1,16 @@
-"""Storages that the tests of results run on."""
+"""Storages that the tests of results run on, and the table of what the fuzzed readers did, from all processes."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import pytest
 
+from tests.fuzz import harness
 from tests.s3.moto import S3Server, moto_server
+
+_FUZZ = "fuzz"
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,23 @@ def use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In one of several processes, hand over what the readers did."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_FUZZ] = {reader: asdict(tally) for reader, tally in harness.TALLIES.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what one of several processes handed over; a process that crashed did not."""
+    harness.add(getattr(node, "workeroutput", {}).get(_FUZZ, {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print one line per reader."""
+    if harness.TALLIES:
+        terminalreporter.section("fuzz")
+        for line in harness.summary():
+            terminalreporter.write_line(line)

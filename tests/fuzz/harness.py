@@ -131,6 +131,15 @@ def _memory(name: str, *, reset: bool = False) -> float:
     return int(line.split()[1]) / 1024
 
 
+def add(counted: dict[str, dict[str, Any]]) -> None:
+    """Add what another process counted, as ``dataclasses.asdict`` gives it, by reader."""
+    for reader, values in counted.items():
+        tally = TALLIES.setdefault(reader, Tally())
+        for name, value in values.items():
+            mine = getattr(tally, name)
+            setattr(tally, name, max(mine, value) if isinstance(value, float) else mine + value)
+
+
 def summary() -> list[str]:
     """Return the table of all readers tried so far."""
     head = ("reader", "tried", "refused", "accepted", "crashes", "hangs", "slowest s", "peak MiB")
