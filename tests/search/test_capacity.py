@@ -131,13 +131,27 @@ def test_requests_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_room_reduces_the_lanes_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster(monkeypatch, [{"CPU": 4.0}], [])
-    capacity = Capacity(ResourcesSection(), remote=False)
+    capacity = Capacity(ResourcesSection(), remote=True)
     assert capacity.lanes() == 4
     capacity.no_room(2)
     assert capacity.lanes() == 2
     capacity.no_room(0)
     assert capacity.lanes() == 1, "one lane is always tried"
     assert cluster.later(capacity, 61) == 4
+
+
+@pytest.mark.parametrize(
+    ("cores", "lanes", "remote", "at_first"),
+    [(2, 2, False, 1), (4, 1, False, 1), (4, 2, False, 1), (8, 2, False, 2), (2, 2, True, 2)],
+)
+def test_on_few_cores_the_first_lane_starts_alone(
+    monkeypatch: pytest.MonkeyPatch, cores: float, lanes: int, remote: bool, at_first: int
+) -> None:
+    FakeCluster(monkeypatch, [{"CPU": cores}], [])
+    capacity = Capacity(ResourcesSection(lanes=lanes), remote=remote)
+    assert capacity.lanes() == at_first
+    capacity.trial_started()
+    assert capacity.lanes() == lanes
 
 
 def test_lane_that_fits_on_no_node_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,16 @@ from tests.search.test_state import completed, error, make_state
 
 
 class FakeCapacity:
-    """Collects how far the lanes are to be reduced."""
+    """Collects how far the lanes are to be reduced, and the number of started trials."""
 
     wanted = 2
 
     def __init__(self) -> None:
         self.reduced: list[int] = []
+        self.started = 0
+
+    def trial_started(self) -> None:
+        self.started += 1
 
     def no_room(self, lanes: int) -> None:
         self.reduced.append(lanes)
@@ -98,6 +102,7 @@ def test_lane_without_room_reduces_the_lanes_to_the_running_ones(
     monitor: LaneMonitor, conditions: StopConditions, capacity: FakeCapacity, trial: TrialSpec
 ) -> None:
     monitor.trial_started(trial)
+    assert capacity.started == 1
     for _ in range(10):
         monitor.lane_lost("the cluster had no room for the lane's workers", "room")
     monitor.trial_ended(trial, completed(trial), completed(trial))

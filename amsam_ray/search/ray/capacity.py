@@ -22,6 +22,9 @@ _EPS = 1e-6
 # The share of a lane's CPUs that its own process reserves: almost none, but enough to place it on a node that can run
 # trials, not on a small head node that offers no CPU.
 LANE_CPUS = 0.001
+# Processes that a lane starts, most of whose start is imports: on a machine with fewer cores, lanes that start together
+# delay each other, and with them the first trial.
+_LANE_PROCESSES = 4
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
 _UNBOUNDED = 1 << 20
 
@@ -136,7 +139,8 @@ def addable_nodes(bootstrap: Path = BOOTSTRAP) -> Addable:
 class Capacity:
     """The number of lanes that there may be now, and the target.
 
-    While fewer lanes fit than are wanted, placement groups for the missing ones wait in the cluster's queue. An
+    On a machine of its own with few cores there is one lane until its first trial starts. While fewer lanes fit than
+    are wanted, placement groups for the missing ones wait in the cluster's queue. An
     autoscaler reads them as demand and adds nodes. They are removed when this driver ends.
 
     Args:
@@ -154,6 +158,7 @@ class Capacity:
         if possible == 0:
             raise InputError(Problem("resources", _too_large(self.size, nodes)))
         self.wanted = possible if wanted.lanes == "auto" else wanted.lanes
+        self._alone = not remote and sum(node.get("CPU", 0.0) for node in nodes) < _LANE_PROCESSES * self.wanted
         self._ask = bool(addable.kinds)
         self._requests: list[PlacementGroup] = []
         self._looked, self._lanes = -math.inf, 0
@@ -171,7 +176,12 @@ class Capacity:
             self._lanes = min(self.wanted, sum(self.size.fits(node) for node in nodes_now()))
             self._request(self.wanted - self._lanes if self._ask else 0)
         until, most = self._no_room
-        return min(self._lanes, most) if now < until else self._lanes
+        lanes = min(self._lanes, most) if now < until else self._lanes
+        return min(1, lanes) if self._alone else lanes
+
+    def trial_started(self) -> None:
+        """End the start of the first lane: the others may start."""
+        self._alone = False
 
     def no_room(self, lanes: int) -> None:
         """Limit the lanes to ``lanes`` for a minute, after one found no room because others use the cluster."""
