@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from segment_anything import sam_model_registry
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +17,7 @@ from amsam_ray.hashing import file_sha256
 from amsam_ray.models.mobile_sam import build_mobile_sam
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
+from amsam_ray.models.sam_package import Sam, sam_model_registry
 from amsam_ray.models.weights import describe_expected, resolve_checkpoint
 
 PATCH = 16

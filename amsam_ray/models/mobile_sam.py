@@ -8,10 +8,10 @@ every image size that is a multiple of 16.
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
+from amsam_ray.models.sam_package import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from amsam_ray.models.ultralytics_quiet import import_ultralytics, process_unchanged
 
 PROMPT_DIM = 256

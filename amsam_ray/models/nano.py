@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
+from amsam_ray.models.sam_package import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 IMAGE_SIZE = 256
 """Longest side of an input image in pixels."""

@@ -147,11 +147,20 @@ def test_no_room_reduces_the_lanes_for_a_minute(monkeypatch: pytest.MonkeyPatch)
 def test_on_few_cores_the_first_lane_starts_alone(
     monkeypatch: pytest.MonkeyPatch, cores: float, lanes: int, remote: bool, at_first: int
 ) -> None:
-    FakeCluster(monkeypatch, [{"CPU": cores}], [])
+    cluster = FakeCluster(monkeypatch, [{"CPU": cores}], [])
     capacity = Capacity(ResourcesSection(lanes=lanes), remote=remote)
-    assert capacity.lanes() == at_first
+    assert capacity.lanes() == at_first and cluster.later(capacity, 60) == at_first
     capacity.trial_started()
-    assert capacity.lanes() == lanes
+    assert capacity.lanes() == at_first
+    assert cluster.later(capacity, 6) == lanes, "a long first trial does not keep the others waiting"
+
+
+def test_the_end_of_the_first_trial_lets_the_other_lanes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCluster(monkeypatch, [{"CPU": 2.0}], [])
+    capacity = Capacity(ResourcesSection(lanes=2), remote=False)
+    capacity.trial_started()
+    capacity.trial_ended()
+    assert capacity.lanes() == 2
 
 
 def test_lane_that_fits_on_no_node_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,9 @@ class FakeCapacity:
     def trial_started(self) -> None:
         self.started += 1
 
+    def trial_ended(self) -> None:
+        pass
+
     def no_room(self, lanes: int) -> None:
         self.reduced.append(lanes)
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from segment_anything.modeling import MaskDecoder
-from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_ray.models.parts.tensor_sharing import make_trainable, share
+from amsam_ray.models.sam_package import MLP, MaskDecoder
 
 
 class WarmHead(nn.Module):

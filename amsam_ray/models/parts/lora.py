@@ -10,12 +10,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from segment_anything.modeling.image_encoder import Attention as EncoderAttention
-from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.models.sam_package import Attention, EncoderAttention
 
 
 class LoRA(nn.Module):

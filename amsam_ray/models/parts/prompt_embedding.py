@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
+
+from amsam_ray.models.sam_package import PromptEncoder
 
 
 class PromptEmbedding(nn.Module):

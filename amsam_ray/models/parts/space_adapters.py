@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from segment_anything.modeling import TwoWayTransformer
-from segment_anything.modeling.image_encoder import Block as EncoderBlock
-from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 
 from amsam_ray.models.parts.contrastive_adaptors import Bottleneck
+from amsam_ray.models.sam_package import EncoderBlock, TwoWayTransformer, window_partition, window_unpartition
 
 MLP_SCALE = 0.5  # the published weight of the bottleneck parallel to an MLP
 

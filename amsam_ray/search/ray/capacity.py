@@ -25,6 +25,7 @@ LANE_CPUS = 0.001
 # Processes that a lane starts, most of whose start is imports: on a machine with fewer cores, lanes that start together
 # delay each other, and with them the first trial.
 _LANE_PROCESSES = 4
+_FIRST_TRIAL_S = 5.0  # how long the other lanes wait for the end of the first trial
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
 _UNBOUNDED = 1 << 20
 
@@ -139,8 +140,8 @@ def addable_nodes(bootstrap: Path = BOOTSTRAP) -> Addable:
 class Capacity:
     """The number of lanes that there may be now, and the target.
 
-    On a machine of its own with few cores there is one lane until its first trial starts. While fewer lanes fit than
-    are wanted, placement groups for the missing ones wait in the cluster's queue. An
+    On a machine of its own with few cores there is one lane until its first trial has ended, or has run for a while.
+    While fewer lanes fit than are wanted, placement groups for the missing ones wait in the cluster's queue. An
     autoscaler reads them as demand and adds nodes. They are removed when this driver ends.
 
     Args:
@@ -158,7 +159,8 @@ class Capacity:
         if possible == 0:
             raise InputError(Problem("resources", _too_large(self.size, nodes)))
         self.wanted = possible if wanted.lanes == "auto" else wanted.lanes
-        self._alone = not remote and sum(node.get("CPU", 0.0) for node in nodes) < _LANE_PROCESSES * self.wanted
+        few_cores = sum(node.get("CPU", 0.0) for node in nodes) < _LANE_PROCESSES * self.wanted
+        self._alone_until = math.inf if few_cores and not remote else -math.inf
         self._ask = bool(addable.kinds)
         self._requests: list[PlacementGroup] = []
         self._looked, self._lanes = -math.inf, 0
@@ -177,11 +179,15 @@ class Capacity:
             self._request(self.wanted - self._lanes if self._ask else 0)
         until, most = self._no_room
         lanes = min(self._lanes, most) if now < until else self._lanes
-        return min(1, lanes) if self._alone else lanes
+        return min(1, lanes) if now < self._alone_until else lanes
 
     def trial_started(self) -> None:
-        """End the start of the first lane: the others may start."""
-        self._alone = False
+        """Let the other lanes start soon."""
+        self._alone_until = min(self._alone_until, time.monotonic() + _FIRST_TRIAL_S)
+
+    def trial_ended(self) -> None:
+        """Let the other lanes start."""
+        self._alone_until = -math.inf
 
     def no_room(self, lanes: int) -> None:
         """Limit the lanes to ``lanes`` for a minute, after one found no room because others use the cluster."""

@@ -102,7 +102,7 @@ class LaneMonitor(Observer):
 
     Args:
         conditions: aborted when lanes fail to start repeatedly.
-        capacity: informed when a trial starts, and when the cluster had no room for a lane.
+        capacity: informed when a trial starts or ends, and when the cluster had no room for a lane.
     """
 
     def __init__(self, conditions: StopConditions, capacity: Capacity):
@@ -110,13 +110,14 @@ class LaneMonitor(Observer):
         self._running = self._failed_starts = 0
 
     def trial_started(self, trial: TrialSpec) -> None:
-        """Count a lane that runs a trial, and let the other lanes start."""
+        """Count a lane that runs a trial, and let the other lanes start soon."""
         self._running += 1
         self._capacity.trial_started()
 
     def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
-        """Reset the count of failed starts: a lane that completes trials has started."""
+        """Reset the count of failed starts: a lane that completes trials has started. Let the other lanes start."""
         self._running -= 1
+        self._capacity.trial_ended()
         if attempt.status != "error":
             self._failed_starts = 0
 
