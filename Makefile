@@ -21,9 +21,9 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes, each with whole files: the fixtures of a module are made once.
+# Two processes, each with whole files, as the fixtures of a module are made once, and with one thread for torch.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ($(SLOW))'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --dist loadfile -m 'not ($(SLOW))'
 
 test-faults test-browser test-cuda: test-%: $(VENV)/.ready
 	$(BIN)/python -m pytest -m '$*'

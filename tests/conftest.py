@@ -34,6 +34,11 @@ def use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the sweeps on Ray, which take minutes a file, so that no process ends with them alone."""
+    items.sort(key=lambda item: "tests/search/" not in item.nodeid)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In one of several processes, hand over what the readers did."""
     if hasattr(session.config, "workeroutput"):
