@@ -148,7 +148,9 @@ class SweepView:
                 self._say(ending)
             if last or changed or time.monotonic() - said >= _LINE_EVERY_S:
                 said = time.monotonic()
-                best = max((r for r in state.rows if r.best is not None), key=lambda r: r.done, default=None)
+                best = next(
+                    (r for r in reversed(state.rows) if r.best is not None), None
+                )  # cells are searched in order
                 shown = f"; {best.cell} {score_title(best.metric)} {show_score(best.metric, best.best)}" if best else ""
                 self._say(f"{totals(state)}; {speed(state)}{shown}")
             if last:
