@@ -150,7 +150,7 @@ def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
         for problem in check_params(entry.name, entry.params):
             yield SpaceFinding("parameter-value", ("methods", index, "params", problem.where), problem.what)
         for key, value in entry.params.items():
-            yield from _backbone_limits(space, entry.name, key, (value,), ("methods", index, "params", key))
+            yield from backbone_limits(space, entry.name, key, (value,), ("methods", index, "params", key))
         searched = space.search.space
         if METHODS[entry.name].trainable and searched and not live_space(space, entry):
             keys = ", ".join(sorted(live_params(entry.name, switch_values(space, entry))))
@@ -167,7 +167,7 @@ def _features(space: SpaceFile, entry: MethodEntry) -> Collection[Any]:
     return switch_values(space, entry).get("features", (METHODS[entry.name].defaults.get("features", "imagenet"),))
 
 
-def _backbone_limits(
+def backbone_limits(
     space: SpaceFile, method: str, key: str, values: tuple[Any, ...], path: KeyPath
 ) -> Iterator[SpaceFinding]:
     """Find values that are valid for the key and too large for the chosen backbone."""
@@ -207,7 +207,7 @@ def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
         yield from _kind(key, distribution)
         yield from _starts(space, key, distribution)
         for entry in entries:
-            yield from _backbone_limits(space, entry.name, key, distribution.values, path)
+            yield from backbone_limits(space, entry.name, key, distribution.values, path)
         if key not in used:
             what = "has no effect on any method as configured (its switch is off); remove it or set the switch"
             yield SpaceFinding("dead-parameter", path, what)
