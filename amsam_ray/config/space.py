@@ -214,7 +214,7 @@ class SchedulerSection(_Section):
 class SearchSection(_Section):
     """The search within every cell."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"margin", "prior"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"margin", "prior", "stop_when_flat"})
 
     trials: int = Field(20, ge=1, le=1_000_000, description="trials per cell")
     sampler: Literal["tpe", "random", "grid", "cmaes", "gp"] = Field("tpe", description="Optuna's sampler")
@@ -243,6 +243,10 @@ class SearchSection(_Section):
         ge=0,
         le=10,
         description="crossfit: standard errors by which a configuration must beat the published setting to replace it",
+    )
+    stop_when_flat: bool = Field(
+        False,
+        description="crossfit: end a cell whose first `startup_trials` trials differ by no more than noise",
     )
 
 

@@ -34,6 +34,7 @@ Code = Literal[
     "first-not-searched",
     "fixed-by-protocol",
     "crossfit-shots",
+    "stop-when-flat",
     "gpu-share",
     "class-filter",
     "path",
@@ -85,6 +86,7 @@ def check_space(space: SpaceFile) -> list[SpaceFinding]:
         *_first_points(space),
         *_checkpointing(space),
         *_crossfit(space),
+        *_stop_when_flat(space),
         *_objective(space),
         *_resources(space),
         *_networks(space),
@@ -301,6 +303,22 @@ def _crossfit(space: SpaceFile) -> Iterator[SpaceFinding]:
     for index, shots in enumerate(space.shots):
         if fault := space.selection.shots_fault(shots):
             yield SpaceFinding("crossfit-shots", ("shots", index), fault)
+
+
+def _stop_when_flat(space: SpaceFile) -> Iterator[SpaceFinding]:
+    search, path = space.search, ("search", "stop_when_flat")
+    if not search.stop_when_flat:
+        return
+    if space.selection.mode != "crossfit":
+        what = "needs scores of single shots that train nothing; set selection: {mode: crossfit}, or remove the key"
+        yield SpaceFinding("stop-when-flat", path, what)
+    if search.trials <= search.startup_trials:
+        what = f"compares the first startup_trials ({search.startup_trials}) trials of a cell, and cells have no more"
+        what += f" than {search.trials}; raise `trials`, lower `startup_trials`, or remove the key"
+        yield SpaceFinding("stop-when-flat", path, what)
+    elif search.startup_trials < 2:
+        what = "compares the first startup_trials trials of a cell, which is 1; use at least 2"
+        yield SpaceFinding("stop-when-flat", ("search", "startup_trials"), what)
 
 
 def _objective(space: SpaceFile) -> Iterator[SpaceFinding]:
