@@ -196,5 +196,7 @@ def speed(state: Snapshot) -> str:
 def cell_line(row: CellRow) -> list[str]:
     """Return one cell as columns of the table."""
     best = f"{score_title(row.metric)} {show_score(row.metric, row.best)}" if row.best is not None else ""
+    if row.flat_after is not None:
+        best += ", flat"
     counts = [str(n) if n else "" for n in (row.running, row.pruned, row.failed, row.finals)]
     return [row.cell, f"{row.done}/{row.planned}", *counts, best]

@@ -57,6 +57,7 @@ def _sections(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("status", status),
                 ("role", record.role),
                 ("best epoch", f"{record.best_epoch} of {record.epochs_run} run"),
+                *_search(record),
                 *scores,
             ],
         ),
@@ -102,6 +103,13 @@ def _sections(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
             ],
         ),
     ]
+
+
+def _search(record: Record) -> list[tuple[str, str]]:
+    """Return why the search of a final's cell ended early, if it did."""
+    if record.flat_after is None:
+        return []
+    return [("search", f"ended early: the first {record.flat_after} trials differed by no more than noise")]
 
 
 def _protocol(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -68,7 +68,7 @@ def _state(storage: Storage, name: str) -> dict[str, Any] | None:
     space = stored_space(folder)
     records = SweepRecords(storage, name)
     records.refresh()
-    states = restore_cells(make_cells(space), records.records)
+    states = restore_cells(make_cells(space, folder.prior), records.records)
     status = StatusObserver(states, StopConditions(Budget()))
     lease = read_lease(storage, name)
     driven = lease is not None and not stale(lease)

@@ -214,7 +214,7 @@ class SchedulerSection(_Section):
 class SearchSection(_Section):
     """The search within every cell."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"margin"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"margin", "prior", "stop_when_flat"})
 
     trials: int = Field(20, ge=1, le=1_000_000, description="trials per cell")
     sampler: Literal["tpe", "random", "grid", "cmaes", "gp"] = Field("tpe", description="Optuna's sampler")
@@ -233,11 +233,20 @@ class SearchSection(_Section):
     first: tuple[dict[str, Scalar], ...] = Field(
         (), max_length=1_000, description="points tried first, after each method's published setting"
     )
+    prior: str | None = Field(
+        None,
+        max_length=_MAX_WORD,
+        description="id of an earlier sweep in the same storage, whose best points are tried before `first`",
+    )
     margin: float = Field(
         0.0,
         ge=0,
         le=10,
         description="crossfit: standard errors by which a configuration must beat the published setting to replace it",
+    )
+    stop_when_flat: bool = Field(
+        False,
+        description="crossfit: end a cell whose first `startup_trials` trials differ by no more than noise",
     )
 
 

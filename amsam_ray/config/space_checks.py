@@ -34,6 +34,7 @@ Code = Literal[
     "first-not-searched",
     "fixed-by-protocol",
     "crossfit-shots",
+    "stop-when-flat",
     "gpu-share",
     "class-filter",
     "path",
@@ -85,6 +86,7 @@ def check_space(space: SpaceFile) -> list[SpaceFinding]:
         *_first_points(space),
         *_checkpointing(space),
         *_crossfit(space),
+        *_stop_when_flat(space),
         *_objective(space),
         *_resources(space),
         *_networks(space),
@@ -150,7 +152,7 @@ def _methods(space: SpaceFile) -> Iterator[SpaceFinding]:
         for problem in check_params(entry.name, entry.params):
             yield SpaceFinding("parameter-value", ("methods", index, "params", problem.where), problem.what)
         for key, value in entry.params.items():
-            yield from _backbone_limits(space, entry.name, key, (value,), ("methods", index, "params", key))
+            yield from backbone_limits(space, entry.name, key, (value,), ("methods", index, "params", key))
         searched = space.search.space
         if METHODS[entry.name].trainable and searched and not live_space(space, entry):
             keys = ", ".join(sorted(live_params(entry.name, switch_values(space, entry))))
@@ -167,7 +169,7 @@ def _features(space: SpaceFile, entry: MethodEntry) -> Collection[Any]:
     return switch_values(space, entry).get("features", (METHODS[entry.name].defaults.get("features", "imagenet"),))
 
 
-def _backbone_limits(
+def backbone_limits(
     space: SpaceFile, method: str, key: str, values: tuple[Any, ...], path: KeyPath
 ) -> Iterator[SpaceFinding]:
     """Find values that are valid for the key and too large for the chosen backbone."""
@@ -207,7 +209,7 @@ def _distributions(space: SpaceFile) -> Iterator[SpaceFinding]:
         yield from _kind(key, distribution)
         yield from _starts(space, key, distribution)
         for entry in entries:
-            yield from _backbone_limits(space, entry.name, key, distribution.values, path)
+            yield from backbone_limits(space, entry.name, key, distribution.values, path)
         if key not in used:
             what = "has no effect on any method as configured (its switch is off); remove it or set the switch"
             yield SpaceFinding("dead-parameter", path, what)
@@ -301,6 +303,22 @@ def _crossfit(space: SpaceFile) -> Iterator[SpaceFinding]:
     for index, shots in enumerate(space.shots):
         if fault := space.selection.shots_fault(shots):
             yield SpaceFinding("crossfit-shots", ("shots", index), fault)
+
+
+def _stop_when_flat(space: SpaceFile) -> Iterator[SpaceFinding]:
+    search, path = space.search, ("search", "stop_when_flat")
+    if not search.stop_when_flat:
+        return
+    if space.selection.mode != "crossfit":
+        what = "needs scores of single shots that train nothing; set selection: {mode: crossfit}, or remove the key"
+        yield SpaceFinding("stop-when-flat", path, what)
+    if search.trials <= search.startup_trials:
+        what = f"compares the first startup_trials ({search.startup_trials}) trials of a cell, and cells have no more"
+        what += f" than {search.trials}; raise `trials`, lower `startup_trials`, or remove the key"
+        yield SpaceFinding("stop-when-flat", path, what)
+    elif search.startup_trials < 2:
+        what = "compares the first startup_trials trials of a cell, which is 1; use at least 2"
+        yield SpaceFinding("stop-when-flat", ("search", "startup_trials"), what)
 
 
 def _objective(space: SpaceFile) -> Iterator[SpaceFinding]:

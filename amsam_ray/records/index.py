@@ -30,7 +30,7 @@ _BATCH = 500
 _LOCK_TIMEOUT_S = 60.0  # how long to wait for other processes that write to the index
 _COMPLETED, _PRUNED, _FAILED = 2, 1, 0
 _CellKey = tuple[str, str, int, str]  # sweep, dataset, shots, label
-_LAYOUT = 6  # raise it whenever the tables or RecordSummary change; older files are then rebuilt
+_LAYOUT = 7  # raise it whenever the tables or RecordSummary change; older files are then rebuilt
 _TABLES = """
 CREATE TABLE files (
     key TEXT PRIMARY KEY, stamp TEXT NOT NULL, sweep TEXT NOT NULL, problem TEXT,

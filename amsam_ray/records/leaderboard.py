@@ -232,6 +232,8 @@ class _RankedCell:
                 selection = [summary.scores.get(chosen.number)]
             row[f"val_{chosen.metric}"] = _mean(selection)
         row |= self.gain(remember)
+        if chosen.flat_after is not None:
+            row["flat_after"] = chosen.flat_after
         row |= acting_params(chosen.method, chosen.params)
         return row | {
             "backbone": chosen.backbone,

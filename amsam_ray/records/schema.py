@@ -95,6 +95,8 @@ class Record(PlainModel):
         published: whether the configuration is the method's published setting, cut to what is searched.
         choice: of a final: 1 for the configuration that the search chose, 2, 3, ... for the runners-up, 0 for the
             published setting that is there for comparison alone; None for search trials and in older records.
+        flat_after: of a final: number of search trials after which no two differed by more than noise, so that the
+            search of the cell ended; None otherwise.
         val, val_images, best_epoch, epochs_run, rung_scores, curve, test, test_images, shots_sha256,
             backbone_fingerprint, detector_fingerprint, prompt_coverage, trained_params, timings, peak_memory_bytes:
             as in TrialResult.
@@ -131,6 +133,7 @@ class Record(PlainModel):
     searched: Annotated[tuple[str, ...], Field(max_length=200)] = ()
     published: bool = False
     choice: Count | None = None
+    flat_after: Count | None = None
 
     metric: Word
     maximise: bool
@@ -194,6 +197,7 @@ class Record(PlainModel):
         rung_scores: Mapping[int, float] | None = None,
         published: bool = False,
         choice: int | None = None,
+        flat_after: int | None = None,
     ) -> Record:
         """Return the record of ``result`` with the keys under which ``write_trial`` stores its files.
 
@@ -205,7 +209,7 @@ class Record(PlainModel):
             attempt: 1, plus the number of earlier attempts that raised or whose lane died.
             searched: the hyperparameters that the search varied in this cell.
             rung_scores: epoch -> best score so far, as reported at the rungs.
-            published, choice: as the attributes.
+            published, choice, flat_after: as the attributes.
 
         Raises:
             ValueError: ``trial`` is not a trial id, or does not belong to ``config``.
@@ -240,6 +244,7 @@ class Record(PlainModel):
             searched=tuple(searched),
             published=published,
             choice=choice,
+            flat_after=flat_after,
             metric=config.metric,
             maximise=config.maximise,
             primary=get_definition(config.dataset.name).primary_metric,

@@ -17,7 +17,7 @@ class RecordSummary:
     """The fields of a ``Record`` that leaderboards use, under the same names.
 
     Attributes:
-        published, choice: as in the record; ``held_out``: whether selection images train nothing.
+        published, choice, flat_after: as in the record; ``held_out``: whether selection images train nothing.
         images: names of the scored test images, in the record's order; empty for search trials.
         image_metrics: metric of each column of ``image_scores``.
         image_scores: IxM float64, the score of each image in each metric, NaN if missing.
@@ -49,6 +49,7 @@ class RecordSummary:
     pretrained: str | None = None
     published: bool = False
     choice: int | None = None
+    flat_after: int | None = None
     held_out: bool = False
     images: tuple[str, ...] = ()
     image_metrics: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ _COMPANIONS = {
     "mae": ("s_measure", "e_measure_mean", "weighted_f"),
     "ber": ("mae", "dice"),
 }
-_GAIN = ("kept", "gain_over_published", "gain_ci_low", "gain_ci_high", "gain_p")
+_GAIN = ("kept", "gain_over_published", "gain_ci_low", "gain_ci_high", "gain_p", "flat_after")
 _OPTIONAL = ("pretrained",)  # only where a method that is not SAM is compared
 _TAIL = (
     "backbone",
@@ -158,10 +158,17 @@ def readable_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def gain_text(row: Row, metric: str) -> str:
     """Format what the search won over the published setting, with its 95 % interval; empty if it is unknown.
 
+    ``flat after N`` follows where the search ended after N trials because they differed by no more than noise.
+
     Args:
         row: a leaderboard row.
         metric: decides whether the gain is shown in per cent.
     """
+    gain = _gain(row, metric)
+    return gain if row.get("flat_after") is None else f"{gain}, flat after {row['flat_after']}".removeprefix(", ")
+
+
+def _gain(row: Row, metric: str) -> str:
     if row.get("kept"):
         return f"kept {row['kept']}"
     values = [row.get(name) for name in ("gain_over_published", "gain_ci_low", "gain_ci_high")]

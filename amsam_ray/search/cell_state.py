@@ -10,6 +10,7 @@ from amsam_ray.config.space import SpaceFile
 from amsam_ray.search.asha import Asha
 from amsam_ray.search.cells import Cell
 from amsam_ray.search.finals import best_trials, final_trials
+from amsam_ray.search.flat import is_flat
 from amsam_ray.search.study import CellStudy
 from amsam_ray.search.trials import TrialOutcome, TrialSpec, derived_seed, trial_id
 
@@ -55,6 +56,10 @@ class CellState:
         finals: recorded finals by trial id.
         running: trials that lanes run now, by trial id.
         rungs: epochs at which ASHA decides.
+        flat_after: number of the first trials that differ by no more than noise, after which the search stops; None
+            if they differ, if that is not known yet, or if the space file does not ask.
+        further: trials that the cell has beyond its own, from flat cells.
+        waits: whether other cells may still give it trials, so that its finals wait.
     """
 
     def __init__(self, cell: Cell, recorded: Iterable[RecordedTrial] = ()):
@@ -68,9 +73,14 @@ class CellState:
         self._retries: list[TrialSpec] = []
         self._taken: set[int] = set()
         self._next_number = 0
+        self.flat_after: int | None = None
+        self.decided = not self._may_stop
+        self.further = 0
+        self.waits = False
         for trial in sorted(recorded, key=lambda t: (t.number, t.seed_index or 0)):
             self._restore(trial)
         self._lost_points = self._find_lost_points()
+        self._decide()
 
     def _restore(self, trial: RecordedTrial) -> None:
         if trial.seed_index is not None:
@@ -105,12 +115,56 @@ class CellState:
     @property
     def size(self) -> int:
         """Number of search trials that the cell is to have."""
-        return self.study.size
+        if self.flat_after is not None:
+            return min(self.study.size, len(self.searched) + self._pending)
+        return self.study.size + self.further
+
+    @property
+    def _pending(self) -> int:
+        """Number of search trials that run or wait to be retried."""
+        return sum(not trial.is_final for trial in self._unsettled())
+
+    @property
+    def _may_stop(self) -> bool:
+        """Whether the search stops early if the first trials do not differ."""
+        search = self.cell.source.search
+        return search.stop_when_flat and self.study.size > search.startup_trials
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is known that the cell's configurations differ by more than noise."""
+        return self._may_stop and self.decided and self.flat_after is None
+
+    @property
+    def freed(self) -> int:
+        """Number of trials that the cell does without because it is flat."""
+        return self.study.size - self.size if self.flat_after is not None else 0
+
+    @property
+    def room(self) -> int:
+        """Number of trials that the cell could have beyond its own."""
+        return self.study.most - self.study.size
+
+    def _decide(self) -> None:
+        """Decide whether the cell is flat, once its first trials are recorded; later ones do not change it.
+
+        They are taken in the order of their numbers, so that a continued sweep decides alike.
+        """
+        count = self.cell.source.search.startup_trials
+        if self.decided or len(self.searched) < count:
+            return
+        first = sorted(self.searched)[:count]
+        if not self._taken.issuperset(range(first[-1])):
+            return
+        self.decided = True
+        if is_flat((self.searched[number] for number in first), maximise=self.cell.maximise):
+            self.flat_after = count
 
     @property
     def search_done(self) -> bool:
-        """Whether no search trial is pending or running."""
-        return len(self.searched) >= self.size and all(trial.is_final for trial in self._unsettled())
+        """Whether no search trial is pending or running, and none can be added."""
+        waits = self.waits and self.flat_after is None
+        return not waits and len(self.searched) >= self.size and not self._pending
 
     @property
     def finished(self) -> bool:
@@ -188,8 +242,10 @@ class CellState:
         if trial.is_final:
             self.finals[trial.trial_id] = outcome
         else:
+            self._taken.add(trial.number)
             self.searched[trial.number] = outcome
             self.study.tell(trial.number, outcome)
+            self._decide()
 
     def retry(self, trial: TrialSpec, *, attempt: int) -> None:
         """Queue a trial that left no record, to run before any new one."""
@@ -201,14 +257,14 @@ class CellState:
 
     def _free_number(self) -> int | None:
         """Return the number of the next new search trial; None if the cell has or runs all of them."""
-        pending = sum(not trial.is_final for trial in self._unsettled())
-        if len(self.searched) + pending >= self.size:
+        if len(self.searched) + self._pending >= self.size:
             return None
-        used = {trial.number for trial in self._unsettled()} | self._taken | set(self.searched)
+        used = {trial.number for trial in self._unsettled()} | self._taken
         while self._next_number in used:
             self._next_number += 1
         return self._next_number
 
     def _missing_finals(self) -> list[TrialSpec]:
         known = {trial.trial_id for trial in self._unsettled()} | set(self.finals)
-        return [trial for trial in final_trials(self.cell, self.searched) if trial.trial_id not in known]
+        wanted = [trial for trial in final_trials(self.cell, self.searched) if trial.trial_id not in known]
+        return [replace(trial, flat_after=self.flat_after) for trial in wanted]

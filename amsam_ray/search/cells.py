@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from amsam_ray.config.space import Distribution, MethodEntry, SpaceFile
 from amsam_ray.config.space_checks import live_space, switch_values
 from amsam_ray.config.trial import TrainConfig, TrialConfig
 from amsam_ray.data.definition import get_definition
+
+Prior = Mapping[str, tuple[Mapping[str, Any], ...]]
+"""Method -> points that an earlier sweep found, best first."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,24 @@ class Cell:
         )
 
 
-def make_cells(space: SpaceFile) -> list[Cell]:
-    """Return all cells of a sweep, shots ascending so that the cheap ones come first; a class is a dataset."""
+def make_cells(space: SpaceFile, prior: Prior | None = None) -> list[Cell]:
+    """Return all cells of a sweep, shots ascending so that the cheap ones come first; a class is a dataset.
+
+    Args:
+        space: the space file.
+        prior: points of an earlier sweep, tried after the published setting and before those of the file.
+    """
     return [
-        _cell(space, dataset, shots, entry)
+        _cell(space, dataset, shots, entry, (prior or {}).get(entry.name, ()))
         for shots in sorted(space.shots)
         for dataset in (one for dataset in space.datasets for one in class_datasets(dataset))
         for entry in space.methods
     ]
 
 
-def _cell(space: SpaceFile, dataset: DatasetConfig, shots: int, entry: MethodEntry) -> Cell:
+def _cell(
+    space: SpaceFile, dataset: DatasetConfig, shots: int, entry: MethodEntry, prior: Sequence[Mapping[str, Any]]
+) -> Cell:
     live = live_space(space, entry)
     metric = space.objective if space.objective != "auto" else get_definition(dataset.name).primary_metric
     fixed = {key: values[0] for key, values in switch_values(space, entry).items() if len(values) == 1}
@@ -130,7 +140,7 @@ def _cell(space: SpaceFile, dataset: DatasetConfig, shots: int, entry: MethodEnt
         entry=entry,
         fixed=fixed,
         space=searched,
-        first=_first_points(space, entry, searched),
+        first=_first_points(entry, searched, (*prior, *space.search.first)),
         metric=metric,
         maximise=METRICS[metric].maximise,
         source=space,
@@ -138,12 +148,12 @@ def _cell(space: SpaceFile, dataset: DatasetConfig, shots: int, entry: MethodEnt
 
 
 def _first_points(
-    space: SpaceFile, entry: MethodEntry, searched: Mapping[str, Distribution]
+    entry: MethodEntry, searched: Mapping[str, Distribution], given: Sequence[Mapping[str, Any]]
 ) -> tuple[Mapping[str, Any], ...]:
-    """Return the published setting, then the points of the file, cut to what this cell searches, without repeats."""
+    """Return the published setting, then the given points, cut to what this cell searches, without repeats."""
     published = resolve_params(entry.name, {}).as_dict()
     points: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for point in (published, *space.search.first):
+    for point in (published, *given):
         cut = {key: on_off_word(point.get(key, published[key])) for key in searched}
         if cut:
             points.setdefault(tuple(cut.values()), cut)

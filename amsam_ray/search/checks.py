@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -19,11 +20,12 @@ from amsam_ray.data.class_check import check_classes, named_classes
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.search.cells import make_cells
+from amsam_ray.search.manifest import choose_sweep
 from amsam_ray.search.options import TRIAL_FUNCTION, RunOptions
 from amsam_ray.search.ray.cluster import check_ray
 from amsam_ray.search.ray.worker import load_trial_function
 from amsam_ray.search.samplers import check_sampler
-from amsam_ray.storage.open import check_storage
+from amsam_ray.storage.open import check_storage, open_storage
 
 
 def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list[Problem]:
@@ -34,7 +36,21 @@ def check_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> list
         problems += _check_size(space)
     problems += _check_data(space)
     where = "storage" if storage_uri == space.storage else "--storage"
-    return [*problems, *([] if problems else check_space_alone(space)), *check_storage(storage_uri, where)]
+    of_storage = check_storage(storage_uri, where) or _check_prior(space, storage_uri, options)
+    return [*problems, *([] if problems else check_space_alone(space)), *of_storage]
+
+
+def _check_prior(space: SpaceFile, storage_uri: str, options: RunOptions) -> list[Problem]:
+    """Check the earlier sweep that ``search.prior`` names, unless the sweep has begun and knows its first points."""
+    if space.search.prior is None:
+        return []
+    with contextlib.suppress(InputError):  # a dataset that cannot be read is reported as such
+        space = with_named_classes(space)
+    try:
+        choose_sweep(open_storage(storage_uri), space, extend=options.extend, fresh=options.fresh)
+    except InputError as error:
+        return error.problems
+    return []
 
 
 def check_space_alone(space: SpaceFile) -> list[Problem]:

@@ -14,6 +14,7 @@ from amsam_ray.search.cells import make_cells
 from amsam_ray.search.checks import check_sweep, with_named_classes
 from amsam_ray.search.manifest import choose_sweep
 from amsam_ray.search.options import RunOptions
+from amsam_ray.search.prior import describe_prior
 from amsam_ray.search.ray.cluster import connected
 from amsam_ray.search.resume import SweepRecords, restore_cells
 from amsam_ray.storage.open import open_storage
@@ -45,10 +46,12 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     records = SweepRecords(storage, manifest.sweep)
     if manifest.exists:
         records.refresh()
-    states = restore_cells(make_cells(space), records.records)
+    states = restore_cells(make_cells(space, manifest.prior), records.records)
     yield f"Sweep {manifest.sweep} in {storage_uri}: {'continues' if manifest.exists else 'begins'}"
     if manifest.note:
         yield f"note: {manifest.note}"
+    if space.search.prior:
+        yield describe_prior(manifest.prior, space)
     for problem in records.problems:
         yield f"warning: {problem}"
     for state in states:

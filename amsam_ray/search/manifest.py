@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -14,6 +14,8 @@ from amsam_ray.config.space import SpaceFile
 from amsam_ray.config.space_file import parse_space, space_hash, sweep_id
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.records.io import records_folder
+from amsam_ray.search.cells import Prior
+from amsam_ray.search.prior import read_prior
 from amsam_ray.storage.base import NotFoundError, Storage
 
 
@@ -27,6 +29,7 @@ class SweepManifest:
         created: seconds since the Unix epoch.
         space: the space file that it was last run with, as plain data; None for a sweep that does not exist yet.
         earlier: the newest sweep that this one begins beside because the space file has changed, else None.
+        prior: the first points that ``search.prior`` gave when the sweep began, so that a continued one tries the same.
     """
 
     sweep: str
@@ -34,6 +37,7 @@ class SweepManifest:
     created: float = 0.0
     space: dict[str, Any] | None = None
     earlier: str | None = None
+    prior: Prior = field(default_factory=dict)
 
     @property
     def exists(self) -> bool:
@@ -61,10 +65,12 @@ def read_manifest(storage: Storage, sweep: str) -> SweepManifest | None:
     key = manifest_key(sweep)
     try:
         content = json.loads(storage.get(key))
-        return SweepManifest(sweep, tuple(content["spaces"]), float(content["created"]), dict(content["space"]))
+        prior = {method: tuple(map(dict, points)) for method, points in content.get("prior", {}).items()}
+        spaces, created, space = tuple(content["spaces"]), float(content["created"]), dict(content["space"])
+        return SweepManifest(sweep, spaces, created, space, prior=prior)
     except NotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         what = "is damaged; restore it from a backup, or delete it to begin a new sweep beside this one's records"
         raise InputError(Problem(f"{storage.uri}/{key}", what)) from None
 
@@ -82,8 +88,16 @@ def choose_sweep(storage: Storage, space: SpaceFile, *, extend: bool, fresh: boo
         fresh: begin a new sweep beside the existing ones.
 
     Raises:
-        InputError: no sweep exists to extend.
+        InputError: no sweep exists to extend, or ``search.prior`` cannot be used.
     """
+    found = _choose(storage, space, extend=extend, fresh=fresh)
+    before = found.space and found.space.get("search", {}).get("prior")
+    if space.search.prior == before:
+        return found
+    return replace(found, prior=read_prior(storage, space))
+
+
+def _choose(storage: Storage, space: SpaceFile, *, extend: bool, fresh: bool) -> SweepManifest:
     pattern = re.compile(re.escape(space.name) + r"-[0-9a-f]{8}(-\d+)?")
     names = [name for name in storage.folders("sweeps/") if pattern.fullmatch(name)]
     if fresh:
@@ -113,7 +127,7 @@ def write_manifest(storage: Storage, manifest: SweepManifest, space: SpaceFile) 
         "spaces": hashes,
         "created": manifest.created or time.time(),
         "space": space.model_dump(mode="json", by_alias=True),
-    }
+    } | ({"prior": manifest.prior} if manifest.prior else {})
     storage.put(manifest_key(manifest.sweep), json.dumps(content, sort_keys=True).encode())
     # The same as a space file with all defaults, for people to read and to run again.
     storage.put(f"sweeps/{manifest.sweep}/space.yaml", yaml.safe_dump(content["space"], sort_keys=False).encode())

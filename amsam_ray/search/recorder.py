@@ -81,6 +81,7 @@ class Recorder:
             rung_scores=rung_scores,
             published=trial.published,
             choice=trial.choice,
+            flat_after=trial.flat_after,
         )
         try:
             try:

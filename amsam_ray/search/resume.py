@@ -11,6 +11,7 @@ from amsam_ray.records.schema import Record
 from amsam_ray.search.cell_state import CellState, RecordedTrial
 from amsam_ray.search.cells import Cell
 from amsam_ray.search.recorder import outcome_of
+from amsam_ray.search.sharing import share_trials
 from amsam_ray.storage.base import Entry, Storage
 
 
@@ -61,7 +62,9 @@ def restore_cells(cells: Sequence[Cell], records: Iterable[Record]) -> list[Cell
         if (cell := by_id.get(record.cell)) is not None:
             counts = record.config_sha256 == _expected_fingerprint(cell, record)
             recorded[cell.id].append(RecordedTrial(record.number, record.final_seed, outcome_of(record), counts))
-    return [CellState(cell, recorded[cell.id]) for cell in cells]
+    states = [CellState(cell, recorded[cell.id]) for cell in cells]
+    share_trials(states)
+    return states
 
 
 def _expected_fingerprint(cell: Cell, record: Record) -> str | None:

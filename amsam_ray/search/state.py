@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from amsam_ray.search.cell_state import CellState
+from amsam_ray.search.sharing import share_trials
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
 from amsam_ray.storage.base import StorageError
+
+logger = logging.getLogger(__name__)
 
 RecordFailure = Callable[[TrialSpec, TrialOutcome], TrialOutcome]
 
 # How many nodes a trial may lose before a further loss counts as an attempt. A spot market does not take so many from
 # one trial; a trial that brings its nodes down does.
 _MAX_LOST = 8
+
+
+def flat_note(trials: int) -> str:
+    """Return the sentence that tells that a cell's search stops after ``trials`` trials."""
+    return f"no two of the first {trials} trials differ by more than noise; the others go to cells that do"
 
 
 class SweepState:
@@ -44,6 +53,8 @@ class SweepState:
         self._record_failure = record_failure
         self._abort = abort
         self._turn = 0
+        self._undecided = {state.cell.id for state in self.cells if not state.decided}
+        self._shared = share_trials(self.cells)
 
     @property
     def finished(self) -> bool:
@@ -79,10 +90,22 @@ class SweepState:
         if attempt.status == "error":
             recorded = self._after_error(state, trial, attempt)
             if recorded is None:
+                self._share(state)
                 return None
             attempt = recorded
         state.settle(trial, attempt)
+        self._share(state)
         return attempt
+
+    def _share(self, changed: CellState) -> None:
+        """Log that a cell is flat, and divide its trials once all cells that can run have decided."""
+        name = changed.cell.id
+        if changed.decided and name in self._undecided:
+            self._undecided.discard(name)
+            if changed.flat_after is not None:
+                logger.info("%s: %s", name, flat_note(changed.flat_after))
+        if not self._shared and len(self._undecided) <= len(self.deferred):
+            self._shared = share_trials(self.cells, self.deferred)
 
     def _after_error(self, state: CellState, trial: TrialSpec, attempt: TrialOutcome) -> TrialOutcome | None:
         if attempt.source == "data":

@@ -12,6 +12,7 @@ from typing import Any
 from amsam_ray.search.budget import StopConditions
 from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.observers import LaneStage, Observer
+from amsam_ray.search.state import flat_note
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
 
 _WINDOW = 50  # number of recent trials over which the speed is measured
@@ -27,6 +28,8 @@ class CellRow:
         best: the best score on the selection images; None before the first.
         metric, maximise: the metric of ``best`` and its direction.
         finals: number of recorded finals.
+        flat_after: number of search trials that differed by no more than noise, after which the search ended; None if
+            it did not end early.
     """
 
     cell: str
@@ -39,6 +42,7 @@ class CellRow:
     running: int = 0
     finals: int = 0
     best: float | None = None
+    flat_after: int | None = None
 
     @property
     def done(self) -> int:
@@ -150,7 +154,10 @@ class StatusObserver(Observer):
             self._finished.append(time.monotonic())
             if recorded.status == "failed":
                 self._message = f"{trial.trial_id} failed: {recorded.reason}"
-            self._refresh(self._cells[trial.cell])
+            state = self._cells[trial.cell]
+            if state.flat_after is not None and row.flat_after is None:
+                self._message = f"{trial.cell}: {flat_note(state.flat_after)}"
+            self._refresh(state)
 
     def lane_lost(self, reason: str, stage: LaneStage) -> None:
         """Note why a lane was lost."""
@@ -189,4 +196,4 @@ class StatusObserver(Observer):
         counted = Counter(outcome.status for outcome in state.counted)
         row.completed, row.pruned, row.failed = counted["completed"], counted["pruned"], counted["failed"]
         row.finals = len(state.counted) - min(len(state.searched), state.size)
-        row.planned = state.planned
+        row.planned, row.flat_after = state.planned, state.flat_after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,12 @@ class CellStudy:
     @property
     def size(self) -> int:
         """Number of trials of the cell: as the space file says, but no more than a grid has points."""
-        return min(self._cell.trials, len(self._fixed_points)) if self._gridded else self._cell.trials
+        return min(self._cell.trials, self.most)
+
+    @property
+    def most(self) -> int:
+        """Largest number of trials that the cell can have: the points of a grid, otherwise any number."""
+        return len(self._fixed_points) if self._gridded else sys.maxsize
 
     @property
     def fixed_points(self) -> list[Mapping[str, Any]]:

@@ -28,6 +28,7 @@ from amsam_ray.search.lease import Lease
 from amsam_ray.search.manifest import choose_sweep, write_manifest
 from amsam_ray.search.observers import EventLog, StartupLog
 from amsam_ray.search.options import RunOptions
+from amsam_ray.search.prior import describe_prior
 from amsam_ray.search.ray.cluster import connected
 from amsam_ray.search.recorder import Recorder
 from amsam_ray.search.resume import SweepRecords, restore_cells
@@ -124,7 +125,9 @@ class _Run:
         self._manifest = choose_sweep(storage, space, extend=options.extend, fresh=options.fresh)
         self._sweep = self._manifest.sweep
         logger.info("amsam-ray %s: sweep %s in %s, %s", __version__, self._sweep, storage.uri, options)
-        self._cells = make_cells(space)
+        if space.search.prior:
+            logger.info("%s", describe_prior(self._manifest.prior, space))
+        self._cells = make_cells(space, self._manifest.prior)
         self._records = SweepRecords(storage, self._sweep)
         self._conditions = StopConditions(options.budget)
         self._startup = StartupLog(options.started)

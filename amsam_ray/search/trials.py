@@ -28,6 +28,7 @@ class TrialSpec:
         published: whether the configuration is the method's published setting, cut to what is searched.
         choice: of a final: 1 for the configuration that the search chose, 2, 3, ... for the runners-up, 0 for the
             published setting if it is there for comparison alone; None for a search trial.
+        flat_after: of a final: number of search trials after which its cell was found flat; None if it was not.
     """
 
     trial_id: str
@@ -40,6 +41,7 @@ class TrialSpec:
     lost: int = 0
     published: bool = False
     choice: int | None = None
+    flat_after: int | None = None
 
     @property
     def is_final(self) -> bool:

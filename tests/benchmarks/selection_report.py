@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.selection_rules import CellRecords
+from tests.benchmarks.selection_format import identity, number, percent, points, table
+from tests.benchmarks.selection_noise import beyond_noise, noise, noise_tables
+from tests.benchmarks.selection_replay import replay_tables, replays
+from tests.benchmarks.selection_rules import HALF, SCORES, CellRecords
 from tests.benchmarks.selection_trials import DEVELOPMENT, PUBLISHED, RECIPE
 
 RESAMPLES, BOOTSTRAP_SEED = 4000, 0
 BASE = "published"
 MEAN = "mean of all"
-_KINDS = ("d2", "crossfit2", "crossfit4")
 _SHORT = {
     "published": "published",
     "published, trained longer": "longer",
@@ -108,6 +110,7 @@ class _Cell:
             "shots": cell.shots,
             "draw": cell.draw,
             "method": cell.method,
+            "group": self.group[2],
             "configurations": records.count,
             "rules": rules,
             "true_box": self.true_boxes,
@@ -118,12 +121,18 @@ class _Cell:
         return {
             "ranking": records.ranking(),
             "spread": records.spread(),
+            "noise": noise(records),
             "equal_compute": records.equal_compute(records.count),
             "equal_trials": {kind: self.tests[name].mean() for kind, name in _RULES.items() if name in self.tests},
         }
 
 
-_RULES = {"d2": "d2", "crossfit2": "crossfit, 2 folds", "crossfit4": "crossfit, 4 folds"}
+_RULES = {
+    "d2": "d2",
+    "crossfit2": "crossfit, 2 folds",
+    HALF: "crossfit, 2 folds of 4",
+    "crossfit4": "crossfit, 4 folds",
+}
 
 
 def figures(finished: Iterable[CellRecords]) -> dict[str, Any]:
@@ -132,12 +141,15 @@ def figures(finished: Iterable[CellRecords]) -> dict[str, Any]:
     groups: dict[tuple[str, int, str], list[_Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.group, []).append(cell)
+    single = [cell.figures() for cell in cells]
     rounded: dict[str, Any] = _rounded(
         {
             "averages": [
                 _average(group, part) for group, members in sorted(groups.items()) for part in _parts(members)
             ],
-            "cells": [cell.figures() for cell in cells],
+            "cells": single,
+            "beyond_noise": beyond_noise(one for one in single if "noise" in one),
+            "replays": replays(cell.records for cell in cells),
         }
     )
     return rounded
@@ -172,7 +184,7 @@ def _average(group: tuple[str, int, str], members: list[_Cell]) -> dict[str, Any
         if gap:
             rules[name]["gap_closed"] = gain / gap
     ranking = {}
-    for kind in _KINDS if searched else ():
+    for kind in SCORES if searched else ():
         having = [cell for cell in members if cell.records.has(kind)]
         if having:
             rows = [cell.records.ranking()[kind] for cell in having]
@@ -210,6 +222,8 @@ def _rounded(value: Any) -> Any:
         return {key: _rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(one) for one in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     if isinstance(value, float | np.floating):
         return round(float(value), 4) if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
@@ -220,7 +234,8 @@ def markdown(found: dict[str, Any]) -> str:
     averages, cells = found["averages"], found["cells"]
     if not cells:
         return "No cell is finished.\n"
-    return "\n\n".join([_averages_table(averages), _ranking_table(averages), _cells_table(cells), _noise_table(cells)])
+    tables = [_averages_table(averages), _ranking_table(averages), _cells_table(cells), _noise_table(cells)]
+    return "\n\n".join([*tables, *noise_tables(found), *replay_tables(found["replays"])])
 
 
 def _averages_table(averages: list[dict[str, Any]]) -> str:
@@ -241,12 +256,12 @@ def _averages_table(averages: list[dict[str, Any]]) -> str:
     boxes = [f"true box, {name} (looks at the test)" for name in ("published", "recipe", "chosen")]
     for head, key in zip(boxes, ("published", "recipe", "chosen"), strict=True):
         if any(average["true_box"][key] for average in averages):
-            rows.append([head, *[_percent(average["true_box"][key]) for average in averages], "", ""])
-    return _table(["rule", *heads, "trainings", "seconds"], rows)
+            rows.append([head, *[percent(average["true_box"][key]) for average in averages], "", ""])
+    return table(["rule", *heads, "trainings", "seconds"], rows)
 
 
 def _gain(rule: dict[str, Any], name: str, cells: int) -> str:
-    text = _percent(rule["dice"])
+    text = percent(rule["dice"])
     if name != BASE:
         text += f" ({100 * rule['gain']:+.1f} [{100 * rule['low']:+.1f}, {100 * rule['high']:+.1f}])"
     if rule.get("gap_closed") is not None and name != BASE:
@@ -260,66 +275,46 @@ def _ranking_table(averages: list[dict[str, Any]]) -> str:
             f"{average['method']}, K = {average['shots']}, {average['group']}",
             kind,
             str(row["cells"]),
-            _number(row["spearman"]),
-            _points(row["excess"]),
-            _points(row["excess_of_the_chosen"]),
-            _percent(row["equal_compute"]),
+            number(row["spearman"]),
+            points(row["excess"]),
+            points(row["excess_of_the_chosen"]),
+            percent(row["equal_compute"]),
         ]
         for average in averages
         for kind, row in average["ranking"].items()
     ]
     heads = ["", "score", "cells", "Spearman with test", "score - test, mean", "score - test, chosen"]
-    return _table([*heads, "test at equal compute"], rows)
+    return table([*heads, "test at equal compute"], rows)
 
 
 def _cells_table(cells: list[dict[str, Any]]) -> str:
     names = [name for name in _SHORT if any(name in cell["rules"] for cell in cells)]
     rows = [
         [
-            *_identity(cell),
-            *[_percent(cell["rules"].get(name, {}).get("dice")) for name in names],
-            _percent(cell["true_box"].get("published")),
-            _percent(cell["true_box"].get("chosen")),
+            *identity(cell),
+            *[percent(cell["rules"].get(name, {}).get("dice")) for name in names],
+            percent(cell["true_box"].get("published")),
+            percent(cell["true_box"].get("chosen")),
         ]
         for cell in cells
     ]
     heads = ["dataset", "K", "draw", "method", *[_SHORT[name] for name in names]]
-    return _table([*heads, "true box, published", "true box, 4 folds"], rows)
+    return table([*heads, "true box, published", "true box, 4 folds"], rows)
 
 
 def _noise_table(cells: list[dict[str, Any]]) -> str:
+    kinds = [kind for kind in SCORES if any(kind in cell.get("ranking", {}) for cell in cells)]
     rows = []
     for cell in cells:
         if "spread" not in cell:
             continue
-        row = _identity(cell)
-        for kind in _KINDS:
+        row = identity(cell)
+        for kind in kinds:
             ranking = cell["ranking"].get(kind, {})
-            row.append(f"{_number(ranking.get('spearman'))} / {_points(ranking.get('excess'))}" if ranking else "")
+            row.append(f"{number(ranking.get('spearman'))} / {points(ranking.get('excess'))}" if ranking else "")
         spread = cell["spread"]
-        row += [_percent(spread["configurations_sd"]), _percent(spread.get("seeds_sd"))]
+        row += [percent(spread["configurations_sd"]), percent(spread.get("seeds_sd"))]
         row.append("" if spread.get("p") is None else f"{spread['p']:.3f}")
         rows.append(row)
-    heads = ["dataset", "K", "draw", "method", *[f"{kind}: Spearman / score - test" for kind in _KINDS]]
-    return _table([*heads, "sd over configurations", "sd over seeds", "p"], rows)
-
-
-def _identity(cell: dict[str, Any]) -> list[str]:
-    return [cell["dataset"], str(cell["shots"]), str(cell["draw"]), cell["method"]]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:+.1f}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    heads = ["dataset", "K", "draw", "method", *[f"{kind}: Spearman / score - test" for kind in kinds]]
+    return table([*heads, "sd over configurations", "sd over seeds", "p"], rows)

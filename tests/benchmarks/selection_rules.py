@@ -17,6 +17,10 @@ from scipy import stats
 from tests.benchmarks.selection_trials import PUBLISHED, RECIPE, Cell
 
 STANDARD_ERRORS = (0.0, 0.5, 1.0)
+HALF = "2 of 4"
+"""The score of the first two folds of four, which judge half of the shots."""
+SCORES = {"d2": ("d2", 1), "crossfit2": ("refit", 2), HALF: ("refit", 2), "crossfit4": ("refit", 4)}
+"""Selection score -> protocol of the finals of what it chooses, and the trainings that one configuration costs."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class CellRecords:
 
     def has(self, kind: str) -> bool:
         """Whether every configuration has a record of ``kind``."""
+        kind = "crossfit4" if kind == HALF else kind
         return all((number, kind, 0) in self._records for number in range(self.count))
 
     @property
@@ -63,12 +68,20 @@ class CellRecords:
         return all(self.has(kind) for kind in ("d2", "crossfit4", "refit"))
 
     def scores(self, kind: str) -> np.ndarray:
-        """Selection scores of ``d2``, ``crossfit2`` or ``crossfit4``, -inf where the training diverged."""
+        """Selection scores, -inf where the training diverged.
+
+        Args:
+            kind: ``d2``, ``crossfit2``, ``crossfit4``, or ``2 of 4`` for the first two folds of four.
+        """
+        if kind == HALF:
+            return np.array([self._fold_score(number, 2) for number in range(self.count)])
         found = [self._records[number, kind, 0]["score"] for number in range(self.count)]
         return np.array([-math.inf if score is None else score for score in found])
 
     def seconds(self, kind: str) -> np.ndarray:
         """Seconds of training and selection of each configuration."""
+        if kind == HALF:
+            return self.seconds("crossfit4") / 2
         return np.array([self._records[number, kind, 0]["seconds"] for number in range(self.count)])
 
     def test(self, number: int, kind: str) -> np.ndarray | None:
@@ -84,8 +97,23 @@ class CellRecords:
 
     def means(self, kind: str) -> np.ndarray:
         """Mean test Dice of each configuration with seed 0."""
+        means: np.ndarray = self.test_images(kind).mean(axis=1)
+        return means
+
+    def test_images(self, kind: str) -> np.ndarray:
+        """Test Dice of each configuration with seed 0, configurations x images."""
         found = [self.test(number, kind) for number in range(self.count)]
-        return np.array([one[0].mean() for one in found if one is not None])
+        return np.array([one[0] for one in found if one is not None])
+
+    def shots(self, number: int) -> dict[str, float]:
+        """Dice of each shot, by name, from a model that was not trained on it; empty where the training diverged."""
+        found: dict[str, float] = self._records[number, "crossfit4", 0]["shots"]
+        return found
+
+    def shot_scores(self) -> np.ndarray:
+        """Dice of the shots, configurations x K; a diverged training scores 0."""
+        names = sorted({name for number in range(self.count) for name in self.shots(number)})
+        return np.array([[self.shots(number).get(name, 0.0) for name in names] for number in range(self.count)])
 
     @cached_property
     def _curves(self) -> list[list[np.ndarray]]:
@@ -104,7 +132,6 @@ class CellRecords:
 
     def choices(self) -> dict[str, Choice]:
         """What each rule chooses; rules without records are left out."""
-        everything = range(self.count)
         found = {"published": Choice(PUBLISHED, "d2")}
         if (PUBLISHED, "longer", 0) in self._records:
             found["published, trained longer"] = Choice(PUBLISHED, "longer")
@@ -115,11 +142,7 @@ class CellRecords:
         found["d2"] = self._best("d2", "d2", self.count)
         if self.has("crossfit2"):
             found["crossfit, 2 folds"] = self._best("crossfit2", "refit", 2 * self.count)
-        halves = [self._fold_score(number, 2) for number in everything]
-        seconds = self.seconds("crossfit4")
-        found["crossfit, 2 folds of 4"] = Choice(
-            int(np.argmax(halves)), "refit", 2 * self.count, float(seconds.sum() / 2), max(halves)
-        )
+        found["crossfit, 2 folds of 4"] = self._best(HALF, "refit", 2 * self.count)
         found["crossfit, 4 folds"] = self._best("crossfit4", "refit", 4 * self.count)
         for errors in STANDARD_ERRORS[1:]:
             found[f"crossfit, 4 folds, {errors:g} s.e."] = self._cautious(errors, PUBLISHED)
@@ -138,7 +161,7 @@ class CellRecords:
         """Keep configuration ``base`` unless the mean paired difference over the shots exceeds its standard error
         ``errors`` times."""
         best = self._best("crossfit4", "refit", 4 * self.count)
-        shots, kept = (self._records[n, "crossfit4", 0]["shots"] for n in (best.configuration, base))
+        shots, kept = self.shots(best.configuration), self.shots(base)
         if not kept or not shots:
             return best
         gains = np.array([shots[name] - kept[name] for name in kept])
@@ -162,7 +185,7 @@ class CellRecords:
         """For each selection score: Spearman's correlation with the test over configurations, and the mean excess
         of the score over the test."""
         found = {}
-        for kind, protocol in (("d2", "d2"), ("crossfit2", "refit"), ("crossfit4", "refit")):
+        for kind, (protocol, _) in SCORES.items():
             if self.has(kind):
                 scores, test = self.scores(kind), self.means(protocol)
                 kept = np.isfinite(scores)
@@ -188,7 +211,7 @@ class CellRecords:
     def equal_compute(self, trainings: int) -> dict[str, float]:
         """Expected test Dice of each score's choice among as many random configurations as ``trainings`` pay for."""
         found = {}
-        for kind, protocol, cost in (("d2", "d2", 1), ("crossfit2", "refit", 2), ("crossfit4", "refit", 4)):
+        for kind, (protocol, cost) in SCORES.items():
             if self.has(kind):
                 affordable = max(1, min(self.count, trainings // cost))
                 found[kind] = _expected(self.scores(kind), self.means(protocol), affordable)

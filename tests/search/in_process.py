@@ -34,7 +34,7 @@ def sweep_in_process(space: SpaceFile, folder: Path, cache_dir: Path) -> SweepRe
     def abort(reason: str) -> None:
         raise AssertionError(reason)
 
-    state = SweepState(restore_cells(make_cells(named), []), 0, recorder.write_failure, abort)
+    state = SweepState(restore_cells(make_cells(named, manifest.prior), []), 0, recorder.write_failure, abort)
     while trial := state.next_trial():
         started = time.time()
         result = train_trial(trial.config, cache_dir=cache_dir, work_dir=folder / "work" / trial.trial_id)
