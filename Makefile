@@ -8,7 +8,7 @@ SLOW := faults or ceph or browser or cluster or cuda
 .DEFAULT_GOAL := demo
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): PyTorch with CUDA and Ray, about 7 GB; minutes on a fast network."
+	@echo "Setting up $(VENV): PyTorch with CUDA and Ray, about 7.5 GB; minutes on a fast network."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

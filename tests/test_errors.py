@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 
 import pytest
 
+from amsam_ray.data.images import ImageError, MaskValuesError
 from amsam_ray.errors import REMEDIES, AmsamError, InputError, Problem, counted, with_remedy
 
 
@@ -33,3 +35,16 @@ def test_faults_of_the_machine_are_told_with_their_file_and_remedy(number: int) 
 
 def test_a_fault_without_a_known_remedy_is_told_without_one() -> None:
     assert with_remedy(OSError(errno.EXDEV, "Invalid cross-device link")) == "Invalid cross-device link"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError([Problem("a.yaml:1 (x)", "is odd"), Problem("", "there is no GPU")]),
+        ImageError("a.png", "is damaged; replace it"),
+        MaskValuesError("a.png", "is a label map; write classes: all", (0, 1, 2)),
+    ],
+)
+def test_errors_come_back_from_another_process_as_they_were(error: AmsamError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error) and str(back) == str(error) and vars(back) == vars(error)

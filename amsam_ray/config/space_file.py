@@ -125,7 +125,7 @@ def problems_at(path: str | Path, problems: Iterable[Problem]) -> list[Problem]:
         return list(problems)
     placed = []
     for problem in problems:
-        steps = tuple(int(n) if n else name for name, n in re.findall(r"([a-z0-9_]+)|\[(\d+)\]", problem.where))
+        steps = tuple(int(n) if n else name for name, n in re.findall(r"([^.\[\]]+)|\[(\d+)\]", problem.where))
         known = steps and re.match(r"[a-z_]+($|[.\[])", problem.where) and steps[0] in SpaceFile.model_fields
         placed.append(lines.problem(steps, problem.what) if known else problem)
     return by_line(placed)

@@ -75,6 +75,7 @@ class MaskValuesError(ImageError):
 
     def __init__(self, where: str, what: str, values: tuple[int, ...]):
         super().__init__(where, what)
+        self.args = (where, what, values)  # with which it is built again from a pickle
         self.values = values
 
 

@@ -20,6 +20,7 @@ from amsam_ray.config.space_file import load_space
 from amsam_ray.errors import InputError
 from amsam_ray.search.budget import Budget
 from amsam_ray.search.options import RunOptions
+from amsam_ray.search.ray.jobs import Jobs
 from amsam_ray.search.submission import ENTRY, Submission, interruption, is_dashboard, submission_of
 
 DEFINITION = Path(amsam_ray.__file__).parent / "data" / "definitions" / "folder.yaml"
@@ -172,3 +173,9 @@ def test_commands_that_read_name_a_missing_storage_alike(here: Path) -> None:
     assert {str(error) for error in said} == {
         "nothing: does not exist; give the folder with the results, or s3://bucket/prefix"
     }
+
+
+def test_an_address_with_a_password_is_refused_without_printing_it() -> None:
+    with pytest.raises(InputError, match="holds a user name or a password") as found:
+        Jobs("https://user:secret@localhost:9")
+    assert "secret" not in str(found.value)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.search.ray.cluster import prepare_environment
@@ -69,7 +70,7 @@ class Jobs:
 
     Raises:
         UnreachableError: no job server answers there.
-        InputError: it refuses this machine's token.
+        InputError: it refuses this machine's token, or ``url`` holds a password, which messages would print.
     """
 
     def __init__(self, url: str):
@@ -78,6 +79,9 @@ class Jobs:
 
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
+        if "@" in urlsplit(url).netloc:
+            what = "holds a user name or a password; remove them, and set RAY_AUTH_TOKEN if the cluster needs a token"
+            raise InputError(Problem("--address", what))
         self._url = url
         with _faults(url), _given_address_only():
             self._client: Any = JobSubmissionClient(url)
