@@ -1,6 +1,6 @@
 """A trial on one machine of a cluster: ``python -m tests.clusters.prepared_node STORAGE``.
 
-It trains one epoch on nano's embeddings of ``--shots`` images and prints one JSON object: how many images the encoder got,
+It trains one epoch on nano's embeddings of ``--shots`` images and prints one JSON object: images that the encoder got,
 the seconds of preparation, a hash of everything that the trial's result says but times, and the log of prepared inputs.
 The cache is that of the machine's user.
 """
