@@ -12,11 +12,13 @@ width c = d / h.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,23 +26,22 @@ from torch.nn import functional as F
 from amsam_ray.device import has_onednn_linear
 
 _QUERIES = 512
-"""Rows of the scores of global attention that a CPU computes at once: with 4,096 keys 8 MiB, as caches hold."""
+"""Queries of one head whose scores a CPU computes at once: with 4,096 keys they take 8 MiB, which stay in its cache."""
 
 
 @torch.no_grad()
-def encode(encoder: nn.Module, images: Tensor) -> Tensor:
+def encode(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
     """Return the embedding (B, C, G, G) that an ``ImageEncoderViT`` computes of ``images``, (B, 3, S, S).
 
     Equal to the encoder's own forward pass within rounding, also under autocast.
     """
-    for tokens in all_tokens(encoder, images):  # noqa: B007  (the last)
-        pass
+    tokens = deque(all_tokens(encoder, images), maxlen=1).pop()
     embedding: Tensor = encoder.neck(tokens.permute(0, 3, 1, 2))
     return embedding
 
 
 @torch.no_grad()
-def all_tokens(encoder: nn.Module, images: Tensor) -> Iterator[Tensor]:
+def all_tokens(encoder: ImageEncoderViT, images: Tensor) -> Iterator[Tensor]:
     """Yield the inputs of blocks 0, 1, ... of an ``ImageEncoderViT`` and last the output of the last, (B, G, G, d)."""
     tokens = encoder.patch_embed(images)
     if encoder.pos_embed is not None:

@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("storage", help="URI of the results")
     parser.add_argument("--shots", type=int, default=20)
-    parser.add_argument("--image-size", type=int, default=384)
+    parser.add_argument("--image-size", type=int, default=640)
     options = parser.parse_args()
     torch.set_num_threads(1)  # the machines share the cores of this one
     use_settings(NodeCacheSettings("sweep-0", options.storage))

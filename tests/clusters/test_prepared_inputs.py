@@ -44,8 +44,8 @@ def test_a_machine_downloads_what_another_computed_unless_computing_is_cheaper(
         assert second["encoder_images"] == 0 and second["result"] == first["result"]
         assert f"{SHOTS} downloaded, 0 computed" in second["log"][-1]
 
-        # An embedding of 288 KiB takes more than two seconds; computing it takes a tenth of one, on an idle machine.
-        lab.machines[DISTANT].slow_down("1mbit")
+        # An embedding of 800 KiB takes more than three seconds; computing it takes a third of one, on an idle machine.
+        lab.machines[DISTANT].slow_down("2mbit")
         distant = train(lab.machines[DISTANT], storage)
         assert distant["encoder_images"] == SHOTS - AT_FIRST and distant["result"] == first["result"]
         assert f"{AT_FIRST} downloaded, {SHOTS - AT_FIRST} computed" in distant["log"][-1]
