@@ -18,12 +18,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_ray.device import has_onednn_linear
+from amsam_ray.models.sam_package import ImageEncoderViT, get_rel_pos
 
 _QUERIES = 512
 """Queries of one head whose scores a CPU computes at once: with 4,096 keys they take 8 MiB, which stay in its cache."""
