@@ -14,6 +14,8 @@ from amsam_ray.errors import InputError, Problem
 if TYPE_CHECKING:
     import torch
 
+_CPU_INFO = Path("/proc/cpuinfo")
+
 
 def pick_device(want: str | None = None) -> torch.device:
     """Return the device to compute on.
@@ -46,6 +48,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
         device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
     )
     return context
+
+
+def has_onednn_linear(device: torch.device) -> bool:
+    """Return whether oneDNN can multiply matrices on ``device``, through an operation without gradients.
+
+    torch multiplies float32 matrices on a CPU with MKL, which uses AVX-512 on Intel's processors only.
+    """
+    import torch
+
+    return device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether the processor or GPU has instructions for products of bfloat16 matrices."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = _CPU_INFO.read_text(errors="replace").split() if _CPU_INFO.exists() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def synchronize(device: torch.device) -> None:
@@ -95,9 +117,8 @@ def hardware() -> dict[str, str]:
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
+    if _CPU_INFO.exists():
+        for line in _CPU_INFO.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from amsam_ray.device import autocast, hardware, peak_memory, pick_device
+from amsam_ray import device
+from amsam_ray.device import autocast, hardware, has_fast_bf16, peak_memory, pick_device
 from amsam_ray.errors import InputError
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
@@ -42,3 +43,13 @@ def test_autocast_changes_only_bf16():
 def test_hardware_and_memory_are_reported():
     assert {"cpu", "cores", "memory"} <= set(hardware()) and all(hardware().values())
     assert peak_memory(torch.device("cpu")) > 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"), [("avx512f avx512_bf16", True), ("amx_tile amx_bf16", True), ("avx512f avx2", False)]
+)
+def test_bf16_is_fast_where_the_processor_has_instructions_for_it(tmp_path, monkeypatch, flags, fast):
+    monkeypatch.setattr(device, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert not has_fast_bf16(torch.device("cpu"))  # an unknown processor
+    (tmp_path / "cpuinfo").write_text(f"model name\t: Some CPU\nflags\t\t: fpu {flags} sse\n")
+    assert has_fast_bf16(torch.device("cpu")) is fast

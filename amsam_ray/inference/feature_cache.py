@@ -92,6 +92,7 @@ class FeatureCache:
     Attributes:
         hits: number of entries read.
         computed: number of entries computed.
+        downloaded: number of entries downloaded.
     """
 
     def __init__(self, root: Path, shared: SharedEntries | None = None, *, limit: int = 0, owner: str = ""):
@@ -100,6 +101,7 @@ class FeatureCache:
         self._uploads: list[Future[None]] = []
         self.hits = 0
         self.computed = 0
+        self.downloaded = 0
         self._warned = False
 
     def get(self, keys: Sequence[str], compute: Compute, batch: int = 1, form: EntryForm | None = None) -> list[Entry]:
@@ -116,6 +118,7 @@ class FeatureCache:
         """
         if self._owner:
             cache_limit.use(self.root, self._owner)
+        computed, downloaded = self.computed, self.downloaded
         found: dict[int, Entry] = {}
         missing = []
         for position, key in enumerate(keys):
@@ -139,6 +142,15 @@ class FeatureCache:
         for upload in self._uploads:
             upload.result()
         self._uploads.clear()
+        if new and self._shared is not None and form is not None:
+            logger.info(
+                "Prepared inputs %s: %d in use, %d downloaded, %d computed on this node; %s.",
+                form.scope,
+                len(keys),
+                self.downloaded - downloaded,
+                self.computed - computed,
+                self._shared.measured(form),
+            )
         if new and self._limit:
             cache_limit.keep_below(self.root, self._limit)
         return [found[position] for position in range(len(keys))]
@@ -157,6 +169,7 @@ class FeatureCache:
             fetched = self._shared.fetch(form, [keys[position] for position in taken])
             for position in taken:
                 if keys[position] in fetched:
+                    self.downloaded += 1
                     found[position], content = fetched[keys[position]]
                     self._keep(keys[position], partial(_write_bytes, content))
         finally:

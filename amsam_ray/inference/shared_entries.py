@@ -174,6 +174,17 @@ class SharedEntries:
         """Note how long this process took to compute ``count`` entries."""
         self._scopes.setdefault(form.scope, _Scope()).compute.add(seconds, count)
 
+    def measured(self, form: EntryForm) -> str:
+        """Return the seconds of one entry that decide whether it is downloaded or computed, in words for the log."""
+        scope = self._scopes.setdefault(form.scope, _Scope())
+        seconds = {
+            "to download": scope.download.value,
+            "to compute here": scope.compute.value,
+            "to compute on the node that uploaded it": scope.stated if scope.compute.value is None else None,
+        }
+        known = [f"{value:.3g} s {what}" for what, value in seconds.items() if value is not None]
+        return f"one takes {' and '.join(known)}" if known else "nothing is measured yet"
+
     def add(self, form: EntryForm, entries: Mapping[str, Mapping[str, Tensor]]) -> list[Future[None]]:
         """Start to upload entries that this process computed, by key. The futures raise nothing.
 

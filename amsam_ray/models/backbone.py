@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import file_sha256
+from amsam_ray.models import frozen_vit
 from amsam_ray.models.mobile_sam import build_mobile_sam
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
@@ -223,14 +225,9 @@ def encode_to(backbone: Backbone, images: Tensor, point: str) -> Tensor:
     """
     encoder = backbone.sam.image_encoder
     if point == "embedding":
-        embedding: Tensor = encoder(images)
+        embedding: Tensor = frozen_vit.encode(encoder, images) if backbone.depth else encoder(images)
         return embedding
     name, _, number = point.partition("@")
     if name != "tokens" or not number.isdigit() or int(number) >= backbone.depth:
         raise ValueError(f"unknown cache point {point!r}; use embedding or tokens@0 .. tokens@{backbone.depth - 1}")
-    tokens = encoder.patch_embed(images)
-    if encoder.pos_embed is not None:
-        tokens = tokens + encoder.pos_embed
-    for block in encoder.blocks[: int(number)]:
-        tokens = block(tokens)
-    return tokens
+    return next(islice(frozen_vit.all_tokens(encoder, images), int(number), None))

@@ -14,7 +14,7 @@ from segment_anything.modeling import (  # noqa: E402
 )
 from segment_anything.modeling.image_encoder import Attention as EncoderAttention  # noqa: E402
 from segment_anything.modeling.image_encoder import Block as EncoderBlock  # noqa: E402
-from segment_anything.modeling.image_encoder import window_partition, window_unpartition  # noqa: E402
+from segment_anything.modeling.image_encoder import get_rel_pos, window_partition, window_unpartition  # noqa: E402
 from segment_anything.modeling.mask_decoder import MLP  # noqa: E402
 from segment_anything.modeling.transformer import Attention  # noqa: E402
 from segment_anything.utils.transforms import ResizeLongestSide  # noqa: E402
@@ -30,6 +30,7 @@ __all__ = [
     "ResizeLongestSide",
     "Sam",
     "TwoWayTransformer",
+    "get_rel_pos",
     "sam_model_registry",
     "window_partition",
     "window_unpartition",

@@ -65,7 +65,7 @@ def missing() -> str | None:
     """Return why this machine can have no such machines; None if it can."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
-    for tool in ("ip", "unshare", "nsenter"):
+    for tool in ("ip", "tc", "unshare", "nsenter"):
         if shutil.which(tool) is None:
             return f"needs {tool}"
     try:
@@ -115,6 +115,11 @@ class Machine:
         """Return how many processes have a command line that matches a regular expression."""
         lines = self.run("ps -eo args").splitlines()
         return sum(re.search(pattern, line) is not None for line in lines)
+
+    def slow_down(self, rate: str) -> None:
+        """Limit what reaches the machine to ``rate``, as tc states it: ``1mbit`` is 125 kB a second."""
+        shaping = ["tc", "qdisc", "add", "dev", _link(self.name), "root", "tbf", "rate", rate]
+        subprocess.run([*shaping, "burst", "32kbit", "latency", "1s"], check=True)
 
     def power_off(self) -> None:
         """Vanish from the network, without a word to anyone, and end all processes."""

@@ -70,6 +70,20 @@ def test_the_second_node_downloads_what_the_first_computed(tmp_path: Path, uri: 
     assert (second.count, again.downloaded) == (0, 0)
 
 
+def test_the_log_states_what_was_downloaded_and_what_decided(
+    tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "amsam_ray.inference.feature_cache")
+    get(tmp_path / "a", open_storage(uri), KEYS[:6], Computing(0.05))
+    get(tmp_path / "b", open_storage(uri), KEYS[:6], Computing(0.05))
+    get(tmp_path / "b", open_storage(uri), KEYS[:6], Computing(0.05))  # all on its disk: no line
+    computed, downloaded = caplog.messages
+    assert f"{FORM.scope}: 6 in use, 0 downloaded, 6 computed on this node; one takes" in computed
+    assert computed.endswith(" s to compute here.")
+    assert "6 in use, 6 downloaded, 0 computed on this node; one takes" in downloaded
+    assert "s to download" in downloaded and "s to compute on the node that uploaded it" in downloaded
+
+
 def test_only_what_no_node_has_is_computed(tmp_path: Path, uri: str) -> None:
     get(tmp_path / "a", open_storage(uri), KEYS[:3], Computing(0.05))
     compute = Computing()

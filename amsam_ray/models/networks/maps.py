@@ -17,6 +17,7 @@ from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import sha256_hex
 from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.baselines.resnet import BottleneckFeatures
+from amsam_ray.models.frozen_vit import all_tokens
 
 MAPS = "maps"
 """The cache point of several maps."""
@@ -139,14 +140,9 @@ class SamMaps:
     @torch.no_grad()
     def encode(self, images: Tensor, point: str) -> Tensor:
         """Return B x P, the maps averaged to at most ``LARGEST_GRID``."""
-        encoder = self.backbone.sam.image_encoder
-        tokens = encoder.patch_embed(images)
-        if encoder.pos_embed is not None:
-            tokens = tokens + encoder.pos_embed
         maps = []
-        for number, block in enumerate(encoder.blocks):
-            tokens = block(tokens)
-            if number in self.blocks:
+        for block, tokens in enumerate(all_tokens(self.backbone.sam.image_encoder, images), start=-1):
+            if block in self.blocks:
                 maps.append(F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), self.side))
         return pack(maps)
 
