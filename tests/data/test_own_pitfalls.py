@@ -1,0 +1,82 @@
+"""Data sets that look usable and would be read as something else: told, or refused with lines that work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from amsam_ray.config.datasets import DatasetConfig
+from amsam_ray.config.yaml_loader import parse_yaml
+from amsam_ray.data.check import DatasetReport, check_dataset
+from amsam_ray.data.understand import Unreadable, understand
+from tests.data.ways import COUNT, SIDE, mask, photo, truth, values
+
+
+def _check(root: Path, options: Mapping[str, Any] | None = None) -> DatasetReport:
+    return check_dataset(DatasetConfig(name="folder", root=str(root), options=dict(options or {})))
+
+
+def _refusal(root: Path) -> Unreadable:
+    with pytest.raises(Unreadable) as error:
+        understand(str(root))
+    return error.value
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    """Return the options of every line ``options: {...}`` in a message."""
+    found = []
+    for part in text.split("options: {")[1:]:
+        ends = (end for end, sign in enumerate(part) if sign == "}" and part[:end].count("{") == part[:end].count("}"))
+        found.append(parse_yaml("{" + part[: next(ends)] + "}", "line").data)
+    return found
+
+
+def _field_of_view(path: Path) -> None:
+    disc = np.hypot(*(np.indices((SIDE, SIDE)) - SIDE / 2)) < 14
+    values(path, disc.astype(np.uint8) * 255)
+
+
+def _drive(root: Path) -> None:
+    """DRIVE: vessels by two persons, the second for the test images alone, and the camera's field of view."""
+    for i in range(COUNT):
+        split = "training" if i < 5 else "test"
+        photo(root / split / f"images/{i}_{split}.tif", i)
+        mask(root / split / f"1st_manual/{i}_manual1.gif", i)
+        _field_of_view(root / split / f"mask/{i}_{split}_mask.gif")
+        if split == "test":
+            mask(root / f"test/2nd_manual/{i}_manual2.gif", i)
+
+
+def _hrf(root: Path) -> None:
+    for i in range(COUNT):
+        photo(root / f"images/{i}_dr.JPG", i)
+        mask(root / f"manual1/{i}_dr.tif", i)
+        _field_of_view(root / f"mask/{i}_dr_mask.tif")
+
+
+@pytest.mark.parametrize("build", [_drive, _hrf])
+def test_a_field_of_view_is_not_silently_the_object(build: Any, tmp_path: Path) -> None:
+    build(tmp_path)
+    vessels, view = _lines(str(_refusal(tmp_path)))
+    assert "manual1" in vessels["masks"] and "mask" in view["masks"]
+    assert [fault.code for fault in _check(tmp_path).faults] == ["ambiguous"]
+    drawn = np.quantile([truth(i).mean() for i in range(COUNT)], (0, 0.5, 1))
+    for options, shares in ((vessels, drawn), (view, [np.pi * 14**2 / SIDE**2] * 3)):
+        report = _check(tmp_path, options)
+        assert (report.faults, report.train + report.test) == ([], COUNT)
+        assert np.allclose(report.object_share, shares, atol=0.01)
+
+
+def test_a_folder_named_manual_is_read_where_no_other_holds_masks(tmp_path: Path) -> None:
+    _drive(tmp_path)
+    for folder in tmp_path.glob("*/mask"):
+        folder.rename(folder.with_name("field"))
+    options = understand(str(tmp_path)).entry["options"]
+    assert options["masks"] == "training/1st_manual/{stem}_manual1"
+    assert not _check(tmp_path).faults
+    # A share contradicts the published split, which is not dropped silently.
+    assert [fault.code for fault in _check(tmp_path, {"test": 0.3}).faults] == ["ambiguous"]
