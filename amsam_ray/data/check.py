@@ -23,6 +23,7 @@ from amsam_ray.data.definition import check_options, get_definition
 from amsam_ray.data.findings import Finding, Severity, converted, fault, note
 from amsam_ray.data.images import (
     BETWEEN_TOLERANCE,
+    VOID,
     ImageError,
     Mask,
     MaskValuesError,
@@ -216,6 +217,14 @@ def _suspect_mask(where: str, mask: Mask, photograph: Photograph) -> Iterator[Fi
     if mask.colours > 1:
         what = f"holds {mask.colours} colours besides black, and all are object; for a class of each: classes: all"
         yield note("mask-colours", where, what)
+    if mask.void:
+        what = f"holds {VOID}, in VOC's maps the border of no class, and it is object; to count it as background add "
+        what += f"classes: all, ignore: [{VOID}] to the options"
+        yield note("mask-void", where, what)
+    if mask.areas:
+        what = f"holds areas of the values {listed(mask.areas)}, and all are object; for a class of each add "
+        what += "classes: all to the options; if 0 is not the background, save maps in which it is"
+        yield note("mask-areas", where, what)
     if not mask.pixels.any():
         yield note("mask-empty", where, "holds no object; check that this is intended")
     if mask.pixels.all():

@@ -41,6 +41,8 @@ NOTES = {
     "image-name": "a file beside the photographs does not follow their naming pattern and is ignored",
     "not-used": "a folder of images, or a split, is not used",
     "mask-colours": "a mask holds several colours, all of which are object",
+    "mask-areas": "a mask holds areas of several values, all of which are object",
+    "mask-void": "a mask in colour holds 255, in VOC's maps the border of no class, and it is object",
     "mask-name": "a file in the mask folder does not follow the naming pattern and is ignored",
     "mask-empty": "a mask holds no object",
     "mask-full": "a mask covers the whole image",

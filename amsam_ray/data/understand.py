@@ -15,6 +15,7 @@ from amsam_ray.data.definition import check_options, get_definition, open_tree
 from amsam_ray.data.detect import Refusal, find_folders
 from amsam_ray.data.images import (
     BETWEEN_TOLERANCE,
+    VOID,
     ImageError,
     Mask,
     MaskValuesError,
@@ -32,7 +33,6 @@ from amsam_ray.errors import InputError, Problem, counted, printable
 
 _SAMPLE = 400
 _SHOWN = 20
-_VOID = 255  # marks pixels of no class in label maps
 
 
 class Unreadable(InputError):
@@ -138,8 +138,18 @@ def _masks_notes(root: Path, pairs: list[Pair], rule: MaskRule, options: Mapping
     values = sorted({value for mask in read for value in mask.values})
     shares = [float(mask.pixels.mean()) for mask in read] or [0.0]
     notes = [f"masks: object share {min(shares):.1%} to {max(shares):.1%}{', values ' * bool(values)}{listed(values)}"]
-    if any(mask.colours > 1 for mask in read):
-        notes.append("masks: every colour but black is object; for a class of each value write classes: all")
+    each = {**options, "classes": "all"}
+    if any(mask.void for mask in read):
+        one = f"{as_text(each)[:-1]}, ignore: [{VOID}]}}"
+        notes.append(
+            f"masks: {VOID}, in VOC's maps the border of no class, is object; to count it as background, with "
+        )
+        notes[-1] += f"a class of each other value, write {one}"
+    elif any(mask.colours > 1 for mask in read):
+        notes.append(f"masks: every colour but black is object; for a class of each value write {as_text(each)}")
+    if areas := sorted({value for mask in read for value in mask.areas}):
+        notes.append(f"masks: the values {listed(areas)} fill areas, and all are object; for a class of each write ")
+        notes[-1] += f"{as_text(each)}; if 0 is not the background, save maps in which it is"
     if damaged:
         notes.append(f"{damaged} of {counted(len(read) + damaged, 'pair')} cannot be read")
     return notes
@@ -151,9 +161,9 @@ def _label_maps(refused: list[MaskValuesError], total: int, options: Mapping[str
     reason = refused[0].what.partition(": ")[2].partition(";")[0]
     one = as_text({**options, "object": "nonzero"})
     what = f"{first}: {reason}. If every value but 0 is the object, write {one}"
-    if classes := [value for value in values if 0 < value != _VOID]:
+    if classes := [value for value in values if 0 < value != VOID]:
         names = ", ".join(f"class_{value}: {value}" for value in classes)
-        ignore = f", ignore: [{_VOID}]" if _VOID in values else ""
+        ignore = f", ignore: [{VOID}]" if VOID in values else ""
         line = f"{as_text(options)[:-1]}, classes: {{{names}}}{ignore}}}"
         what += f"; for a class of each value, with names of your choice, write {line}"
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from amsam_ray.config.datasets import DatasetConfig
 from amsam_ray.config.yaml_loader import parse_yaml
@@ -80,3 +81,43 @@ def test_a_folder_named_manual_is_read_where_no_other_holds_masks(tmp_path: Path
     assert not _check(tmp_path).faults
     # A share contradicts the published split, which is not dropped silently.
     assert [fault.code for fault in _check(tmp_path, {"test": 0.3}).faults] == ["ambiguous"]
+
+
+def _maps(root: Path, upper: int, lower: int, palette: list[int] | None = None, background: int = 0) -> None:
+    """Masks whose upper rows hold one value and whose lower rows another."""
+    for i in range(COUNT):
+        photo(root / f"images/{i}.png", i)
+        rows = np.arange(SIDE)[:, None] < 9 + i
+        pixels = np.where(truth(i), np.where(rows, upper, lower), background).astype(np.uint8)
+        values(root / f"masks/{i}.png", pixels, palette)
+
+
+@pytest.mark.parametrize(("upper", "lower", "background"), [(128, 255, 0), (150, 255, 0), (0, 128, 255)])
+def test_grey_values_that_become_one_object_are_told(upper: int, lower: int, background: int, tmp_path: Path) -> None:
+    _maps(tmp_path, upper, lower, background=background)
+    (told,) = (line for line in understand(str(tmp_path)).notes if "fill areas" in line)
+    assert [one.code for one in _check(tmp_path).findings] == ["mask-areas"] * COUNT
+    (options,) = _lines(told)
+    report = _check(tmp_path, options)
+    assert not report.faults
+    assert set(report.classes) == {f"class_{value}" for value in (upper, lower, background) if value}
+
+
+def test_soft_borders_and_nearly_white_values_are_no_areas(tmp_path: Path) -> None:
+    _maps(tmp_path, 250, 255)
+    for file in (tmp_path / "masks").iterdir():
+        image = Image.open(file)
+        image.resize((SIDE // 2, SIDE // 2), Image.Resampling.BOX).save(file)
+    assert {one.code for one in _check(tmp_path).findings} == {"mask-resized"}
+
+
+def test_the_void_border_of_palettes_is_told(tmp_path: Path) -> None:
+    table = [0, 0, 0, 128, 0, 0] + [0] * 3 * 253 + [224, 224, 192]
+    _maps(tmp_path, 1, 255, table)
+    assert {one.code for one in _check(tmp_path).findings} >= {"mask-void", "mask-palette"}
+    (told,) = (line for line in understand(str(tmp_path)).notes if "border of no class" in line)
+    (options,) = _lines(told)
+    report = _check(tmp_path, options)
+    assert (report.faults, set(report.classes)) == ([], {"class_1"})
+    del options["ignore"]
+    assert "mask-void" in {one.code for one in _check(tmp_path, options).findings}
