@@ -29,6 +29,7 @@ FAULTS = {
     "mask-shape": "a mask has another aspect ratio than its photograph",
     "mask-values": "a mask is mostly neither black nor white, or is a label map",
     "masks-empty": "no mask holds an object",
+    "masks-full": "every mask covers its whole image",
     "classes": "a class is in none of the masks, or cannot be told from another",
     "label-value": "a label map holds a value that belongs to no class",
     "leak": "the same picture is in the train and the test split",
