@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from amsam_ray.data.check import DatasetReport
 
 _LISTED = 25
+_PLACEHOLDER = re.compile(r"[^{}'\"]*\{(stem|path)\}")
 _COLOURS = {"fault": "red", "converted": "yellow", "note": "dim"}
 
 FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -62,6 +64,9 @@ def dataset_config(name: str, root: str | None, pairs: tuple[str, ...]) -> Datas
         key, sign, text = pair.partition("=")
         if not sign:
             problems.append(Problem(f"--option {pair}", "is not of the form KEY=VALUE; write for example test=30"))
+            continue
+        if _PLACEHOLDER.match(text):  # YAML would take {stem} for a mapping
+            options[key] = text
             continue
         try:
             options[key] = parse_yaml(text, f"--option {key}").data

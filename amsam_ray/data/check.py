@@ -23,6 +23,7 @@ from amsam_ray.data.definition import check_options, get_definition
 from amsam_ray.data.findings import Finding, Severity, converted, fault, note
 from amsam_ray.data.images import (
     BETWEEN_TOLERANCE,
+    VOID,
     ImageError,
     Mask,
     MaskValuesError,
@@ -135,7 +136,8 @@ def check_dataset(
         return _inspect(root, pairs[name], by_class or rule)
 
     inspections = _inspect_all(inspect, sorted(pairs), progress)
-    _summarise(report, inspections, frozenset(found.test), {name: pair.image for name, pair in pairs.items()})
+    where = {name: pair.image for name, pair in pairs.items()}
+    _summarise(report, inspections, frozenset(found.test), where, by_class is not None)
     return report
 
 
@@ -210,12 +212,24 @@ def _suspect_mask(where: str, mask: Mask, photograph: Photograph) -> Iterator[Fi
         sizes = f"{mask.size[0]}x{mask.size[1]} against {width}x{height}"
         yield fault("mask-shape", where, f"has another aspect ratio than its photograph ({sizes}); use its own mask")
     if mask.between > BETWEEN_TOLERANCE:
-        what = f"{mask.between:.0%} of its pixels are neither black nor white; replace it by a mask of two values"
+        what = f"{mask.between:.0%} of its pixels are neither black nor white; replace it by a mask of two values, "
+        what += "or add object: nonzero to the options if every value but 0 is the object"
         what += f" (found {listed(mask.values)})" if mask.values else ""
         yield fault("mask-values", where, what)
     if mask.colours > 1:
-        what = f"holds {mask.colours} colours besides black, and all are object; for a class of each: classes: all"
+        what = f"holds {mask.colours} colours besides black, and all are object; for a class of each "
+        if "rgb" in mask.conversions:
+            what += "save it as a grey PNG of the values 1, 2, ... for the colours, and "
+        what += "add classes: all to the options"
         yield note("mask-colours", where, what)
+    if mask.void:
+        what = f"holds {VOID}, in VOC's maps the border of no class, and it is object; to count it as background add "
+        what += f"classes: all, ignore: [{VOID}] to the options"
+        yield note("mask-void", where, what)
+    if mask.areas:
+        what = f"holds areas of the values {listed(mask.areas)}, and all are object; for a class of each add "
+        what += "classes: all to the options; if 0 is not the background, save maps in which it is"
+        yield note("mask-areas", where, what)
     if not mask.pixels.any():
         yield note("mask-empty", where, "holds no object; check that this is intended")
     if mask.pixels.all():
@@ -223,7 +237,11 @@ def _suspect_mask(where: str, mask: Mask, photograph: Photograph) -> Iterator[Fi
 
 
 def _summarise(
-    report: DatasetReport, inspections: Iterable[_Inspection], test: frozenset[str], where: dict[str, str]
+    report: DatasetReport,
+    inspections: Iterable[_Inspection],
+    test: frozenset[str],
+    where: dict[str, str],
+    classes: bool = False,
 ) -> None:
     """Add the findings of all pairs to ``report``, with duplicates, sizes and object shares.
 
@@ -232,6 +250,7 @@ def _summarise(
         inspections: one per pair.
         test: names of the test split.
         where: name -> the photograph's path.
+        classes: whether masks are read by class; every pixel may then belong to one.
     """
     first: dict[str, str] = {}  # SHA-256 of the pixels -> the first name that has them
     sizes, shares, values = [], [], set()
@@ -251,7 +270,10 @@ def _summarise(
         report.sizes = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
     if shares:
         report.object_share = tuple(float(np.quantile(shares, q)) for q in (0, 0.5, 1))
-        if not report.object_share[-1]:
+        if report.object_share[0] == 1 and not classes:
+            what = "every mask covers its whole image: no pixel is 0; save masks whose background is black (0)"
+            report.findings.append(fault("masks-full", "masks", what))
+        if not report.object_share[-1] and not any(finding.code == "classes" for finding in report.faults):
             what = "no mask holds an object; give the folder of the masks, or masks that are white on black"
             report.findings.append(fault("masks-empty", "masks", what))
     report.mask_values = tuple(sorted(values))

@@ -13,8 +13,8 @@ from typing import Any
 from amsam_ray.config.classes import ALL, MAX_CLASSES, class_name
 from amsam_ray.data.class_masks import ClassFolders, ClassMasks, CocoMasks, LabelMaps
 from amsam_ray.data.coco import CocoFile, CocoImage, load_coco
-from amsam_ray.data.findings import Finding, fault
-from amsam_ray.data.images import ImageError
+from amsam_ray.data.findings import Finding, fault, note
+from amsam_ray.data.images import VOID, ImageError
 from amsam_ray.data.layout import Scan, choose_layout, divide_pool, no_layout, scan, take_published_split
 from amsam_ray.data.pairing import Pair, PatternPair, pair_files, report_unclaimed_masks
 from amsam_ray.data.patterns import SUFFIXES, PathPattern
@@ -89,6 +89,9 @@ def _scan_label_maps(tree: LocalTree, definition: DatasetDefinition, options: Ma
             what = f"hold {len(values):,} values, more than {MAX_CLASSES} classes; name the classes: {{NAME: VALUE}}"
             found.findings.append(fault("classes", "options.classes", f"the label maps {what}"))
             values = set()
+        if VOID in values and len(values) > 1:
+            what = f"includes class_{VOID}; if it is the border of no class, as in VOC's maps, add ignore: [{VOID}]"
+            found.findings.append(note("mask-void", "options.classes", what))
         classes = {f"class_{value}": value for value in sorted(values)}
     return ClassScan(found, LabelMaps(tree.root, definition.mask, files, classes, ignore), classes)
 

@@ -16,6 +16,7 @@ from amsam_ray.config.classes import class_name
 from amsam_ray.data import other_formats
 from amsam_ray.data.findings import Finding, note
 from amsam_ray.data.folder_names import Form, forms, place
+from amsam_ray.data.manual_folders import manual_readings
 from amsam_ray.data.pairing import PatternPair, fold, is_image, walk
 from amsam_ray.data.patterns import MASK_SUFFIXES, SUFFIXES, PathPattern, as_text, pattern_fault, quoted
 from amsam_ray.data.schema import unsafe_path
@@ -101,6 +102,11 @@ def find_folders(tree: Tree, options: Mapping[str, Any]) -> Folders | Refusal:
         return Refusal("too-many", beyond.what)
     pictures = [path for path in files if PurePosixPath(path).suffix.lower() in MASK_SUFFIXES]
     readings = _readings(pictures, given)
+    manual = [] if given else manual_readings(pictures)
+    if manual and (readings or len(manual) > 1 or options.get("test") is not None):
+        return _several_masks(readings, [(one.options, len(one.pairs)) for one in manual])
+    if manual:
+        return Folders(manual[0].options, [*findings, *_left_out(pictures, manual[0].options, manual[0].pairs)])
     missing = any(tree.kind(PathPattern.of(folder).folder) == "missing" for folder in given.values())
     if not readings and missing:
         return Folders(plain)  # the scan names the folders
@@ -110,7 +116,7 @@ def find_folders(tree: Tree, options: Mapping[str, Any]) -> Folders | Refusal:
     usable = [(reading, found) for reading, found in chosen if found is not None]
     if len(readings) == len(usable) == 1:
         reading, found = usable[0]
-        return Folders(found, [*findings, *_left_out(pictures, found, reading)])
+        return Folders(found, [*findings, *_left_out(pictures, found, reading.pairs)])
     if not usable:
         what = "holds masks under several naming schemes; rename them alike, or give the options images and masks"
         return Refusal("ambiguous", what)
@@ -122,6 +128,13 @@ def _several(readings: Sequence[Options], counts: Sequence[int]) -> Refusal:
     return Refusal(
         "ambiguous", f"can be read in several ways; write one of: {'; or '.join(lines)}", "", tuple(readings)
     )
+
+
+def _several_masks(readings: Sequence[_Reading], manual: Sequence[tuple[Options, int]]) -> Refusal:
+    """Refuse folders named ``manual`` beside others: these often hold the camera's field of view."""
+    stated = ((as_options(reading, {}), len(reading.pairs)) for reading in readings)
+    usable = [*manual, *((found, count) for found, count in stated if found is not None)]
+    return _several([found for found, _ in usable], [count for _, count in usable])
 
 
 def _inconsistent(given: Mapping[str, str], options: Mapping[str, Any]) -> Refusal | None:
@@ -334,14 +347,14 @@ def _pattern(paths: Iterable[str], form: Form, suffix: str, plain: bool) -> str:
     return "/".join([*around, name]) + suffix
 
 
-def _left_out(pictures: Iterable[str], options: Options, reading: _Reading) -> list[Finding]:
+def _left_out(pictures: Iterable[str], options: Options, paired: Mapping[str, str]) -> list[Finding]:
     """Report the images that a reading does not use, by folder."""
     pairs = [PatternPair(PathPattern.of(options["images"]), PathPattern.of(options["masks"]))]
     if "test_images" in options:
         pairs.append(PatternPair(PathPattern.of(options["test_images"]), PathPattern.of(options["test_masks"])))
     patterns = [pattern for pair in pairs for pattern in (pair.images, pair.masks)]
     unused = [path for path in pictures if all(pattern.key(path) is None for pattern in patterns)]
-    labelled = Counter(str(PurePosixPath(path).parent) for path in unused if path in reading.pairs)
+    labelled = Counter(str(PurePosixPath(path).parent) for path in unused if path in paired)
     found = []
     for folder, count in sorted(Counter(str(PurePosixPath(path).parent) for path in unused).items()):
         why = "with masks; move them to the train or test folder to use them" if labelled[folder] else "by this reading"

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from amsam_ray.data.arrays import MAGIC, ArrayError, read_mask_array
-from amsam_ray.data.mask_values import FEW, NOISE, label_map_fault, levels
+from amsam_ray.data.mask_values import FEW, NOISE, bright_areas, label_map_fault, levels
 from amsam_ray.data.schema import MaskRule
 from amsam_ray.errors import AmsamError
 
@@ -40,6 +40,8 @@ MAX_PIXELS = 36_000_000
 MAX_FILE_BYTES = 300 << 20
 """Largest file of a photograph or a mask, in bytes: above the largest picture without compression."""
 _PLAIN_MODES = ("1", "L", "P", "RGB")
+VOID = 255
+"""Value that marks pixels of no class in label maps."""
 BETWEEN_TOLERANCE = 0.1
 """Largest share of a mask's pixels that may be neither black nor white, `Mask.between`."""
 LABEL_MAP_REMEDY = (
@@ -127,6 +129,7 @@ class Mask:
         values: the distinct values of the file (indices of a palette), sorted; empty in lossy files, in colour, and if
             there are more than ``FEW`` or they are not whole numbers.
         colours: number of its colours besides black, if it is a palette or colour image with at most ``FEW``, else 0.
+        areas: the values that fill areas and are all object, if there are several (`bright_areas`).
     """
 
     pixels: np.ndarray
@@ -135,6 +138,12 @@ class Mask:
     conversions: tuple[str, ...]
     values: tuple[int, ...] = ()
     colours: int = 0
+    areas: tuple[int, ...] = ()
+
+    @property
+    def void(self) -> bool:
+        """Whether it is a palette of several colours whose index 255 is used, in VOC's maps the border of no class."""
+        return self.colours > 1 and VOID in self.values and any(0 < value < VOID for value in self.values)
 
 
 def read_file(path: Path, where: str) -> bytes:
@@ -217,6 +226,7 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
     """
     read = _read_array(data, where) if data.startswith(MAGIC) else _read_mask_image(data, where, rule, frame)
     value_HW, scale, lossy, notes = read.value_HW, read.scale, read.lossy, list(read.notes)
+    areas: tuple[int, ...] = ()
     if rule.object == "nonzero":
         object_HW = value_HW > (NOISE * scale if lossy else 0)
         between = 0.0
@@ -226,6 +236,9 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
         object_HW = value_HW > rule.threshold * scale
         middling = np.count_nonzero((value_HW > NOISE * scale) & (value_HW < (1 - NOISE) * scale))
         between = middling / value_HW.size
+        if read.values:
+            levels_of = tuple(levels(value_HW)) if "palette" in notes else read.values  # those are indices
+            areas = bright_areas(value_HW, levels_of, scale, rule.threshold)
     height, width = value_HW.shape
     if (width, height) != (frame.width, frame.height):
         if rule.other_size == "refuse":
@@ -236,7 +249,7 @@ def decode_mask(data: bytes, where: str, rule: MaskRule, frame: Frame) -> Mask:
         )
         object_HW = np.asarray(resized).astype(bool)
         notes.append("resized")
-    return Mask(object_HW, (width, height), between, tuple(notes), read.values, read.colours)
+    return Mask(object_HW, (width, height), between, tuple(notes), read.values, read.colours, areas)
 
 
 @dataclass(frozen=True)

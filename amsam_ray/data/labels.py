@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from amsam_ray.data.images import Frame, ImageError, load_picture, turn_as_stored
+from amsam_ray.data.arrays import MAGIC, ArrayError, read_mask_array
+from amsam_ray.data.images import MAX_PIXELS, Frame, ImageError, load_picture, turn_as_stored
 from amsam_ray.data.schema import MaskRule
 
 _LOSSY = ("JPEG", "MPO")
@@ -46,11 +47,18 @@ def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame | None) 
         ImageError: the map is unreadable, in colour, in a lossy format or of values that are no numbers of classes, or
             has another aspect ratio, or another size and the rule refuses that.
     """
+    if data.startswith(MAGIC):
+        return _fit(_array_values(data, where), where, rule, frame, [])
     picture = load_picture(data, where)
     if picture.format in _LOSSY:
         raise ImageError(where, f"is a label map in the lossy format {picture.format}, which changes values; {_REMEDY}")
     picture, notes = turn_as_stored(picture, frame) if frame else (picture, [])
-    values_HW, size = _values(picture, where), picture.size
+    return _fit(_values(picture, where), where, rule, frame, notes)
+
+
+def _fit(values_HW: np.ndarray, where: str, rule: MaskRule, frame: Frame | None, notes: list[str]) -> LabelMap:
+    """Return the label map at its photograph's size."""
+    size = (values_HW.shape[1], values_HW.shape[0])
     if frame and size != (frame.width, frame.height):
         if rule.other_size == "refuse":
             sizes = f"is {size[0]}x{size[1]} and its photograph {frame.width}x{frame.height}"
@@ -64,15 +72,27 @@ def decode_labels(data: bytes, where: str, rule: MaskRule, frame: Frame | None) 
     return LabelMap(values_HW, size, tuple(notes))
 
 
+def _array_values(data: bytes, where: str) -> np.ndarray:
+    """Return the values of a label map stored as an array, HW int32."""
+    try:
+        return _whole(read_mask_array(data, MAX_PIXELS // 2), where)
+    except ArrayError as error:
+        raise ImageError(where, str(error)) from None
+
+
+def _whole(values_HW: np.ndarray, where: str) -> np.ndarray:
+    found = values_HW.astype(np.float64)
+    if not np.all((found >= 0) & (found <= 65_535) & (found == np.rint(found))):
+        raise ImageError(where, f"holds values that are not whole numbers of 0 to 65,535; {_REMEDY}")
+    return found.astype(np.int32)
+
+
 def _values(picture: Image.Image, where: str) -> np.ndarray:
     """Return the values of a label map, HW int32."""
     if picture.mode in ("1", "L", "P"):
         return np.asarray(picture).astype(np.int32)
     if picture.mode.startswith("I") or picture.mode == "F":
-        found = np.asarray(picture).astype(np.float64)
-        if not np.all((found >= 0) & (found <= 65_535) & (found == np.rint(found))):
-            raise ImageError(where, f"holds values that are not whole numbers of 0 to 65,535; {_REMEDY}")
-        return found.astype(np.int32)
+        return _whole(np.asarray(picture), where)
     if picture.mode in ("LA", "PA"):
         return np.asarray(picture)[..., 0].astype(np.int32)
     colours = np.asarray(picture.convert("RGB"))

@@ -85,16 +85,41 @@ def label_map_fault(value_HW: np.ndarray, scale: float, threshold: float, lossy:
     return None
 
 
+def bright_areas(value_HW: np.ndarray, values: Sequence[int], scale: float, threshold: float) -> tuple[int, ...]:
+    """Return the values above the threshold that fill areas, if there are several: classes that become one object.
+
+    An area holds a block of 3x3 pixels of one value, which soft borders do not. Values within 5 % of full scale count
+    as one, the largest of them.
+
+    Args:
+        value_HW: the file's values.
+        values: the distinct ones, sorted; none if they are many.
+        scale, threshold: as in `label_map_fault`.
+    """
+    bright = [value for value in values if value > threshold * scale]
+    if len(bright) < 2 or bright[0] >= (1 - NOISE) * scale:
+        return ()
+    solid = np.unique(value_HW[1:-1, 1:-1][_blocks(value_HW, bright)])
+    found = tuple(int(value) for value in solid if value < (1 - NOISE) * scale)
+    areas = (*found, int(solid[-1])) if len(found) < len(solid) else found
+    return areas if len(areas) > 1 else ()
+
+
 def _solid(value_HW: np.ndarray, values: Sequence[int] | None) -> bool:
     """Return whether one of ``values`` (None: any but zero) fills a block of 3x3 pixels."""
     if values is not None and not values:
         return False
+    return bool(_blocks(value_HW, values).any())
+
+
+def _blocks(value_HW: np.ndarray, values: Sequence[int] | None) -> np.ndarray:
+    """Return the centres of blocks of 3x3 pixels of one of ``values``, as bool without the outermost pixels."""
     height, width = value_HW.shape
-    if height < 3 or width < 3:
-        return False
     inner_HW = value_HW[1:-1, 1:-1]
     same_HW = np.isin(inner_HW, values) if values is not None else inner_HW != 0
+    if height < 3 or width < 3:
+        return same_HW
     for row in range(3):
         for column in range(3):
             same_HW &= value_HW[row : height - 2 + row, column : width - 2 + column] == inner_HW
-    return bool(same_HW.any())
+    return same_HW

@@ -15,6 +15,7 @@ from amsam_ray.data.definition import check_options, get_definition, open_tree
 from amsam_ray.data.detect import Refusal, find_folders
 from amsam_ray.data.images import (
     BETWEEN_TOLERANCE,
+    VOID,
     ImageError,
     Mask,
     MaskValuesError,
@@ -32,7 +33,6 @@ from amsam_ray.errors import InputError, Problem, counted, printable
 
 _SAMPLE = 400
 _SHOWN = 20
-_VOID = 255  # marks pixels of no class in label maps
 
 
 class Unreadable(InputError):
@@ -113,7 +113,7 @@ def _masks_notes(root: Path, pairs: list[Pair], rule: MaskRule, options: Mapping
     sample = {pair.mask: pair for pair in pairs}
     read: list[Mask] = []
     refused: list[MaskValuesError] = []
-    damaged = 0
+    damaged: list[ImageError] = []
     for name in spread(sorted(sample), _SAMPLE):
         pair = sample[name]
         try:
@@ -121,39 +121,65 @@ def _masks_notes(root: Path, pairs: list[Pair], rule: MaskRule, options: Mapping
             read.append(decode_mask(read_file(root / pair.mask, pair.mask), pair.mask, rule, frame))
         except MaskValuesError as error:
             refused.append(error)
-        except ImageError:
-            damaged += 1  # a fault of one file, which `data check` names
+        except ImageError as error:
+            damaged.append(error)  # a fault of one file, which `data check` names
     if refused:
-        raise Unreadable(_label_maps(refused, len(refused) + len(read), options))
+        raise Unreadable(_label_maps(refused, read, options))
+    if damaged and not read:
+        raise Unreadable([Problem(error.where, error.what) for error in damaged[:_SHOWN]])
     if read and not any(mask.pixels.any() for mask in read):
         what = f"none of {counted(len(read), 'mask')} holds an object; give the folder of the masks as the option masks"
+        raise Unreadable(Problem(str(options["masks"]), what))
+    if read and all(mask.pixels.all() for mask in read):
+        what = (
+            f"all of {counted(len(read), 'mask')} cover their whole image: no pixel is 0; save masks whose background "
+        )
+        what += "is black (0), or give the folder of the masks as the option masks"
         raise Unreadable(Problem(str(options["masks"]), what))
     soft = [mask for mask in read if mask.between > BETWEEN_TOLERANCE]
     if 2 * len(soft) > len(read):
         what = (
             f"{len(soft)} of {counted(len(read), 'mask')} are neither black nor white in many pixels, as photographs "
         )
-        what += f"are; give the folder of the masks, or, if they have soft borders, write {as_text(options)}"
+        what += "are; give the folder of the masks, or, if every value but 0 is the object, write "
+        what += f"{as_text({**options, 'object': 'nonzero'})}; save masks with soft borders as 0 and 255"
+        if any(mask.areas for mask in soft):
+            what += f"; for a class of each value write {as_text({**options, 'classes': 'all'})}"
         raise Unreadable(Problem(str(options["masks"]), what))
     values = sorted({value for mask in read for value in mask.values})
     shares = [float(mask.pixels.mean()) for mask in read] or [0.0]
     notes = [f"masks: object share {min(shares):.1%} to {max(shares):.1%}{', values ' * bool(values)}{listed(values)}"]
-    if any(mask.colours > 1 for mask in read):
-        notes.append("masks: every colour but black is object; for a class of each value write classes: all")
+    each = {**options, "classes": "all"}
+    if any(mask.void for mask in read):
+        one = f"{as_text(each)[:-1]}, ignore: [{VOID}]}}"
+        notes.append(
+            f"masks: {VOID}, in VOC's maps the border of no class, is object; to count it as background, with "
+        )
+        notes[-1] += f"a class of each other value, write {one}"
+    elif any(mask.colours > 1 and "rgb" in mask.conversions for mask in read):
+        notes.append("masks: every colour but black is object; for a class of each colour, save the masks as grey PNG ")
+        notes[-1] += f"files of 1, 2, ... for the colours and 0 for the background, and write {as_text(each)}"
+    elif any(mask.colours > 1 for mask in read):
+        notes.append(f"masks: every colour but black is object; for a class of each value write {as_text(each)}")
+    if areas := sorted({value for mask in read for value in mask.areas}):
+        notes.append(f"masks: the values {listed(areas)} fill areas, and all are object; for a class of each write ")
+        notes[-1] += f"{as_text(each)}; if 0 is not the background, save maps in which it is"
     if damaged:
-        notes.append(f"{damaged} of {counted(len(read) + damaged, 'pair')} cannot be read")
+        notes.append(f"{len(damaged)} of {counted(len(read) + len(damaged), 'pair')} cannot be read")
     return notes
 
 
-def _label_maps(refused: list[MaskValuesError], total: int, options: Mapping[str, Any]) -> Problem:
-    values = sorted({value for error in refused for value in error.values})
-    first = f"{len(refused)} of {counted(total, 'mask')} {'is' if len(refused) == 1 else 'are'} not of one object"
+def _label_maps(refused: list[MaskValuesError], read: list[Mask], options: Mapping[str, Any]) -> Problem:
+    held = [*(error.values for error in refused), *(mask.values for mask in read)]  # maps of 0 and 1 pass by themselves
+    values = sorted({value for some in held for value in some})
+    total = counted(len(refused) + len(read), "mask")
+    first = f"{len(refused)} of {total} {'is' if len(refused) == 1 else 'are'} not of one object"
     reason = refused[0].what.partition(": ")[2].partition(";")[0]
     one = as_text({**options, "object": "nonzero"})
     what = f"{first}: {reason}. If every value but 0 is the object, write {one}"
-    if classes := [value for value in values if 0 < value != _VOID]:
+    if classes := [value for value in values if 0 < value != VOID]:
         names = ", ".join(f"class_{value}: {value}" for value in classes)
-        ignore = f", ignore: [{_VOID}]" if _VOID in values else ""
+        ignore = f", ignore: [{VOID}]" if VOID in values else ""
         line = f"{as_text(options)[:-1]}, classes: {{{names}}}{ignore}}}"
         what += f"; for a class of each value, with names of your choice, write {line}"
     else:

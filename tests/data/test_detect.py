@@ -238,7 +238,7 @@ def test_several_colours_are_told(tmp_path: Path) -> None:
         ways.values(tmp_path / f"SegmentationClass/{i}.png", halves, [0, 0, 0, 128, 0, 0, 0, 64, 0])
     result = CliRunner().invoke(data, ["detect", str(tmp_path)])
     assert result.exit_code == 0
-    assert "for a class of each value write classes: all" in result.output
+    assert "masks: SegmentationClass, classes: all}" in result.output
     found = {finding.code for finding in check_dataset(DatasetConfig(name="folder", root=str(tmp_path))).findings}
     assert "mask-colours" in found
     dataset = open_dataset(DatasetConfig(name="folder", root=str(tmp_path)), split="all")
