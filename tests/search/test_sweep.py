@@ -101,6 +101,7 @@ def test_killed_sweep_continues_and_equals_an_undisturbed_one(tmp_path: Path) ->
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert "interrupted: finishing running trials" in disturbed.terminal()
+    disturbed.fake = {"seconds": 2.0}  # the second lane starts after the first one's trial, which takes it a while
     assert disturbed.run() == 0
     after = {r.trial: r.to_bytes() for r in disturbed.assert_complete()}
     # One cell chose the published setting, the other one has finals of both.
