@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,6 +21,7 @@ _MAX_INT = 1_000_000
 _MAX_CHOICES = 1_000
 _MAX_WORD = 200
 _MAX_LANES = 100_000
+_GRACE_EPOCHS = 5
 _MONTH_S = 30 * 24 * 3600
 
 
@@ -202,7 +204,13 @@ class SchedulerSection(_Section):
     """Early stopping inside a cell: asynchronous successive halving (Li et al. 2018, arXiv 1810.05934)."""
 
     name: Literal["asha", "none"] = Field("asha", description="none: every trial runs all epochs")
-    grace_epochs: int = Field(5, ge=1, le=100_000, description="epoch of the first rung; no trial is stopped before it")
+    grace_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="epoch of the first rung; no trial is stopped before it; "
+        "empty: 5, or with crossfit the last epoch of the first half of the folds",
+    )
     reduction: float = Field(3, gt=1, le=1_000, description="one in this many trials continues past each rung")
 
     @model_validator(mode="before")
@@ -335,3 +343,14 @@ class SpaceFile(_Section):
         if len(set(value)) != len(value):
             raise ValueError("repeats a number of shots; give each number once")
         return value
+
+    @model_validator(mode="after")
+    def _first_rung(self) -> SpaceFile:
+        scheduler = self.search.scheduler
+        if scheduler.grace_epochs is None:
+            # Written into the model, so that a file that names the default has the same hash as one that does not.
+            epochs = self.train.epochs * math.ceil(self.selection.fold_count / 2)
+            first = epochs if self.selection.mode == "crossfit" else _GRACE_EPOCHS
+            resolved = scheduler.model_copy(update={"grace_epochs": first})
+            object.__setattr__(self, "search", self.search.model_copy(update={"scheduler": resolved}))
+        return self

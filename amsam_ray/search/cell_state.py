@@ -36,6 +36,7 @@ class RecordedTrial:
 def rung_epochs(space: SpaceFile) -> tuple[int, ...]:
     """Return the epochs at which ASHA decides: grace, grace * reduction, ... below the last epoch of the last fold."""
     scheduler, found = space.search.scheduler, []
+    assert scheduler.grace_epochs is not None  # SpaceFile resolves it
     epoch = float(scheduler.grace_epochs)
     while scheduler.name == "asha" and round(epoch) < space.train.epochs * space.selection.fold_count:
         found.append(round(epoch))

@@ -4,7 +4,7 @@ In each cell (dataset, K shots, draw of the shots, method) a fixed list of confi
 modes and retrained on all shots. Each selection rule then chooses a configuration, whose test Dice is compared with
 that of the published setting. Datasets are the procedural families ``polyp`` and ``shadow`` and, with ``--photos``, a
 folder of photographs, ``photos``: no default of the package was chosen on them. Further tables state in which cells
-configurations differ by more than noise, and replay ``search.stop_when_flat`` and ``search.prior``.
+configurations differ by more than noise, and replay ``search.stop_when_flat``, ``search.prior`` and early stopping.
 
 A cell is written DATASET/K/DRAW/METHOD, each part a comma-separated list: ``polyp,shadow/8/0,1,2/blo_sam``. Cells are
 run in the order given. ``photos+tuned`` tunes the detector on the shots. Every training leaves a record in the output

@@ -11,6 +11,7 @@ from tests.benchmarks.selection_format import identity, number, percent, points,
 from tests.benchmarks.selection_noise import beyond_noise, noise, noise_tables
 from tests.benchmarks.selection_replay import replay_tables, replays
 from tests.benchmarks.selection_rules import HALF, SCORES, CellRecords
+from tests.benchmarks.selection_stopping import stopping, stopping_table
 from tests.benchmarks.selection_trials import DEVELOPMENT, PUBLISHED, RECIPE
 
 RESAMPLES, BOOTSTRAP_SEED = 4000, 0
@@ -150,6 +151,7 @@ def figures(finished: Iterable[CellRecords]) -> dict[str, Any]:
             "cells": single,
             "beyond_noise": beyond_noise(one for one in single if "noise" in one),
             "replays": replays(cell.records for cell in cells),
+            "early_stopping": stopping(cell.records for cell in cells),
         }
     )
     return rounded
@@ -235,7 +237,9 @@ def markdown(found: dict[str, Any]) -> str:
     if not cells:
         return "No cell is finished.\n"
     tables = [_averages_table(averages), _ranking_table(averages), _cells_table(cells), _noise_table(cells)]
-    return "\n\n".join([*tables, *noise_tables(found), *replay_tables(found["replays"])])
+    return "\n\n".join(
+        [*tables, *noise_tables(found), *replay_tables(found["replays"]), stopping_table(found["early_stopping"])]
+    )
 
 
 def _averages_table(averages: list[dict[str, Any]]) -> str:

@@ -74,7 +74,7 @@ class CellRecords:
             kind: ``d2``, ``crossfit2``, ``crossfit4``, or ``2 of 4`` for the first two folds of four.
         """
         if kind == HALF:
-            return np.array([self._fold_score(number, 2) for number in range(self.count)])
+            return np.array([self.fold_score(number, 2) for number in range(self.count)])
         found = [self._records[number, kind, 0]["score"] for number in range(self.count)]
         return np.array([-math.inf if score is None else score for score in found])
 
@@ -125,8 +125,9 @@ class CellRecords:
             found.append(folds if record["score"] is not None else [])
         return found
 
-    def _fold_score(self, number: int, folds: int) -> float:
-        """The best epoch's score of the first ``folds`` of four, which judge equally many shots."""
+    def fold_score(self, number: int, folds: int) -> float:
+        """Score of the best epoch of the first ``folds`` of four, which judge equally many shots; -inf if the training
+        diverged."""
         curves = self._curves[number][:folds]
         return float(np.mean(curves, axis=0).max()) if curves else -math.inf
 
@@ -177,9 +178,9 @@ class CellRecords:
         for fold in range(1, 5):
             trainings += len(left)
             seconds += float(per_fold[left].sum())
-            left.sort(key=lambda number: -self._fold_score(number, fold))
+            left.sort(key=lambda number: -self.fold_score(number, fold))
             left = left[: -(-len(left) // 2)] if fold < 4 else left[:1]
-        return Choice(left[0], "refit", trainings, seconds, self._fold_score(left[0], 4))
+        return Choice(left[0], "refit", trainings, seconds, self.fold_score(left[0], 4))
 
     def ranking(self) -> dict[str, dict[str, float]]:
         """For each selection score: Spearman's correlation with the test over configurations, and the mean excess

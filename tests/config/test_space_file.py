@@ -411,6 +411,7 @@ selection: {mode: crossfit, folds: 4}
 train: {epochs: 20, batch_size: 4}
 search:
   trials: 6
+  scheduler: {name: asha, grace_epochs: 5}   # the default then
   space: {steps: {choice: [50, 100]}, lr: {loguniform: [5.0e-4, 1.0e-2]}}
   first: [{steps: 100, lr: 1.0e-3}]
 """

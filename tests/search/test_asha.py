@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from amsam_ray.config.space_file import space_hash
 from amsam_ray.search.asha import Asha
 from amsam_ray.search.cell_state import rung_epochs
 from amsam_ray.search.cells import Cell
@@ -49,6 +50,25 @@ def test_restored_rungs_decide_like_the_original() -> None:
         restored.restore(f"t{n}", scores)
     probes = [n / 40 for n in range(40)]
     assert [original.stops(f"p{s}", 3, s) for s in probes] == [restored.stops(f"p{s}", 3, s) for s in probes]
+
+
+@pytest.mark.parametrize(
+    ("selection", "rungs"),
+    [
+        ({}, (5, 15)),
+        ({"mode": "crossfit"}, (40,)),
+        ({"mode": "crossfit", "folds": 2}, (20,)),
+        ({"mode": "crossfit", "folds": 5}, (60,)),
+    ],
+)
+def test_first_rung_with_cross_fitting_is_after_half_of_the_folds(
+    selection: dict[str, Any], rungs: tuple[int, ...]
+) -> None:
+    cell = one_cell(epochs=20, shots=(16,), selection=selection, scheduler="asha")
+    assert rung_epochs(cell.source) == rungs
+    named = {"name": "asha", "grace_epochs": rungs[0]}
+    written_out = one_cell(epochs=20, shots=(16,), selection=selection, scheduler=named)
+    assert space_hash(written_out.source) == space_hash(cell.source)
 
 
 @pytest.mark.parametrize("maximise", [True, False])
