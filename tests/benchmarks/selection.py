@@ -72,13 +72,20 @@ def run_cell(cell: Cell, photos: Photos | None, folder: Path, count: int) -> Non
                 run.refit(number, seed)
 
 
-def run_extras(cell: Cell, photos: Photos | None, folder: Path, count: int) -> None:
-    """Train the published configuration for longer, and cross-fit every configuration with two folds."""
+def run_longer(cell: Cell, photos: Photos | None, folder: Path, count: int) -> None:
+    """Train the published configuration for as long as the paper does."""
+    CellRun(cell, photos, folder).longer()
+
+
+def run_two_folds(cell: Cell, photos: Photos | None, folder: Path, count: int) -> None:
+    """Cross-fit every configuration with two folds."""
     run = CellRun(cell, photos, folder)
-    run.longer()
     for number in range(count):
         run.crossfit(number, 2)
     run_cell(cell, photos, folder, count)  # the choice with two folds may need finals with further seeds
+
+
+EXTRAS = {"longer": run_longer, "two-folds": run_two_folds}
 
 
 def _single_threaded() -> None:
@@ -108,7 +115,13 @@ def main() -> int:
     parser.add_argument("--photos", help="folder with images/ and masks/ of equal stems, the dataset `photos`")
     parser.add_argument("--photos-test", type=int, default=30, help="number of test photographs (default 30)")
     parser.add_argument("--configurations", type=int, default=2 + RANDOM, help="use the first N of the list")
-    parser.add_argument("--no-extras", action="store_true", help="leave out the longer training and the two folds")
+    parser.add_argument(
+        "--extras",
+        nargs="*",
+        choices=sorted(EXTRAS),
+        default=sorted(EXTRAS),
+        help="longer: the published setting for 100 epochs; two-folds: crossfit with two folds (default: both)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default 2)")
     parser.add_argument("--report-only", action="store_true", help="train nothing; report what the folder holds")
     given = parser.parse_args()
@@ -125,7 +138,7 @@ def main() -> int:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(given.workers, mp_context=context, initializer=_single_threaded) as pool:
             settings = photos, folder, given.configurations
-            jobs = [run_cell] if given.no_extras else [run_cell, run_extras]  # the extras of all cells come last
+            jobs = [run_cell, *(EXTRAS[name] for name in given.extras)]  # the extras of all cells come last
             running = {pool.submit(job, cell, *settings): cell for job in jobs for cell in cells}
             for future in as_completed(running):
                 if error := future.exception():
