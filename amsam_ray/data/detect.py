@@ -374,7 +374,7 @@ def _nothing_found(
         return classes
     if unknown := _unknown_folders(pictures):
         return unknown
-    if single := other_formats.one_file_per_object(pictures, tree.uri):
+    if single := other_formats.one_file_per_object(pictures, tree):
         return Refusal("annotations", single.what, single.where, (), single.script)
     kinds = [tree.kind(PathPattern.of(plain[name]).folder) for name in ("images", "masks")]
     if kinds[0] == "folder" and kinds[1] != "missing":
@@ -388,8 +388,8 @@ def _nothing_found(
     return Refusal("layout", what)
 
 
-def _by_class(pictures: Sequence[str]) -> Refusal | None:
-    """Recognise masks in a folder for each class: ``masks/polyp/a.png``."""
+def _by_class(pictures: Sequence[str]) -> Folders | Refusal | None:
+    """Recognise masks in a folder for each class: ``masks/polyp/a.png``. A single folder is no class."""
     images: dict[_Key, str] = {}
     for path in pictures:
         here = place(str(PurePosixPath(path).parent), strict=False)
@@ -406,6 +406,8 @@ def _by_class(pictures: Sequence[str]) -> Refusal | None:
     readings = [options for options in single.values() if options is not None]
     if not readings:
         return None
+    if len(single) == 1:
+        return Folders(readings[0])
     both = {"images": readings[0]["images"], "masks": str(PurePosixPath(readings[0]["masks"]).parent)}
     classes = ", ".join(f"{class_name(name)}: {quoted(name)}" for name in single)
     lines = [as_text(one) for one in readings[:_SHOWN]]

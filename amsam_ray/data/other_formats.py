@@ -15,10 +15,10 @@ from typing import Any
 
 from amsam_ray.data.folder_names import place
 from amsam_ray.data.patterns import SUFFIXES, as_text
-from amsam_ray.data.tree import Tree
+from amsam_ray.data.tree import LocalTree, Tree
 
 _ENDS_BYTES = 1 << 16
-_TRIED = 4  # files of each suffix
+_TRIED = 4  # files of each suffix that hold something
 _LINES, _WORDS = 8, 100  # looked at in a text file
 _RUN = "run the script that `amsam-ray data detect FOLDER > masks.py` saves, which writes the masks"
 _VOLUMES = {
@@ -132,11 +132,17 @@ def recognise(tree: Tree, files: Sequence[str]) -> OtherFormat | None:
     for path in files:
         by_suffix[PurePosixPath(path).suffix.lower()].append(path)
     for suffix, read in ((".json", _json), (".xml", _xml), (".csv", _csv), (".txt", _txt)):
-        for path in by_suffix[suffix][:_TRIED]:
+        tried = 0
+        for path in by_suffix[suffix]:
             try:
                 text = tree.read_ends(path, _ENDS_BYTES).decode("utf-8", "replace")
             except OSError:
                 continue
+            if not text.strip():
+                continue  # a photograph without objects
+            tried += 1
+            if tried > _TRIED:
+                break
             if found := read(text, path, tree, files):
                 return found
     for suffix, kind in _VOLUMES.items():
@@ -155,7 +161,9 @@ def _json(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat
         what = f"is a COCO file; write {as_text({**options, 'classes': 'all'})} for a class of every category"
         return OtherFormat(what, path, options)
     if holds("shapes", "points"):
-        return OtherFormat(f"is a labelme file, which is not read; {_RUN}", path, script=_LABELME.format(root=tree.uri))
+        return OtherFormat(
+            f"is a labelme file, which is not read; {_RUN}", path, script=_LABELME.format(root=_root(tree))
+        )
     if holds("shape_attributes") or holds("_via_img_metadata"):
         return _export("a VIA project", "in VIA choose Annotation > Export Annotations (COCO format)", path)
     if holds("original_width") or holds("from_name"):
@@ -180,7 +188,7 @@ def _csv(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat 
     if not codes or head[0] in codes:
         return None
     what = f"is a table of run lengths, which is not read; {_RUN}"
-    script = _RLE.format(root=tree.uri, table=path, name=head[0], code=codes[0], suffixes=sorted(SUFFIXES))
+    script = _RLE.format(root=_root(tree), table=path, name=head[0], code=codes[0], suffixes=sorted(SUFFIXES))
     return OtherFormat(what, path, script=script)
 
 
@@ -191,7 +199,7 @@ def _txt(text: str, path: str, tree: Tree, files: Sequence[str]) -> OtherFormat 
     if all(len(line) in (5, 6) for line in lines):
         return _boxes("a YOLO file of boxes", path)
     what = f"is a YOLO file of polygons, which is not read; {_RUN}"
-    return OtherFormat(what, path, script=_YOLO.format(root=tree.uri, suffixes=sorted(SUFFIXES)))
+    return OtherFormat(what, path, script=_YOLO.format(root=_root(tree), suffixes=sorted(SUFFIXES)))
 
 
 def _is_yolo(words: Sequence[str]) -> bool:
@@ -203,6 +211,11 @@ def _is_yolo(words: Sequence[str]) -> bool:
         return all(-0.1 <= float(share) <= 1.1 for share in shares)
     except ValueError:
         return False
+
+
+def _root(tree: Tree) -> str:
+    """Return the root for a script, which may be run from another folder."""
+    return str(tree.root) if isinstance(tree, LocalTree) else tree.uri
 
 
 def _export(kind: str, how: str, path: str) -> OtherFormat:
@@ -222,12 +235,12 @@ def _photo_folder(path: str, files: Sequence[str]) -> str:
     return min(counts, key=lambda folder: (-counts[folder], folder))
 
 
-def one_file_per_object(pictures: Sequence[str], root: str) -> OtherFormat | None:
+def one_file_per_object(pictures: Sequence[str], tree: Tree) -> OtherFormat | None:
     """Recognise a photograph and a folder of masks, one per object, in each of several folders.
 
     Args:
         pictures: paths of all images below the root.
-        root: the data root, for the script.
+        tree: the data root, for the script.
     """
     folders: dict[tuple[str, ...], dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in pictures:
@@ -238,4 +251,4 @@ def one_file_per_object(pictures: Sequence[str], root: str) -> OtherFormat | Non
         return None
     what = f"is one of several masks of a photograph, one for each object, which are not united; {_RUN}"
     images, masks = (PurePosixPath(cases[0][role][0]).parent.name for role in ("image", "mask"))
-    return OtherFormat(what, min(cases[0]["mask"]), script=_UNITE.format(root=root, images=images, masks=masks))
+    return OtherFormat(what, min(cases[0]["mask"]), script=_UNITE.format(root=_root(tree), images=images, masks=masks))

@@ -142,6 +142,13 @@ def _instances(root: Path) -> None:
         values(root / f"masks/{i}.tif", _halves(i, 3, 5).astype(np.uint16))
 
 
+def _trimaps(root: Path) -> None:
+    """Oxford-IIIT Pet: 1 inside, 2 outside, 3 at the border."""
+    for i in range(COUNT):
+        photo(root / f"images/{i}.jpg", i)
+        values(root / f"annotations/trimaps/{i}.png", np.where(truth(i), 1, 2).astype(np.uint8))
+
+
 def _colours(root: Path) -> None:
     """A colour for each class, one of them dark."""
     for i in range(COUNT):
@@ -214,6 +221,13 @@ def _yolo(root: Path) -> None:
         points = " ".join(f"{v / SIDE:.6f}" for corner in _corners(i) for v in corner)
         (root / f"labels/{i}.txt").write_text(f"0 {points}\n")
     (root / "data.yaml").write_text("names: [leaf]\n")
+
+
+def _yolo_backgrounds(root: Path) -> None:
+    """YOLO with empty label files, as those of photographs without an object are."""
+    _yolo(root)
+    for i in range(5):
+        (root / f"labels/-{i}.txt").write_text("")
 
 
 def _run_lengths(root: Path) -> None:
@@ -324,10 +338,21 @@ MORE_WAYS = {
         told=("holds the values 0, 64, 128", "object: nonzero"),
         again={"images": "images", "masks": "labels", "object": "nonzero"},
     ),
+    "trimaps": Way(
+        "trimaps (Oxford-IIIT Pet)",
+        _trimaps,
+        told=("holds the values 1, 2", "options: {images: images, masks: annotations/trimaps, classes: {class_1: 1"),
+    ),
     "class-folders": Way(
         "a folder of masks for each class",
         _class_folders,
         told=('classes: {tool_a: "Tool A", polyp: polyp}', "masks: masks/polyp"),
+    ),
+    "yolo-backgrounds": Way(
+        "YOLO polygons and empty label files",
+        _yolo_backgrounds,
+        told=("labels/0.txt: is a YOLO file of polygons",),
+        script=True,
     ),
     "run-lengths": Way(
         "run lengths in train.csv (Kaggle)", _run_lengths, told=("a table of run lengths",), script=True
