@@ -16,6 +16,7 @@ from pathlib import Path
 
 import amsam_ray
 from amsam_ray.errors import AmsamError, Problem
+from amsam_ray.search.ray.template import WorkerTemplate
 from amsam_ray.search.ray.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -113,12 +114,15 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     try:
         if address is None:
             with watchdog.mark(), _loopback_only():
-                _start(cpus, folder)
+                template = WorkerTemplate(folder, ("torch", "amsam_ray.training.trial"))
+                with template.offered():
+                    _start(cpus, folder)
         else:
             _join(address)
         yield folder
     finally:
         ray.shutdown()
+        template.close()
         watchdog.close()
 
 
