@@ -16,6 +16,7 @@ from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import file_sha256
 from amsam_ray.models import frozen_vit
+from amsam_ray.models.lean_imports import on_meta_device
 from amsam_ray.models.mobile_sam import build_mobile_sam
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD
@@ -194,7 +195,7 @@ def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") ->
             )
         )
     # The checkpoint overwrites all weights, so they are not initialised: the meta device has no memory.
-    with torch.device("meta"):
+    with on_meta_device():
         sam = build_sam(config.arch, config.size)
     wanted = sam.state_dict()
     shapes = {name: value.shape for name, value in wanted.items()}

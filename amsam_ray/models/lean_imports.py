@@ -1,18 +1,24 @@
-"""Import torchvision without torch's compiler.
+"""Import torchvision, and build models without memory, without torch's compiler.
 
-``torchvision.ops.roi_align`` imports ``torch._dynamo``, which takes 2.5 s of processor time, as long as torch itself,
-for one function that tells whether a device can be compiled for. Every process that builds a SAM pays for it, as
-segment-anything imports torchvision. Here that function imports the compiler when it is called.
+Importing ``torch._dynamo`` takes 2.5 s of processor time, as long as torch itself. Every process that builds a SAM would
+pay for it twice: ``torchvision.ops.roi_align``, which segment-anything imports, for one function that tells whether a
+device can be compiled for, and arithmetic on the meta device for marking functions that are not to be compiled. Here the
+former imports the compiler when it is called, and the latter does without while a model is built.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import torch
+
 _COMPILER = "torch._dynamo.utils"
+_PACKAGE = "torch._dynamo"
 
 
 class _Deferred(ModuleType):
@@ -45,3 +51,28 @@ def import_torchvision() -> None:
     finally:
         if isinstance(sys.modules.get(_COMPILER), _Deferred):
             del sys.modules[_COMPILER]
+
+
+@contextlib.contextmanager
+def on_meta_device() -> Iterator[None]:
+    """Create tensors inside without memory. Nothing may be compiled inside."""
+    marked: list[Any] = []
+
+    def disable(function: Callable[..., Any], recursive: bool = True, wrapping: bool = True) -> Callable[..., Any]:
+        marked.append(function)
+        return function
+
+    stand_in = ModuleType(_PACKAGE)
+    stand_in.disable = disable  # type: ignore[attr-defined]
+    absent = _PACKAGE not in sys.modules
+    if absent:
+        sys.modules[_PACKAGE] = torch._dynamo = stand_in  # type: ignore[assignment]
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        if absent:
+            del sys.modules[_PACKAGE], torch._dynamo
+            for function in marked:
+                # Where torch remembers what `disable` returned.
+                vars(function).pop("__dynamo_disable", None)

@@ -161,7 +161,7 @@ def _stretched(prob_HW: np.ndarray, truth_HW: np.ndarray) -> np.ndarray:
 
 
 def _mae(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    from py_sod_metrics import MAE
+    from amsam_ray.training.sod_package import MAE
 
     measure = MAE()
     measure.step(_stretched(prob_HW, truth_HW), truth_HW, normalize=False)
@@ -169,7 +169,7 @@ def _mae(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
 
 
 def _s_measure(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    from py_sod_metrics import Smeasure
+    from amsam_ray.training.sod_package import Smeasure
 
     measure = Smeasure()
     measure.step(_stretched(prob_HW, truth_HW), truth_HW, normalize=False)
@@ -177,7 +177,7 @@ def _s_measure(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
 
 
 def _e_measures(prob_HW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) -> dict[str, float]:
-    from py_sod_metrics import Emeasure
+    from amsam_ray.training.sod_package import Emeasure
 
     if not truth_HW.any():
         # Thresholds at 0 and at twice the mean would make every pixel of a blank prediction object.
@@ -190,7 +190,7 @@ def _e_measures(prob_HW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) 
 
 
 def _weighted_f(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
-    from py_sod_metrics import WeightedFmeasure
+    from amsam_ray.training.sod_package import WeightedFmeasure
 
     if not truth_HW.any():
         return 0.0 if np.any(prob_HW > THRESHOLD) else 1.0
@@ -201,7 +201,7 @@ def _weighted_f(prob_HW: np.ndarray, truth_HW: np.ndarray) -> float:
 
 def _threshold_means(prob_HW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) -> dict[str, float]:
     """Return Dice and IoU averaged over 256 thresholds, as PraNet's evaluation of polyps (Fan et al., MICCAI 2020)."""
-    from py_sod_metrics import DICEHandler, FmeasureV2, IOUHandler
+    from amsam_ray.training.sod_package import DICEHandler, FmeasureV2, IOUHandler
 
     if not truth_HW.any():
         return {"mdice": dice(pred_HW, truth_HW), "miou": iou(pred_HW, truth_HW)}

@@ -18,6 +18,7 @@ from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from amsam_ray.models.baselines.state import fitted_state
+from amsam_ray.models.lean_imports import on_meta_device
 
 
 def build_resnet50(stride: Literal[8, 32] = 32) -> ResNet:
@@ -45,7 +46,7 @@ def load_resnet50(state: Mapping[str, Any], *, stride: Literal[8, 32] = 32, wher
         InputError: a key is missing or a value has another shape; names the first of each.
     """
     # All values come from the state dict, so none are initialised: the meta device has no memory.
-    with torch.device("meta"):
+    with on_meta_device():
         resnet = build_resnet50(stride)
     resnet.load_state_dict(fitted_state(state, resnet.state_dict(), "resnet50", where), assign=True)
     return resnet
