@@ -1,9 +1,9 @@
 """Import torchvision, and build models without memory, without torch's compiler.
 
-Importing ``torch._dynamo`` takes 2.5 s of processor time, as long as torch itself. Every process that builds a SAM would
-pay for it twice: ``torchvision.ops.roi_align``, which segment-anything imports, for one function that tells whether a
-device can be compiled for, and arithmetic on the meta device for marking functions that are not to be compiled. Here the
-former imports the compiler when it is called, and the latter does without while a model is built.
+Importing ``torch._dynamo`` takes 2.5 s of processor time, as long as torch itself. Every process that builds a SAM
+would pay for it, for either of two reasons. ``torchvision.ops.roi_align``, which segment-anything imports, needs one
+function that tells whether a device can be compiled for; here that function imports the compiler when it is called.
+Arithmetic on the meta device marks functions that are not to be compiled; here it does without while a model is built.
 """
 
 from __future__ import annotations

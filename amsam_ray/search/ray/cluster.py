@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -13,10 +14,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import amsam_ray
 from amsam_ray.errors import AmsamError, Problem
-from amsam_ray.search.ray.template import WorkerTemplate
+from amsam_ray.search.ray.template import WorkerTemplate, start_template
 from amsam_ray.search.ray.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ _NO_CLIENT = (
     "submit the sweep with the URL of the dashboard (http://HOST:8265), or run on a node with --address auto"
 )
 _ANSWER_S = 10.0  # how long a cluster may take to accept a connection
+# What training workers import: forks of a template have it already.
+_TRAINING = ("torch", "amsam_ray.training.trial", "amsam_ray.training.sod_package")
 _PREFIX = "amsam-"
 _STARTS = 3
 _OBJECT_STORE_BYTES = 256 << 20  # nothing large goes through it
@@ -111,19 +115,43 @@ def connected(address: str | None, cpus: float | None = None) -> Iterator[Path]:
     threading.Thread(target=importlib.import_module, args=["ray.tune"], name="amsam-import", daemon=True).start()
     folder = make_folder()
     watchdog = Watchdog(folder)
+    template: WorkerTemplate | None = None
     try:
         if address is None:
-            with watchdog.mark(), _loopback_only():
-                template = WorkerTemplate(folder, ("torch", "amsam_ray.training.trial"))
-                with template.offered():
+            with watchdog.mark(), _loopback_only(), _few_processes():
+                template = start_template(folder, _TRAINING)
+                with contextlib.nullcontext() if template is None else template.offered():
                     _start(cpus, folder)
         else:
             _join(address)
         yield folder
     finally:
         ray.shutdown()
-        template.close()
+        if template is not None:
+            template.close()
         watchdog.close()
+
+
+@contextlib.contextmanager
+def _few_processes() -> Iterator[None]:
+    """Let Ray start inside without the processes that a sweep on one machine does not need.
+
+    These are an autoscaler's monitor, what is left of a dashboard where none is wanted, for whose start Ray waits, and
+    a reader of the workers' logs, which nobody asks for. Each imports Ray.
+    """
+    from ray._private import node, parameter
+
+    parameters, server = parameter.RayParams, node.Node.start_api_server
+    parameter.RayParams = functools.partial(parameters, no_monitor=True, include_log_monitor=False)
+    node.Node.start_api_server = _no_api_server
+    try:
+        yield
+    finally:
+        parameter.RayParams, node.Node.start_api_server = parameters, server
+
+
+def _no_api_server(node: Any, **settings: Any) -> None:
+    node._webui_url = ""
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ Only for a Ray that this process starts on its own machine. Ray's command for st
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amsam_ray.search.ray import worker_shim
@@ -28,19 +27,33 @@ _HERE = Path(__file__).parent
 _NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
 
 
+def start_template(folder: Path, modules: Sequence[str]) -> WorkerTemplate | None:
+    """Return a template, or None, with a line in the log, where there can be none.
+
+    Args:
+        folder, modules: see WorkerTemplate.
+    """
+    try:
+        if sys.platform != "linux":
+            raise OSError("only Linux is supported")
+        return WorkerTemplate(folder, modules)
+    except OSError as error:
+        logger.info("Template of Ray's workers: not used: %s; Ray starts its workers itself", error)
+        return None
+
+
 class WorkerTemplate:
     """The template process of this driver, from its construction to ``close``.
 
     Args:
         folder: the driver's temporary folder, which only its user can enter.
         modules: what the training workers import, in this order, after Ray.
-        threads: of OpenMP in the training workers, where the user has set no number.
 
     Raises:
         OSError: the process cannot be started.
     """
 
-    def __init__(self, folder: Path, modules: Sequence[str], threads: int = 1):
+    def __init__(self, folder: Path, modules: Sequence[str]):
         self._socket = str(folder / "template")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self._socket)
@@ -51,7 +64,7 @@ class WorkerTemplate:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=_environment(threads),
+                env={"OMP_NUM_THREADS": "1", **os.environ, **_NO_THREADS},
                 pass_fds=[listener.fileno()],
                 start_new_session=True,  # so that Ctrl-C in the driver's terminal does not end the workers
             )
@@ -66,17 +79,17 @@ class WorkerTemplate:
     @contextlib.contextmanager
     def offered(self) -> Iterator[None]:
         """Let a Ray that is started inside fork its workers from the template."""
-        from ray._private import parameter
+        from ray._private import ray_constants
 
-        ordinary = parameter.RayParams
-        setup = Path(parameter.__file__).parent / "workers" / "setup_worker.py"
+        ordinary = ray_constants.SETUP_WORKER_FILENAME
+        setup = Path(ray_constants.__file__).parent / "workers" / ordinary
         names = {worker_shim.SOCKET: self._socket, worker_shim.ORDINARY: str(setup)}
         os.environ.update(names)
-        parameter.RayParams = functools.partial(ordinary, setup_worker_path=worker_shim.__file__)
+        ray_constants.SETUP_WORKER_FILENAME = worker_shim.__file__  # joined to a folder, it stays as it is
         try:
             yield
         finally:
-            parameter.RayParams = ordinary
+            ray_constants.SETUP_WORKER_FILENAME = ordinary
             for name in names:
                 del os.environ[name]
 
@@ -87,8 +100,3 @@ class WorkerTemplate:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-def _environment(threads: int) -> Mapping[str, str]:
-    """Return the environment in which the template imports: what is read then and never again."""
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, **_NO_THREADS}

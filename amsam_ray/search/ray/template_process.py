@@ -3,8 +3,8 @@
 Ray starts a new Python for every worker, which imports Ray, Ray Train and torch: four to six seconds of a core, four
 times for the first lane. A fork of a process that has imported them takes milliseconds, and shares their memory.
 
-A fork copies the calling thread only, and nothing of a GPU. So this process starts no thread, uses no library that does,
-and never initialises CUDA; it checks both before the first fork. Ray's own library is loaded but not started.
+A fork copies the calling thread only, and nothing of a GPU. So this process starts no thread, uses no library that
+does, and never loads CUDA's driver; it checks both before every fork. Ray's own library is loaded but not started.
 
 Run as a script with the listening socket and the pipe of the driver as its standard input. It prints one line about
 itself, for the driver's log.
@@ -12,6 +12,7 @@ itself, for the driver's log.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -24,6 +25,7 @@ import socket
 import struct
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 # Imported before the first workers of a sweep are forked: the lane and its mailbox.
@@ -39,6 +41,8 @@ _FIRST = (
 )
 _FIRST_WORKERS = 2
 _NO_JOB = "ffffffff"
+_PATIENCE_S = 10.0  # for the rest of a request
+_CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 
 
 class _Refused(Exception):
@@ -83,12 +87,14 @@ def _check_ids() -> None:
     drawn = []
     for _ in range(2):
         end, start = os.pipe()
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             os.write(start, ray.WorkerID.from_random().binary())
             os._exit(0)
         os.close(start)
         with open(end, "rb") as file:
             drawn.append(file.read())
+        os.waitpid(pid, 0)
     if drawn[0] == drawn[1]:
         raise _Refused("Ray's random numbers have been used")
 
@@ -102,61 +108,101 @@ class _Template:
     """
 
     def __init__(self, listener: socket.socket, driver: int):
-        self._listener, self._driver = listener, driver
-        self._raylet: int | None = None  # a descriptor that becomes readable when the raylet ends
+        self._listener: socket.socket | None = listener
+        self._ends = [driver]  # descriptors that become readable when the driver or the raylet has ended
+        self._died, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._own = [self._died, wake]  # not of the forks
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake)
         self._forked = 0
 
     def serve(self, *, at_most: int | None = None, wait: bool = True) -> dict[str, Any] | None:
-        """Fork for everyone who asks; returns in this process None, and in a fork its request.
+        """Fork for everyone who asks; returns in a fork its request, and in this process None.
 
         Args:
-            at_most: forks of this process's life after which to return; None: until the driver has ended.
+            at_most: forks of this process's life after which to return; None: until the driver or the raylet has ended.
             wait: whether to wait for requests.
         """
         while at_most is None or self._forked < at_most:
-            ends = [self._driver] + ([] if self._raylet is None else [self._raylet])
-            ready, _, _ = select.select([*ends, self._listener], [], [], None if wait else 0)
-            if any(end in ready for end in ends):
+            asked = [] if self._listener is None else [self._listener]
+            ready, _, _ = select.select([*self._ends, self._died, *asked], [], [], None if wait else 0)
+            if any(end in ready for end in self._ends):
                 sys.exit()
-            if self._listener not in ready:
-                return None
-            connection, _ = self._listener.accept()
-            with connection:
-                request = self._answer(connection)
+            if self._died in ready:
+                self._bury()
+            elif self._listener is not None and self._listener in ready:
+                request = self._accept()
                 if request is not None:
                     return request
+            else:
+                return None
         return None
+
+    def _bury(self) -> None:
+        """Take note of forks that have ended. After a crash this process forks no more, in case that was the reason."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._died, 4096)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) in _CRASHES and self._listener is not None:
+                    self.refuse(f"a worker ended with {signal.Signals(os.WTERMSIG(ended[1])).name}")
+
+    def refuse(self, reason: str) -> None:
+        """Fork no more. The process stays, as its forks live no longer than it."""
+        print(f"not used: {' '.join(reason.split())}; Ray starts its workers itself", flush=True)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self) -> dict[str, Any] | None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.settimeout(_PATIENCE_S)
+                return self._answer(connection)
+        except (OSError, ValueError, KeyError):
+            return None  # who asked has ended, or starts its worker without this process
 
     def _answer(self, connection: socket.socket) -> dict[str, Any] | None:
         """Fork for one request; returns in the fork the request, and here None."""
         if _user_of(connection) != os.getuid():
             return None
-        connection.settimeout(10.0)
-        streams: list[int] = []
+        length, streams, _, _ = socket.recv_fds(connection, 8, 3)
         try:
-            length, streams, _, _ = socket.recv_fds(connection, 8, 3)
-            body = _receive(connection, int.from_bytes(length, "big"))
-            if len(streams) != 3:
-                return None
-            request: dict[str, Any] = json.loads(body)
-            if self._raylet is None:
-                self._raylet = os.pidfd_open(int(request["environment"]["RAY_RAYLET_PID"]))
+            request: dict[str, Any] = json.loads(_receive(connection, int.from_bytes(length, "big")))
+            if len(self._ends) == 1:
+                self._ends.append(os.pidfd_open(int(request["environment"]["RAY_RAYLET_PID"])))
             _check()
+            if len(streams) != 3 or _has_left(connection):
+                return None
             pid = os.fork()
             if pid == 0:
-                self._listener.close()
-                os.close(self._raylet)
-                for number, stream in enumerate(streams):
-                    os.dup2(stream, number)
+                self._leave(streams)
                 return request
             self._forked += 1
             connection.sendall(str(pid).encode())
-        except (OSError, ValueError, KeyError):
-            pass  # who asked has ended, or starts its worker without this process
         finally:
             for stream in streams:
                 os.close(stream)
         return None
+
+    def _leave(self, streams: list[int]) -> None:
+        """Close in a fork what is the template's, and use the worker's standard streams."""
+        signal.set_wakeup_fd(-1)
+        for descriptor in (*self._own, *self._ends[1:]):
+            os.close(descriptor)
+        if self._listener is not None:
+            self._listener.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+
+
+def _has_left(connection: socket.socket) -> bool:
+    """Whether who asked has closed the connection, and starts its worker without this process."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _user_of(connection: socket.socket) -> int:
@@ -174,12 +220,12 @@ def _receive(connection: socket.socket, length: int) -> bytes:
     return body
 
 
-def _become(request: dict[str, Any], base: list[str], imported: dict[str, str]) -> None:
+def _become(request: dict[str, Any], path: list[str], imported: dict[str, str]) -> None:
     """Make this fork what a new Python with the request's arguments would be, and run its script.
 
     Args:
         request: see ``worker_shim``.
-        base: ``sys.path`` of a new Python without its script's folder.
+        path: ``sys.path`` of a new Python without its script's folder, as Ray's import leaves it.
         imported: environment variables that imports have set.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN if request["ignores_children"] else signal.SIG_DFL)
@@ -192,30 +238,24 @@ def _become(request: dict[str, Any], base: list[str], imported: dict[str, str]) 
         file.write(request["oom_score_adj"])
     os.environ.clear()
     os.environ.update({**imported, **request["environment"]})
-    # Ray has read its settings when it was imported; this reads them from the environment again.
-    importlib.import_module("ray._raylet").Config.initialize("")
     if request["variables"]:
         importlib.import_module("ray._private.utils").update_envs(request["variables"])
+    # Ray has read its settings when it was imported; this reads them from the environment again.
+    importlib.import_module("ray._raylet").Config.initialize("")
     gc.enable()
     importlib.import_module("numpy.random").seed()
     sys.argv = request["arguments"]
-    sys.path[:] = [os.path.dirname(sys.argv[0]), *base]
+    sys.path[:] = [os.path.dirname(sys.argv[0]), *path]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _main(settings: dict[str, Any]) -> None:
+def _prepare_and_serve(template: _Template, modules: list[str]) -> dict[str, Any] | None:
+    """Import what workers need and fork for those who ask; returns in a fork its request, and here never.
+
+    Raises:
+        _Refused: this process must not fork.
+    """
     started = time.monotonic()
-    base = list(sys.path) if sys.flags.safe_path else sys.path[1:]
-    # Ray's library reads both when it is loaded and never again. A worker without a job takes tasks of any, and ends
-    # when the process with this id has ended: this process, which ends with the raylet.
-    os.environ.update({"RAY_JOB_ID": _NO_JOB, "RAY_RAYLET_PID": str(os.getpid())})
-    before = dict(os.environ)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that ends leaves no zombie
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    gc.disable()
-    template = _Template(socket.socket(fileno=settings["listener"]), 0)
-    sys.path[:] = settings["path"]
-    request = None
     actor = importlib.import_module("ray.actor")
     actor.ActorClassID = _OwnClassIds(actor.ActorClassID)  # type: ignore[attr-defined]
     for module in _FIRST:
@@ -224,24 +264,36 @@ def _main(settings: dict[str, Any]) -> None:
     gc.freeze()
     _check()
     _check_ids()
-    for module in settings["modules"]:
+    for module in modules:
         request = template.serve(at_most=_FIRST_WORKERS, wait=False)
         if request is not None:
-            break
+            return request
         importlib.import_module(module)
-    else:
-        gc.freeze()
-        _check()
-        _check_ids()
-        print(f"ready after {first:.1f} and {time.monotonic() - started:.1f} s", flush=True)
+    gc.freeze()
+    _check()
+    _check_ids()
+    print(f"ready for lanes after {first:.1f} s, for training after {time.monotonic() - started:.1f} s", flush=True)
+    return template.serve()
+
+
+def _main(settings: dict[str, Any]) -> None:
+    new = list(sys.path) if sys.flags.safe_path else sys.path[1:]
+    sys.path[:] = settings["path"]
+    # Ray's library reads both when it is loaded and never again. A worker without a job takes tasks of any, and ends
+    # when the process with this id has ended: this process, which ends with the raylet.
+    os.environ.update({"RAY_JOB_ID": _NO_JOB, "RAY_RAYLET_PID": str(os.getpid())})
+    before = dict(os.environ)
+    gc.disable()
+    template = _Template(socket.socket(fileno=settings["listener"]), 0)
+    try:
+        request = _prepare_and_serve(template, settings["modules"])
+    except Exception as error:  # whatever a user's Ray or torch raises when it is imported
+        template.refuse(str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}")
         request = template.serve()
     if request is not None:
-        imported = {n: v for n, v in os.environ.items() if before.get(n) != v}
-        _become(request, base, imported)
+        added = (Counter(sys.path) - Counter(settings["path"])).elements()
+        _become(request, [*added, *new], {name: os.environ[name] for name in os.environ.keys() - before.keys()})
 
 
 if __name__ == "__main__":
-    try:
-        _main(json.loads(sys.argv[1]))
-    except _Refused as error:
-        print(f"not used: {error}", flush=True)
+    _main(json.loads(sys.argv[1]))

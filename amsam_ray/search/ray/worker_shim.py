@@ -1,8 +1,8 @@
 """What Ray starts instead of its own script of that purpose, to start a worker: ask the template for a fork.
 
 Run as a script by Ray's raylet, with the arguments of Ray's ``setup_worker.py``. If nothing answers at the template's
-socket, or the worker needs what a fork cannot have, this becomes that script, as if there were no template. It needs the
-standard library only, so that it takes little time.
+socket, or the worker needs what a fork cannot have, this becomes that script, as if there were no template. It needs
+the standard library only, so that it takes little time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ SOCKET = "AMSAM_RAY_TEMPLATE"  # path of the template's socket
 ORDINARY = "AMSAM_RAY_SETUP_WORKER"  # path of Ray's own script
 _CONTEXT = "--serialized-runtime-env-context="
 _LANGUAGE = "--language="
+_PATIENCE_S = 45.0  # less than the minute in which a worker must have registered with its raylet
 _OOM = "/proc/self/oom_score_adj"
 
 
@@ -25,7 +26,7 @@ def request_of(arguments: list[str]) -> dict[str, object] | None:
     """Return what the template needs to know to start this worker; None if the worker cannot be forked.
 
     Args:
-        arguments: those of Ray's ``setup_worker.py``: the worker's script, its arguments, and Ray's runtime environment.
+        arguments: those of Ray's ``setup_worker.py``: the worker's script, its arguments, and its runtime environment.
     """
     context: dict[str, object] = {}
     language, rest = "PYTHON", []
@@ -68,6 +69,7 @@ def ask(path: str, request: dict[str, object]) -> int:
         OSError: nothing answers at ``path``, or the template ended or refused.
     """
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_PATIENCE_S)
         connection.connect(path)
         body = json.dumps(request).encode()
         socket.send_fds(connection, [len(body).to_bytes(8, "big")], [0, 1, 2])
