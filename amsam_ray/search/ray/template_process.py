@@ -42,6 +42,7 @@ _FIRST = (
 _FIRST_WORKERS = 2
 _NO_JOB = "ffffffff"
 _PATIENCE_S = 10.0  # for the rest of a request
+_LARGEST = 16 << 20  # bytes of a request: an environment and arguments have at most 2 MiB on Linux
 _CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 
 
@@ -161,7 +162,7 @@ class _Template:
             with connection:
                 connection.settimeout(_PATIENCE_S)
                 return self._answer(connection)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None  # who asked has ended, or starts its worker without this process
 
     def _answer(self, connection: socket.socket) -> dict[str, Any] | None:
@@ -211,6 +212,8 @@ def _user_of(connection: socket.socket) -> int:
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:
+    if length > _LARGEST:
+        raise ValueError("the request is too large")
     body = b""
     while len(body) < length:
         part = connection.recv(length - len(body))
