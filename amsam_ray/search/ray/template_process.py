@@ -223,12 +223,12 @@ def _receive(connection: socket.socket, length: int) -> bytes:
     return body
 
 
-def _become(request: dict[str, Any], path: list[str], imported: dict[str, str]) -> None:
+def _become(request: dict[str, Any], paths: tuple[list[str], list[str]], imported: dict[str, str]) -> None:
     """Make this fork what a new Python with the request's arguments would be, and run its script.
 
     Args:
         request: see ``worker_shim``.
-        path: ``sys.path`` of a new Python without its script's folder, as Ray's import leaves it.
+        paths: of ``sys.path``, what imports have put before the script's folder and what a new Python has after it.
         imported: environment variables that imports have set.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN if request["ignores_children"] else signal.SIG_DFL)
@@ -248,7 +248,7 @@ def _become(request: dict[str, Any], path: list[str], imported: dict[str, str]) 
     gc.enable()
     importlib.import_module("numpy.random").seed()
     sys.argv = request["arguments"]
-    sys.path[:] = [os.path.dirname(sys.argv[0]), *path]
+    sys.path[:] = [*paths[0], os.path.dirname(sys.argv[0]), *paths[1]]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -294,8 +294,8 @@ def _main(settings: dict[str, Any]) -> None:
         template.refuse(str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}")
         request = template.serve()
     if request is not None:
-        added = (Counter(sys.path) - Counter(settings["path"])).elements()
-        _become(request, [*added, *new], {name: os.environ[name] for name in os.environ.keys() - before.keys()})
+        added = list((Counter(sys.path) - Counter(settings["path"])).elements())
+        _become(request, (added, new), {name: os.environ[name] for name in os.environ.keys() - before.keys()})
 
 
 if __name__ == "__main__":
