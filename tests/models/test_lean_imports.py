@@ -1,4 +1,4 @@
-"""Building models imports neither torch's compiler nor what it needs, and leaves the compiler usable."""
+"""Building models and scoring import neither the compiler of torch nor scikit-learn, and leave both usable."""
 
 from __future__ import annotations
 
@@ -35,3 +35,28 @@ def test_whatever_else_is_asked_for_imports_the_compiler() -> None:
         "print(type(counters).__name__, 'Deferred' in type(sys.modules[_COMPILER]).__name__)"
     )
     assert run(code) == "defaultdict False"
+
+
+def test_models_are_built_without_memory_and_without_the_compiler() -> None:
+    code = IMPORTS + (
+        "import torch; from amsam_ray.models.backbone import build_sam; "
+        "from amsam_ray.models.lean_imports import on_meta_device; "
+        "context = on_meta_device(); context.__enter__(); "
+        "models = [build_sam(arch, 256) for arch in ('nano', 'vit_b', 'mobile_sam')]; "
+        "context.__exit__(None, None, None); "
+        "print({v.device.type for m in models for v in m.state_dict().values()}, 'torch._dynamo' in sys.modules); "
+        "from torch._refs import mul; import torch._dynamo as real; "
+        "(torch.ones(2, device='meta') * 2).sum(); "
+        "print(real.__file__ is not None, real is torch._dynamo, "
+        "torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)).item())"
+    )
+    assert run(code) == "{'meta'} False\nTrue True 2.0"
+
+
+def test_scores_do_not_import_scikit_learn_and_leave_its_measure_usable() -> None:
+    code = (
+        "import sys, amsam_ray.training.sod_package; print('sklearn' in sys.modules, end=' '); "
+        "from py_sod_metrics import ContextMeasure; import py_sod_metrics; "
+        "print(ContextMeasure.__module__, 'sklearn' in sys.modules, hasattr(py_sod_metrics, 'NoMeasure'))"
+    )
+    assert run(code) == "False py_sod_metrics.context_measure True False"
