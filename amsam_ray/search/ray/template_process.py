@@ -1,7 +1,7 @@
 """The template of Ray's workers: a process that imports what workers need and then forks for every worker.
 
-Ray starts a new Python for every worker, which imports Ray, Ray Train and torch: four to six seconds of a core, four
-times for the first lane. A fork of a process that has imported them takes milliseconds, and shares their memory.
+Ray starts a new Python for every worker, which imports Ray, Ray Train and torch: one to five seconds of a core, for each
+of a lane's four processes. A fork of a process that has imported them takes a tenth of a second and shares their memory.
 
 A fork copies the calling thread only, and nothing of a GPU. So this process starts no thread, uses no library that
 does, and never loads CUDA's driver; it checks both before every fork. Ray's own library is loaded but not started.
