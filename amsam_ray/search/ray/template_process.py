@@ -1,7 +1,7 @@
 """The template of Ray's workers: a process that imports what workers need and then forks for every worker.
 
-Ray starts a new Python for every worker, which imports Ray, Ray Train and torch: one to five seconds of a core, for each
-of a lane's four processes. A fork of a process that has imported them takes a tenth of a second and shares their memory.
+Ray starts a new Python for every worker, which imports Ray, Ray Train and torch: one to five seconds of a core for each
+of a lane's processes. A fork of a process that has imported them takes a tenth of a second and shares their memory.
 
 A fork copies the calling thread only, and nothing of a GPU. So this process starts no thread, uses no library that
 does, and never loads CUDA's driver; it checks both before every fork. Ray's own library is loaded but not started.
@@ -125,8 +125,10 @@ class _Template:
             wait: whether to wait for requests.
         """
         while at_most is None or self._forked < at_most:
-            asked = [] if self._listener is None else [self._listener]
-            ready, _, _ = select.select([*self._ends, self._died, *asked], [], [], None if wait else 0)
+            watched: list[Any] = [*self._ends, self._died]
+            if self._listener is not None:
+                watched.append(self._listener)
+            ready, _, _ = select.select(watched, [], [], None if wait else 0)
             if any(end in ready for end in self._ends):
                 sys.exit()
             if self._died in ready:
