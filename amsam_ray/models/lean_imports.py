@@ -66,7 +66,7 @@ def on_meta_device() -> Iterator[None]:
     stand_in.disable = disable  # type: ignore[attr-defined]
     absent = _PACKAGE not in sys.modules
     if absent:
-        sys.modules[_PACKAGE] = torch._dynamo = stand_in  # type: ignore[assignment]
+        sys.modules[_PACKAGE] = torch._dynamo = stand_in
     try:
         with torch.device("meta"):
             yield

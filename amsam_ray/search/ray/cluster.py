@@ -141,13 +141,19 @@ def _few_processes() -> Iterator[None]:
     """
     from ray._private import node, parameter
 
-    parameters, server = parameter.RayParams, node.Node.start_api_server
-    parameter.RayParams = functools.partial(parameters, no_monitor=True, include_log_monitor=False)
-    node.Node.start_api_server = _no_api_server
+    few = functools.partial(parameter.RayParams, no_monitor=True, include_log_monitor=False)  # type: ignore[arg-type]
+    with _replaced(parameter, "RayParams", few), _replaced(node.Node, "start_api_server", _no_api_server):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        parameter.RayParams, node.Node.start_api_server = parameters, server
+        setattr(owner, name, before)
 
 
 def _no_api_server(node: Any, **settings: Any) -> None:
