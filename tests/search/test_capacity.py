@@ -194,6 +194,14 @@ def test_why_memory_keeps_lanes_from_a_node_is_told_once(monkeypatch: pytest.Mon
     assert len(told) == 1, "as many lanes as wanted: nothing is missing"
 
 
+def test_nodes_that_join_add_to_as_many_lanes_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster(monkeypatch, [PLAIN], [])
+    capacity = Capacity(ResourcesSection(lanes="auto"), remote=True)
+    assert capacity.lanes() == capacity.wanted == 2
+    cluster.nodes.append({"CPU": 4.0})
+    assert cluster.later(capacity) == capacity.wanted == 6
+
+
 @pytest.mark.parametrize("stated", [True, False])
 def test_requests_name_memory_where_the_types_of_node_state_it(monkeypatch: pytest.MonkeyPatch, stated: bool) -> None:
     kind = {"CPU": 8.0} | ({"memory": 17.0 * GIB} if stated else {})

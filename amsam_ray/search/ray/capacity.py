@@ -149,6 +149,8 @@ class Capacity:
             nodes = nodes_now()
             self._explain(nodes)
             fit = sum(self.size.fits(node) for node in nodes)
+            if self._fill:
+                self.wanted = max(self.wanted, fit)  # of nodes that have joined since
             self._lanes = min(self.wanted, fit)
             self._request(self.wanted - self._lanes if self._ask else 0)
         until, most = self._no_room
