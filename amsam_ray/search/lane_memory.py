@@ -20,7 +20,7 @@ _FLOAT = 4  # bytes
 _PATCH = 16  # pixels a side of an encoder's token
 _EMBEDDING = 256  # channels of an image's embedding
 
-_LANE = 500 * _MIB  # the lane's own process and its mailbox
+_LANE = 550 * _MIB  # the lane's own process, its mailbox and Ray Train's barrier: 213, 127 and 191 MiB
 _WORKER = 1000 * _MIB  # a worker's libraries
 _CUDA = 2048 * _MIB  # CUDA's libraries and context, in the host's memory
 _WEIGHTS = {"nano": 4e6, "mobile_sam": 10e6, "vit_b": 94e6, "vit_l": 312e6, "vit_h": 641e6}  # parameters

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from amsam_ray.config.space import ResourcesSection
+from amsam_ray.config.space import ResourcesSection, SpaceFile
 from amsam_ray.errors import counted
-from amsam_ray.search.lane_memory import LaneMemory
+from amsam_ray.search.lane_memory import LaneMemory, lane_memory
 
 GIB = 2**30
 # The share of a lane's CPUs that its own process reserves: almost none, but enough to place it on a node that can run
@@ -88,6 +88,14 @@ class LaneSize:
 
 def _bundle(cpus: float, gpus: float, memory: int) -> dict[str, float]:
     return {"CPU": cpus} | ({"GPU": gpus} if gpus else {}) | ({"memory": memory} if memory else {})
+
+
+def least_memory_gib(space: SpaceFile) -> float:
+    """Return what a lane of the space needs at least in memory, in GiB, on whatever node it runs."""
+    if space.resources.memory_gib != "auto":
+        return space.resources.memory_gib
+    estimate = lane_memory(space)
+    return (min(estimate.on_cpu, estimate.on_gpu) + estimate.lane) / GIB
 
 
 def lane_size(wanted: ResourcesSection, nodes: Sequence[Resources], estimate: LaneMemory | None = None) -> LaneSize:

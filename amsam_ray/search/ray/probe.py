@@ -72,7 +72,7 @@ def probe_remotely(state: CellState, size: LaneSize, trial_function: str) -> Pro
     params = state.study.ask(0)
     seed = derived_seed(state.cell.source.search.seed, state.cell.id, 0, "trial")
     config = state.cell.config(params, seed=seed)
-    task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, memory=size.memory or None, max_retries=0)(probe)
+    task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, memory=size.memory, max_retries=0)(probe)
     try:
         result: Probe = ray.get(task.remote(config, trial_function, size.gpus > 0))
     except ray.exceptions.RayTaskError as error:
