@@ -30,7 +30,7 @@ _TOKENS = 30  # copies of a block's tokens that the backward pass needs
 _SCORES = 1.1  # copies of a global block's attention scores that it needs
 _DECODING = 40  # copies of an image's embedding that a step of the decoder takes
 _ENCODING = 40  # copies of an image's tokens that the frozen encoder takes
-_PIXEL = 2500  # bytes that a step of a network that is not SAM takes per pixel of its input
+_PIXEL = 9000  # bytes that a step of a network that is not SAM takes per pixel of its input
 _KEPT = 1024 * _MIB  # of prepared inputs of other cells, see ``amsam_ray.training.setup``
 _TEST_IMAGES = 100  # whose inputs are kept, see ``amsam_ray.training.test_scoring``
 
@@ -88,7 +88,8 @@ def _step(space: SpaceFile, entry: MethodEntry) -> int:
     """Return what one step, or encoding one picture, takes besides weights and inputs, in bytes."""
     batch = space.train.batch_size
     if METHODS[entry.name].start is not None:
-        return int(_PIXEL * batch * _largest(space, entry, "image_size") ** 2)
+        # Batch normalisation needs two images.
+        return int(_PIXEL * max(2, batch) * _largest(space, entry, "image_size") ** 2)
     backbone = space.backbone
     tokens = (backbone.size // _PATCH) ** 2
     encoding = _FLOAT * _ENCODING * tokens * max(backbone.encoder_width, _EMBEDDING)
