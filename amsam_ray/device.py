@@ -92,6 +92,19 @@ def peak_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    return peak_resident()
+
+
+def gpu_memory() -> tuple[int, int]:
+    """Return torch's peak memory on the current CUDA device since the reset, and the device's memory, in bytes."""
+    import torch
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    return peak_memory(device), int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def peak_resident() -> int:
+    """Return this process's largest resident size so far, in bytes."""
     import resource
     import sys
 

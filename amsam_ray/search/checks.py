@@ -20,6 +20,7 @@ from amsam_ray.data.class_check import check_classes, named_classes
 from amsam_ray.data.definition import check_dataset_config
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.search.cells import make_cells
+from amsam_ray.search.lane_size import GIB, least_memory_gib
 from amsam_ray.search.manifest import choose_sweep
 from amsam_ray.search.options import TRIAL_FUNCTION, RunOptions
 from amsam_ray.search.ray.cluster import check_ray
@@ -60,12 +61,18 @@ def check_space_alone(space: SpaceFile) -> list[Problem]:
 
 
 def _check_size(space: SpaceFile) -> list[Problem]:
-    """Check a lane's processors before Ray starts; GPUs are counted by Ray."""
+    """Check a lane's processors and memory before Ray starts; GPUs, and what is available, are counted by Ray."""
+    problems = []
     wanted, cores = space.resources.cpus_per_lane, os.cpu_count() or 1
-    if wanted <= cores:
-        return []
-    what = f"a lane needs {wanted:g} CPU, more than the {cores} of this machine; use at most {cores}"
-    return [Problem("resources.cpus_per_lane", what)]
+    if wanted > cores:
+        what = f"a lane needs {wanted:g} CPU, more than the {cores} of this machine; use at most {cores}"
+        problems.append(Problem("resources.cpus_per_lane", what))
+    memory, has = least_memory_gib(space), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    if memory > has:
+        what = f"a lane needs {memory:.1f} GiB of memory, more than the {has:.1f} GiB of this machine; "
+        what += "set it to what a lane takes, or run on a larger machine"
+        problems.append(Problem("resources.memory_gib", what))
+    return problems
 
 
 def check_trial(space: SpaceFile) -> list[Problem]:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from amsam_ray.config.space import SpaceFile
 from amsam_ray.errors import counted
+from amsam_ray.search.lane_memory import lane_memory
+from amsam_ray.search.lane_size import GIB, REMEDY, lane_size
 from amsam_ray.search.lease import STALE_AFTER_S
 from amsam_ray.search.node_facts import NodeFacts
 
@@ -74,7 +76,27 @@ def diagnose(nodes: Sequence[NodeReport], driver: Mapping[str, str], space: Spac
     if wanted != "auto" and wanted > 0 and not any(node.facts and node.facts.torch_gpus for node in nodes):
         what = f"the space file wants {wanted:g} GPU for a lane and no node has a GPU that torch can use"
         found.append(Finding("fault", "cluster", f"{what}; add a GPU node or set resources.gpus_per_lane to 0"))
-    return found
+    return found if space is None else [*found, *_lanes(nodes, space)]
+
+
+def _lanes(nodes: Sequence[NodeReport], space: SpaceFile) -> Iterator[Finding]:
+    """Yield how many lanes of the space each node holds, and where its memory holds fewer than its CPUs and GPUs."""
+    offers = {node.name: _offer(node, node.facts) for node in nodes if node.facts is not None and node.runs_trials}
+    size = lane_size(space.resources, list(offers.values()), lane_memory(space))
+    none = not any(size.fits(offer) for offer in offers.values())
+    for name, offer in offers.items():
+        if lack := size.lack_of_memory(offer):
+            yield Finding("fault" if none else "warning", name, f"{lack}; {REMEDY}")
+        elif lanes := size.fits(offer):
+            memory = f" and {size.total_memory_gib:.1f} GiB of memory" if size.memory else ""
+            each = f"{size.workers * size.cpus:g} CPU, {size.total_gpus:g} GPU{memory}"
+            yield Finding("ok", name, f"holds {counted(lanes, 'lane')} of {each}")
+
+
+def _offer(node: NodeReport, facts: NodeFacts) -> Mapping[str, float]:
+    if node.resources is not None:
+        return node.resources
+    return {"CPU": float(facts.cores), "GPU": float(facts.torch_gpus), "memory": facts.memory_gib * GIB}
 
 
 def _findings(node: NodeReport, driver: Mapping[str, str]) -> Iterator[Finding]:

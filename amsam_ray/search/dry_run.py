@@ -12,6 +12,8 @@ from amsam_ray.records.tables import duration
 from amsam_ray.search.cell_state import CellState
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.checks import check_sweep, with_named_classes
+from amsam_ray.search.lane_memory import lane_memory
+from amsam_ray.search.lane_size import GIB, LaneSize
 from amsam_ray.search.manifest import choose_sweep
 from amsam_ray.search.options import RunOptions
 from amsam_ray.search.prior import describe_prior
@@ -66,19 +68,40 @@ def plan_sweep(space: SpaceFile, storage_uri: str, options: RunOptions) -> Itera
     with connected(options.address):
         from amsam_ray.search.ray.capacity import Capacity
 
-        capacity = Capacity(space.resources, remote=options.address is not None)
+        told: list[str] = []
+        remote = options.address is not None
+        capacity = Capacity(space.resources, remote=remote, memory=lane_memory(space), tell=told.append)
         size, lanes = capacity.size, capacity.wanted
         each_lane = f"{counted(size.workers, 'worker')} of {size.cpus:g} CPU and {size.gpus:g} GPU"
         yield f"{counted(lanes, 'lane')}, each {each_lane}; {min(lanes, capacity.lanes())} fit now"
+        if size.memory:
+            source = "an estimate" if space.resources.memory_gib == "auto" else "resources.memory_gib"
+            yield f"A lane needs {size.total_memory_gib:.1f} GiB of memory by {source}"
+        yield from (f"warning: {lack}" for lack in told)
         from amsam_ray.search.ray.probe import probe_remotely
 
         busiest = max(filter(_trains, states), key=lambda state: state.cell.shots, default=states[-1])
         measured = probe_remotely(busiest, size, options.trial_function)
         yield f"Probe of {busiest.cell.id}: first epoch {measured.first_s:.1f} s, then {measured.epoch_s:.2f} s each"
+        yield from _memory(measured, size)
         seconds = _seconds(states, measured, busiest, lanes)
         gpu_hours = seconds * lanes * size.total_gpus / 3600
         cost = f" and {gpu_hours:.2g} GPU hours" if gpu_hours else ""
         yield f"About {duration(seconds)}{cost}, without the time for test scores"
+
+
+def _memory(measured: Probe, size: LaneSize) -> Iterator[str]:
+    """Yield what the probe took in memory, and where that is more than a lane's share."""
+    of_gpu = f"{measured.gpu / GIB:.1f} GiB of its GPU's {measured.gpu_total / GIB:.1f} GiB"
+    yield f"It took {measured.host / GIB:.1f} GiB of memory{f', and {of_gpu}' if measured.gpu else ''}"
+    if 0 < size.memory < measured.host:
+        remedy = f"set resources.memory_gib to at least {size.workers * measured.host / GIB:.1f}"
+        yield f"warning: that is more than the {size.memory / GIB:.1f} GiB of a lane's worker; {remedy}"
+    share = min(size.gpus, 1.0) * measured.gpu_total
+    if 0 < share < measured.gpu:
+        lanes = measured.gpu_total // measured.gpu
+        remedy = f"set resources.gpus_per_lane to at least {1 / lanes:.2g}" if lanes else "lower train.batch_size"
+        yield f"warning: that is more of the GPU than a lane's share of {share / GIB:.1f} GiB; {remedy}"
 
 
 def _trains(state: CellState) -> bool:

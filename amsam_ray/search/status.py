@@ -169,10 +169,11 @@ class StatusObserver(Observer):
             rows = [CellRow(**vars(row)) for row in self._rows.values()]
             speed = self._speed()
             left = sum(row.planned - row.done for row in rows)
+            lanes = self.lanes_now()
             return Snapshot(
                 rows=rows,
-                lanes=self.lanes_now(),
-                wanted_lanes=self.wanted_lanes,
+                lanes=lanes,
+                wanted_lanes=max(self.wanted_lanes, lanes),  # nodes may have joined
                 busy=sum(row.running for row in rows),
                 elapsed_s=time.monotonic() - self._started,
                 trials_per_hour=None if speed is None else 3600 * speed,

@@ -24,6 +24,7 @@ from amsam_ray.search.budget import StopCode, StopConditions, interruptible
 from amsam_ray.search.cells import make_cells
 from amsam_ray.search.checks import check_sweep, with_named_classes
 from amsam_ray.search.dashboards import DashboardWriter
+from amsam_ray.search.lane_memory import lane_memory
 from amsam_ray.search.lease import Lease
 from amsam_ray.search.manifest import choose_sweep, write_manifest
 from amsam_ray.search.observers import EventLog, StartupLog
@@ -173,7 +174,8 @@ class _Run:
             from amsam_ray.search.ray.capacity import Capacity
 
             remote = self._options.address is not None
-            with contextlib.closing(Capacity(self._space.resources, remote=remote)) as capacity:
+            wanted, estimate = self._space.resources, lane_memory(self._space)
+            with contextlib.closing(Capacity(wanted, remote=remote, memory=estimate, tell=self._tell)) as capacity:
                 lease.take()
                 try:
                     self._reload()  # another driver may have recorded more until it released the lease
@@ -182,6 +184,10 @@ class _Run:
                     return self.result()
                 finally:
                     lease.release()
+
+    def _tell(self, what: str) -> None:
+        logger.warning("%s", what)
+        self._status.note(what)
 
     def _search(self, capacity: Capacity, scratch: Path) -> None:
         from amsam_ray.search.ray.tune_adapter import run_lanes

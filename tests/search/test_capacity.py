@@ -11,8 +11,9 @@ import pytest
 
 from amsam_ray.config.space import ResourcesSection
 from amsam_ray.errors import InputError
+from amsam_ray.search.lane_size import GIB, LaneSize, lane_size
 from amsam_ray.search.ray import capacity as capacity_module
-from amsam_ray.search.ray.capacity import Addable, Capacity, LaneSize, NodeKind, addable_nodes, lane_size
+from amsam_ray.search.ray.capacity import Addable, Capacity, NodeKind, addable_nodes
 
 BIG = {"CPU": 16.0, "GPU": 4.0}
 PLAIN = {"CPU": 2.0}
@@ -167,3 +168,44 @@ def test_lane_that_fits_on_no_node_is_refused_with_the_remedy(monkeypatch: pytes
     FakeCluster(monkeypatch, [PLAIN], [])
     with pytest.raises(InputError, match=r"needs 8 CPU and 0 GPU.*at most 2 CPU, 0 GPU.*lower cpus_per_lane"):
         Capacity(ResourcesSection(cpus_per_lane=8), remote=False)
+
+
+def test_lane_for_whose_memory_no_node_is_large_enough_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCluster(monkeypatch, [{"CPU": 2.0, "memory": 3 * GIB, "node:10.0.0.5": 1.0}], [])
+    found = (
+        r"node 10\.0\.0\.5 takes no lane in place of 2: it offers 3\.0 GiB of memory.*needs 4\.0 GiB; add memory, or"
+    )
+    with pytest.raises(InputError, match=found):
+        Capacity(ResourcesSection(memory_gib=4), remote=False)
+    assert Capacity(ResourcesSection(memory_gib=0), remote=False).wanted == 2
+
+
+def test_why_memory_keeps_lanes_from_a_node_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    cluster = FakeCluster(monkeypatch, [{"CPU": 2.0, "memory": 9 * GIB}], [])
+    capacity = Capacity(ResourcesSection(lanes=3, memory_gib=4), remote=True, tell=told.append)
+    assert capacity.lanes() == 2 and not told
+    cluster.nodes.append({"CPU": 8.0, "memory": 1 * GIB, "node:10.0.0.6": 1.0})
+    assert cluster.later(capacity) == cluster.later(capacity) == 2
+    (line,) = told
+    assert line.startswith("node 10.0.0.6 takes no lane in place of 8: ") and "set resources.memory_gib" in line
+    cluster.nodes.append({"CPU": 8.0, "memory": 5 * GIB, "node:10.0.0.7": 1.0})
+    assert cluster.later(capacity) == 3
+    assert len(told) == 1, "as many lanes as wanted: nothing is missing"
+
+
+def test_nodes_that_join_add_to_as_many_lanes_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster(monkeypatch, [PLAIN], [])
+    capacity = Capacity(ResourcesSection(lanes="auto"), remote=True)
+    assert capacity.lanes() == capacity.wanted == 2
+    cluster.nodes.append({"CPU": 4.0})
+    assert cluster.later(capacity) == capacity.wanted == 6
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_requests_name_memory_where_the_types_of_node_state_it(monkeypatch: pytest.MonkeyPatch, stated: bool) -> None:
+    kind = {"CPU": 8.0} | ({"memory": 17.0 * GIB} if stated else {})
+    cluster = FakeCluster(monkeypatch, [], [NodeKind(kind, 1)])
+    capacity = Capacity(ResourcesSection(memory_gib=8), remote=True)
+    assert capacity.wanted == (2 if stated else 8) and capacity.lanes() == 0
+    assert cluster.groups == [[{"CPU": 1, "memory": 8 * GIB} if stated else {"CPU": 1}]] * capacity.wanted

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from amsam_ray.search.dispatcher import Dispatcher
+from amsam_ray.search.lane_size import LaneSize
 from amsam_ray.search.observers import LaneStage, Observer
 from amsam_ray.search.ray.lane import LaneError, LaneSettings
 from amsam_ray.search.ray.tune_adapter import LaneSearcher
@@ -16,7 +17,7 @@ from amsam_ray.search.trials import LaneEvent, TrialOutcome, TrialSpec
 from tests.search.spaces import space
 from tests.search.test_state import FailureLog, completed, make_state
 
-SETTINGS = LaneSettings(WorkerSettings("s", "r", "m:f", 0.0, Path("w")), 1, 1.0, 0.0, 60.0, 60.0, Path("r"))
+SETTINGS = LaneSettings(WorkerSettings("s", "r", "m:f", 0.0, Path("w")), LaneSize(1, 1.0, 0.0), 60.0, 60.0, Path("r"))
 
 
 class Box:

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 import amsam_ray
 from amsam_ray.cli.main import cli
 from amsam_ray.search.doctor import Finding, NodeReport, diagnose
+from amsam_ray.search.lane_size import REMEDY
 from amsam_ray.search.node_facts import NodeFacts
 from tests.s3.moto import S3Server
 from tests.search.driving import Driver, until
@@ -84,6 +85,23 @@ def test_gpus_that_the_space_file_wants_and_no_node_has() -> None:
         "fault: the space file wants 1 GPU for a lane and no node has a GPU that torch can use; add a GPU node or set "
         "resources.gpus_per_lane to 0"
     ]
+
+
+def test_nodes_whose_memory_holds_fewer_lanes_are_named() -> None:
+    large, small = (
+        replace(NODE, name=f"node {name}", resources={"CPU": 4.0, "memory": gib * 2.0**30})
+        for name, gib in (("large", 9), ("small", 3))
+    )
+    told = diagnose([large, small], VERSIONS, space(resources={"memory_gib": 4}))
+    lack = "takes no lane in place of 4: it offers 3.0 GiB of memory, and a lane needs 4.0 GiB"
+    lines = {(finding.level, finding.where, finding.what.partition(";")[0]) for finding in told}
+    assert ("warning", "node small", lack) in lines
+    assert any(level == "warning" and what.startswith("takes 2 lanes in place of 4") for level, _, what in lines)
+    assert Finding("fault", "node small", f"{lack}; {REMEDY}") in diagnose(
+        [small], VERSIONS, space(resources={"memory_gib": 4})
+    ), "no node holds a lane"
+    held = diagnose([large], VERSIONS, space(resources={"memory_gib": 2}))
+    assert Finding("ok", "node large", "holds 4 lanes of 1 CPU, 0 GPU and 2.0 GiB of memory") in held
 
 
 def test_node_that_runs_no_trials_needs_no_data() -> None:
@@ -157,7 +175,9 @@ def test_cluster_with_a_stopped_node_another_version_and_no_bucket(
     shutil.copytree(Path(amsam_ray.__file__).parent, other / "amsam_ray", ignore=shutil.ignore_patterns("__pycache__"))
     init = other / "amsam_ray" / "__init__.py"
     init.write_text(init.read_text().replace(amsam_ray.__version__, "0.0.1"))
-    node = bed.join("--num-cpus=1")
+    node = bed.join("--num-cpus=1", f"--memory={300 << 20}")
+    status, told = run(bed, tmp_path, *right)
+    assert re.search(r"warning node \S+ \(\w+\): takes no lane in place of 1: it offers 0\.3 GiB of memory", told), told
     bed.join("--num-cpus=1", variables={"PYTHONPATH": os.pathsep.join([str(other), bed.environment["PYTHONPATH"]])})
     bed.stop_node(node)
     until(lambda: bed.states().count("ALIVE") == 2, timeout=120)

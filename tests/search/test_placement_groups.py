@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from amsam_ray.search.ray.capacity import LaneSize
+from amsam_ray.search.lane_size import LaneSize
 from amsam_ray.search.ray.cluster import connected
 
 pytestmark = pytest.mark.timeout(600)

@@ -1,12 +1,13 @@
-"""The size of a lane, and how many lanes fit on the present nodes and on those that an autoscaler can add."""
+"""How many lanes fit on the present nodes and on those that an autoscaler can add."""
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -15,13 +16,13 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from amsam_ray.config.space import ResourcesSection
 from amsam_ray.errors import InputError, Problem
+from amsam_ray.search.lane_memory import LaneMemory
+from amsam_ray.search.lane_size import REMEDY, LaneSize, Resources, lane_size
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
 _MAX_REQUESTS = 64
-_EPS = 1e-6
-# The share of a lane's CPUs that its own process reserves: almost none, but enough to place it on a node that can run
-# trials, not on a small head node that offers no CPU.
-LANE_CPUS = 0.001
 # Processes that a lane starts, most of whose start is imports: on a machine with fewer cores, lanes that start together
 # delay each other, and with them the first trial.
 _LANE_PROCESSES = 4
@@ -29,60 +30,13 @@ _FIRST_TRIAL_S = 5.0  # how long the other lanes wait for the end of the first t
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
 _UNBOUNDED = 1 << 20
 
-Resources = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class LaneSize:
-    """The resources of one lane; all its workers run on one node.
-
-    Attributes:
-        workers: data-parallel training workers.
-        cpus, gpus: of each worker; gpus may be a fraction.
-    """
-
-    workers: int
-    cpus: float
-    gpus: float
-
-    @property
-    def worker_cpus(self) -> float:
-        """CPUs to request for each worker: its own minus the share of the lane's process."""
-        return self.cpus - LANE_CPUS / self.workers
-
-    @property
-    def total_gpus(self) -> float:
-        """GPUs of the whole lane."""
-        return self.workers * self.gpus
-
-    def fits(self, node: Resources) -> int:
-        """Return how many such lanes fit on a node."""
-        by_cpu = int(node.get("CPU", 0.0) / self.cpus + _EPS)
-        if self.gpus == 0:
-            return by_cpu // self.workers
-        gpus = int(node.get("GPU", 0.0) + _EPS)
-        # A fraction of a GPU must be on one GPU; whole GPUs are counted.
-        by_gpu = gpus * int(1 / self.gpus + _EPS) if self.gpus < 1 else int(gpus / self.gpus + _EPS)
-        return min(by_cpu, by_gpu) // self.workers
-
-
-def lane_size(wanted: ResourcesSection, nodes: list[Resources]) -> LaneSize:
-    """Return the size of a lane on a cluster of such nodes.
-
-    Args:
-        wanted: the space file's section. Its ``cpus_per_lane`` and ``gpus_per_lane`` are shared by the lane's workers.
-        nodes: resources of one node of each kind.
-    """
-    gpus = wanted.gpus_per_lane
-    if gpus == "auto":
-        gpus = 1.0 if any(node.get("GPU", 0.0) >= 1 for node in nodes) else 0.0
-    workers = int(gpus) if gpus > 1 else wanted.workers_per_lane
-    return LaneSize(workers, wanted.cpus_per_lane / workers, gpus / workers)
-
 
 @dataclass(frozen=True)
 class NodeKind:
-    """A type of node that an autoscaler can add, and the maximum number of such nodes."""
+    """A type of node that an autoscaler can add, and the maximum number of such nodes.
+
+    Its memory is often not stated, and then taken to be enough.
+    """
 
     resources: Resources
     at_most: int
@@ -90,7 +44,8 @@ class NodeKind:
 
 def nodes_now() -> list[Resources]:
     """Return the resources of every node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # What a node offers none of has no entry.
+    return [{"memory": 0.0, **node["Resources"]} for node in ray.nodes() if node["Alive"]]
 
 
 @dataclass(frozen=True)
@@ -147,21 +102,37 @@ class Capacity:
     Args:
         wanted: the space file's section.
         remote: whether the cluster was not started by this process for itself.
+        memory: the estimate of what a lane holds in memory; None: only what the section asks for.
+        tell: receives why a node's memory holds fewer lanes than its CPUs and GPUs, once per node.
 
     Raises:
         InputError: no node, present or addable, is large enough for one lane.
     """
 
-    def __init__(self, wanted: ResourcesSection, *, remote: bool):
+    def __init__(
+        self,
+        wanted: ResourcesSection,
+        *,
+        remote: bool,
+        memory: LaneMemory | None = None,
+        tell: Callable[[str], None] = logger.warning,
+    ):
         addable, nodes = addable_nodes() if remote else Addable(), nodes_now()
-        self.size = lane_size(wanted, [kind.resources for kind in addable.kinds] + nodes)
+        self.size = lane_size(wanted, [kind.resources for kind in addable.kinds] + nodes, memory)
+        self._tell, self._told = tell, set[str]()
         possible = max(sum(self.size.fits(node) for node in nodes), addable.lanes(self.size))
         if possible == 0:
-            raise InputError(Problem("resources", _too_large(self.size, nodes)))
+            raise InputError(
+                Problem("resources", _too_large(self.size, nodes + [kind.resources for kind in addable.kinds]))
+            )
         self.wanted = possible if wanted.lanes == "auto" else wanted.lanes
+        self._fill = wanted.lanes == "auto"
         few_cores = sum(node.get("CPU", 0.0) for node in nodes) < _LANE_PROCESSES * self.wanted
         self._alone_until = math.inf if few_cores and not remote else -math.inf
         self._ask = bool(addable.kinds)
+        # An autoscaler takes a type that states no memory to have none, and would never add it.
+        knows_memory = all("memory" in kind.resources for kind in addable.kinds)
+        self._request_size = self.size if knows_memory else replace(self.size, memory=0)
         self._requests: list[PlacementGroup] = []
         self._looked, self._lanes = -math.inf, 0
         self._no_room = (-math.inf, 0)
@@ -175,11 +146,25 @@ class Capacity:
     def _lanes_now(self, now: float) -> int:
         if now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
-            self._lanes = min(self.wanted, sum(self.size.fits(node) for node in nodes_now()))
+            nodes = nodes_now()
+            self._explain(nodes)
+            fit = sum(self.size.fits(node) for node in nodes)
+            if self._fill:
+                self.wanted = max(self.wanted, fit)  # of nodes that have joined since
+            self._lanes = min(self.wanted, fit)
             self._request(self.wanted - self._lanes if self._ask else 0)
         until, most = self._no_room
         lanes = min(self._lanes, most) if now < until else self._lanes
         return min(1, lanes) if now < self._alone_until else lanes
+
+    def _explain(self, nodes: list[Resources]) -> None:
+        """Tell why memory keeps lanes from a node, if it does and more lanes are wanted than there are."""
+        if not self._fill and sum(self.size.fits(node) for node in nodes) >= self.wanted:
+            return
+        for line in lacks_of_memory(self.size, nodes):
+            if line not in self._told:
+                self._told.add(line)
+                self._tell(f"{line}; {REMEDY}")
 
     def trial_started(self) -> None:
         """Let the other lanes start soon."""
@@ -202,12 +187,28 @@ class Capacity:
     def _request(self, missing: int) -> None:
         while len(self._requests) > max(0, min(missing, _MAX_REQUESTS)):
             remove_placement_group(self._requests.pop(0))
-        bundle = {"CPU": self.size.cpus} | ({"GPU": self.size.gpus} if self.size.gpus else {})
+        bundle = self._request_size.request
         while len(self._requests) < min(missing, _MAX_REQUESTS):
             self._requests.append(placement_group([bundle] * self.size.workers, strategy="STRICT_PACK"))
 
 
+def lacks_of_memory(size: LaneSize, nodes: Sequence[Resources]) -> Iterator[str]:
+    """Yield, for each node whose memory holds fewer lanes than its CPUs and GPUs, its address and what it lacks."""
+    for node in nodes:
+        if lack := size.lack_of_memory(node):
+            yield f"{_name(node)} {lack}"
+
+
+def _name(node: Resources) -> str:
+    """Return a node's address, which Ray gives as a resource to those that are up."""
+    addresses = (key.removeprefix("node:") for key in node if key.startswith("node:") and "__" not in key)
+    address = next(addresses, None)
+    return "a node that can be added" if address is None else f"node {address}"
+
+
 def _too_large(size: LaneSize, nodes: list[Resources]) -> str:
+    if lacks := list(lacks_of_memory(size, nodes)):
+        return f"no node has the memory of a lane: {', and '.join(lacks)}; {REMEDY}"
     cpus, gpus = (max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU"))
     return (
         f"a lane needs {size.workers * size.cpus:g} CPU and {size.total_gpus:g} GPU, more than any node has "

@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from ray import train, tune
 
+from amsam_ray.search.lane_size import LaneSize
 from amsam_ray.search.observers import LaneStage
 from amsam_ray.search.ray.mailbox import LaneUpdate, Mailbox
 from amsam_ray.search.ray.trainer import make_trainer
@@ -36,17 +37,14 @@ class LaneSettings:
 
     Attributes:
         worker: what the training workers need to know.
-        workers: data-parallel training workers of one lane.
-        cpus, gpus: of each worker; gpus may be a fraction.
+        size: the lane's workers and their resources.
         timeout_s: a trial without a heartbeat for this long is given up.
         start_timeout_s: a lane whose workers are not up within this time is given up.
         run_dir: temporary folder for the files of Ray Train.
     """
 
     worker: WorkerSettings
-    workers: int
-    cpus: float
-    gpus: float
+    size: LaneSize
     timeout_s: float
     start_timeout_s: float
     run_dir: Path
@@ -90,7 +88,7 @@ class Lane(tune.Trainable):
                 max_concurrency=1000,
                 label_selector={"ray.io/node-id": self._node},
             )
-            .remote(self._settings.workers)
+            .remote(self._settings.size.workers)
         )
         self._end_of_run: str | None = None
         self._run = threading.Thread(target=self._train, name="lane-train-run", daemon=True)
@@ -115,16 +113,16 @@ class Lane(tune.Trainable):
             raise LaneError(f"hung: no heartbeat for {self._settings.timeout_s:g} s")
 
     def _train(self) -> None:
-        settings = self._settings
+        settings, size = self._settings, self._settings.size
         trainer = make_trainer(
             serve,
             folder=settings.run_dir,
-            train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": settings.cpus},
+            train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": size.worker_cpus},
             scaling_config=train.ScalingConfig(
-                num_workers=settings.workers,
-                use_gpu=settings.gpus > 0,
+                num_workers=size.workers,
+                use_gpu=size.gpus > 0,
                 placement_strategy="STRICT_PACK",
-                resources_per_worker={"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {}),
+                resources_per_worker=size.bundle,
             ),
             run_config=train.RunConfig(
                 name=self._name,

@@ -41,9 +41,9 @@ def ask_nodes(request: Request, driver: dict[str, str]) -> tuple[list[NodeReport
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     nodes = {_name(node, alive): node for node in alive}
+    offers = {name: {"memory": 0.0, **node["Resources"]} for name, node in nodes.items()}
     reports = [
-        NodeReport(name, resources=node["Resources"], runs_trials=node["Resources"].get("CPU", 0.0) > 0)
-        for name, node in nodes.items()
+        NodeReport(name, resources=offer, runs_trials=offer.get("CPU", 0.0) > 0) for name, offer in offers.items()
     ]
     reports = _ask(reports, nodes, _version_task(), take=lambda report, told: replace(report, versions=told))
     reports = [_with_clock(report, nodes) if report.versions else report for report in reports]

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from amsam_ray.search.ray.capacity import LaneSize
+from amsam_ray.search.lane_size import LaneSize
 
 
 class LanePlacementGroups:
@@ -26,7 +26,7 @@ class LanePlacementGroups:
     """
 
     def __init__(self, size: LaneSize):
-        self._bundle = {"CPU": size.worker_cpus} | ({"GPU": size.gpus} if size.gpus else {})
+        self._bundle = size.bundle
         self._workers = size.workers
 
     def remove(self, group: str) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import ray
 
 from amsam_ray.config.trial import TrialConfig
+from amsam_ray.device import gpu_memory, peak_resident
 from amsam_ray.errors import AmsamError, InputError, Problem
 from amsam_ray.paths import cache_dir
 from amsam_ray.search.cell_state import CellState
-from amsam_ray.search.ray.capacity import LaneSize
+from amsam_ray.search.lane_size import LaneSize
 from amsam_ray.search.ray.cluster import make_folder
 from amsam_ray.search.ray.worker import load_trial_function
 from amsam_ray.search.trials import derived_seed
@@ -23,20 +24,25 @@ _PROBE_S = 60.0
 
 @dataclass(frozen=True)
 class Probe:
-    """Duration of a short trial.
+    """Duration and memory of a short trial.
 
     Attributes:
         first_s: seconds until the end of the first epoch, including loading and preparing, which happen once per lane
             and once per sweep.
         epoch_s: seconds of each further epoch.
+        host: largest resident size of its process in bytes.
+        gpu, gpu_total: the most that torch held of its GPU's memory, and that memory, in bytes; 0 without a GPU.
     """
 
     first_s: float
     epoch_s: float
+    host: int = 0
+    gpu: int = 0
+    gpu_total: int = 0
 
 
-def probe(config: TrialConfig, trial_function: str) -> Probe:
-    """Run the first epochs of a trial in this process: at most five, and at most a minute."""
+def probe(config: TrialConfig, trial_function: str, on_gpu: bool) -> Probe:
+    """Run the first epochs of a trial in this process, on its GPU or not: at most five, and at most a minute."""
     times = [time.monotonic()]
 
     def report(epoch: int, score: float) -> bool:
@@ -56,7 +62,9 @@ def probe(config: TrialConfig, trial_function: str) -> Probe:
         shutil.rmtree(work_dir, ignore_errors=True)
     times.append(time.monotonic())
     epochs = max(1, len(times) - 3)
-    return Probe(times[1] - times[0], (times[-2] - times[1]) / epochs if len(times) > 3 else times[1] - times[0])
+    epoch_s = (times[-2] - times[1]) / epochs if len(times) > 3 else times[1] - times[0]
+    gpu, gpu_total = gpu_memory() if on_gpu else (0, 0)
+    return Probe(times[1] - times[0], epoch_s, peak_resident(), gpu, gpu_total)
 
 
 def probe_remotely(state: CellState, size: LaneSize, trial_function: str) -> Probe:
@@ -64,9 +72,9 @@ def probe_remotely(state: CellState, size: LaneSize, trial_function: str) -> Pro
     params = state.study.ask(0)
     seed = derived_seed(state.cell.source.search.seed, state.cell.id, 0, "trial")
     config = state.cell.config(params, seed=seed)
-    task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=0)(probe)
+    task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, memory=size.memory, max_retries=0)(probe)
     try:
-        result: Probe = ray.get(task.remote(config, trial_function))
+        result: Probe = ray.get(task.remote(config, trial_function, size.gpus > 0))
     except ray.exceptions.RayTaskError as error:
         raise _fault_of(error.cause, state) from error
     except ray.exceptions.RayError as error:  # the process died, out of memory perhaps

@@ -18,8 +18,9 @@ from ray.tune.search import Searcher
 
 from amsam_ray.search.budget import StopConditions
 from amsam_ray.search.dispatcher import Dispatcher
+from amsam_ray.search.lane_size import LANE_CPUS
 from amsam_ray.search.observers import LaneStage, Observer
-from amsam_ray.search.ray.capacity import LANE_CPUS, Capacity
+from amsam_ray.search.ray.capacity import Capacity
 from amsam_ray.search.ray.lane import Lane, LaneError, LaneSettings
 from amsam_ray.search.ray.lane_nodes import LaneNodes
 from amsam_ray.search.ray.placement_groups import LanePlacementGroups
@@ -63,12 +64,9 @@ def run_lanes(
         connect=MailboxSender,
         placement_groups=LanePlacementGroups(capacity.size),
     )
-    size = capacity.size
     settings = LaneSettings(
         worker=worker,
-        workers=size.workers,
-        cpus=size.worker_cpus,
-        gpus=size.gpus,
+        size=capacity.size,
         timeout_s=timeout_s,
         start_timeout_s=_START_TIMEOUT_S,
         run_dir=scratch,
