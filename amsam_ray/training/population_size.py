@@ -1,0 +1,85 @@
+"""How many trials a population pays for: a few joint steps measured against lone ones."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from amsam_ray.device import synchronize
+from amsam_ray.inference.inputs import Batch
+from amsam_ray.training.levels import Draw
+from amsam_ray.training.loop import Trainer
+from amsam_ray.training.stacked import Stack, kind_of
+
+LARGEST = {"cpu": 8, "cuda": 64}
+"""The largest population that ``choose_size`` considers, by the type of the device."""
+
+GAIN = 1.1
+"""A population must be this many times as fast per trial as lone trials; less is within the error of measurement."""
+
+_REPEATS = 3
+
+
+def step_seconds(trainer: Trainer, draw: Draw[Batch], sizes: Sequence[int]) -> dict[int, float]:
+    """Return the seconds per trial of one step of populations, on a CPU processor seconds.
+
+    Every size is measured on copies of one trial, whose own values stay as they are. The measurement ends after two
+    sizes in a row that are no faster than a smaller one, or where the memory of the GPU has no room.
+
+    Args:
+        trainer: the trial.
+        draw: of one of its steps.
+        sizes: numbers of trials, ascending.
+    """
+    found: dict[int, float] = {}
+    slower = 0
+    for size in sizes:
+        members = [copy.copy(trainer) for _ in range(size)]
+        try:
+            seconds = _fastest(_step(members, draw), trainer.weights.device) / size
+        except torch.OutOfMemoryError:
+            break
+        slower = slower + 1 if found and seconds >= min(found.values()) else 0
+        found[size] = seconds
+        if slower == 2:  # two trials gain less than the stacking costs where four may gain
+            break
+    return found
+
+
+def _step(members: Sequence[Trainer], draw: Draw[Batch]) -> Callable[[], object]:
+    if len(members) == 1:
+        return lambda: members[0].step(draw)
+    stack = Stack(members)
+    return lambda: stack.step_all([draw] * len(members))
+
+
+def _fastest(step: Callable[[], object], device: torch.device) -> float:
+    # Processor seconds on a CPU, which other lanes use meanwhile.
+    now = time.process_time if device.type == "cpu" else time.perf_counter
+    seconds = []
+    for _ in range(_REPEATS):
+        synchronize(device)
+        started = now()
+        step()
+        synchronize(device)
+        seconds.append(now() - started)
+    return min(seconds)
+
+
+def best_size(seconds: Mapping[int, float]) -> int:
+    """Return the size that is fastest per trial, or 1 if it gains less than ``GAIN`` (see ``step_seconds``)."""
+    best = min(seconds, key=lambda size: seconds[size])
+    return best if seconds[1] >= GAIN * seconds[best] else 1
+
+
+def choose_size(trainer: Trainer, draw: Draw[Batch]) -> tuple[int, dict[int, float]]:
+    """Return the size of the population for trials like this one, and the measurement; none if it must be alone."""
+    if kind_of(trainer) is None:
+        return 1, {}
+    largest = LARGEST.get(trainer.weights.device.type, 8)
+    sizes = [2**power for power in range(largest.bit_length())]
+    seconds = step_seconds(trainer, draw, sizes)
+    return best_size(seconds), seconds
