@@ -141,6 +141,15 @@ def test_waiting_sends_no_heartbeat(mailbox: FakeMailbox, trial: TrialSpec, monk
     assert beats(mailbox, _TrialMonitor(mailbox, 3, trial, 0), monkeypatch, time.sleep) == 0
 
 
+def test_waiting_for_others_of_a_population_sends_no_heartbeat(
+    mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_PULSE_S", 0.1)
+    with _Pulse(mailbox, 3, _TrialMonitor(mailbox, 3, trial, 0), lambda: False):
+        compute(1.0)
+    assert not mailbox.heartbeat.calls
+
+
 def test_only_epochs_count_between_the_first_and_the_last(
     mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

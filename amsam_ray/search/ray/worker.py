@@ -12,10 +12,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import amsam_ray
 from amsam_ray.data.images import ImageError
@@ -26,6 +28,9 @@ from amsam_ray.paths import cache_dir
 from amsam_ray.search.recorder import Recorder
 from amsam_ray.search.trials import ErrorSource, TrialOutcome, TrialSpec
 from amsam_ray.storage.base import UnavailableError
+
+if TYPE_CHECKING:
+    from amsam_ray.training.population import Population
 
 UPLOAD_S = 120.0  # how long a closing lane retries to upload what waits on its node
 _HEARTBEAT_S = 1.0
@@ -46,6 +51,8 @@ class WorkerSettings:
         work_dir: temporary folder for the files of a trial.
         share: whether prepared inputs are shared through the storage.
         prepared_bytes: largest size of a node's prepared inputs; 0: unlimited.
+        population: 1: the lane trains one by one; otherwise it takes several trials, and with ``auto`` it measures and
+            reports how many of a cell to train together.
         version: of this package in the driver.
     """
 
@@ -56,6 +63,7 @@ class WorkerSettings:
     work_dir: Path
     share: bool = False
     prepared_bytes: int = 0
+    population: int | Literal["auto"] = 1
     version: str = amsam_ray.__version__
 
 
@@ -87,13 +95,67 @@ def serve(config: dict[str, Any]) -> None:
         group = ray.util.get_current_placement_group()
         node = ray.get_runtime_context().get_node_id()
         ray.get(mailbox.register.remote(rank, group.id.hex() if group else "", node))
-        ticket, outcome = 0, None
-        while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
-            ticket, trial = taken
-            outcome = None
-            with contextlib.suppress(Abandoned):
-                outcome = worker.run(ticket, trial)
+        if settings.population == 1:
+            _one_by_one(mailbox, worker)
+        else:
+            _together(mailbox, worker, config["cpus"], measure=settings.population == "auto")
         worker.close()
+
+
+def _one_by_one(mailbox: Any, worker: _Worker) -> None:
+    import ray
+
+    ticket, outcome = 0, None
+    while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
+        ticket, trial = taken
+        outcome = None
+        with contextlib.suppress(Abandoned):
+            outcome = worker.run(ticket, trial)
+
+
+def _together(mailbox: Any, worker: _Worker, cpus: float, *, measure: bool) -> None:
+    """Run all trials that the mailbox has, as members of a population. A trial that ends reports by itself."""
+    import ray
+
+    from amsam_ray.training.population import Population
+    from amsam_ray.training.population_size import choose_size
+    from amsam_ray.training.stacked import JointSteps
+
+    newest = 0
+
+    def report_size(trainer: Any, draw: Any) -> None:
+        size, seconds = choose_size(trainer, draw)
+        ray.get(mailbox.size.remote(newest, size, {count: 1000 * second for count, second in seconds.items()}))
+
+    def run(ticket: int, trial: TrialSpec) -> None:
+        _use_device(cpus)
+        outcome = worker.run(ticket, trial)
+        if outcome is not None:
+            ray.get(mailbox.finish.remote(ticket, outcome))
+
+    population: Population[Any, Any] = Population(JointSteps(report_size if measure else None))
+    worker.population = population
+    members: list[Future[None]] = []
+    closed = False
+    while not closed:
+        taking = mailbox.take.remote(newest)
+        while not ray.wait([taking], timeout=_HEARTBEAT_S)[0]:
+            members = _still_running(members)
+        if (taken := ray.get(taking)) is None:
+            closed = True
+        else:
+            newest, trial = taken
+            members.append(population.start(partial(run, newest, trial)))
+    wait(members)
+    _still_running(members)
+
+
+def _still_running(members: Sequence[Future[None]]) -> list[Future[None]]:
+    """Return the members that run. Raises what ended one, unless it was left."""
+    for member in members:
+        if member.done() and (error := member.exception()) is not None and not isinstance(error, Abandoned):
+            raise error
+    return [member for member in members if not member.done()]
 
 
 def check_version(settings: WorkerSettings) -> None:
@@ -128,10 +190,17 @@ def load_trial_function(path: str) -> Callable[..., Any]:
 
 
 class _Worker:
+    """Runs and records trials in one process of a lane.
+
+    Attributes:
+        population: of the trials that the process runs; None: it runs one at a time.
+    """
+
     def __init__(self, mailbox: Any, settings: WorkerSettings, rank: int, world: int):
         self._mailbox = mailbox
         self._settings = settings
         self._rank, self._world = rank, world
+        self.population: Population[Any, Any] | None = None
         self._function = load_trial_function(settings.trial_function)
         self._recorder = Recorder(settings.storage, settings.sweep, settings.gpus)
         self._recorder.check_shared()
@@ -149,7 +218,7 @@ class _Worker:
             try:
                 self._settings.work_dir.mkdir(parents=True, exist_ok=True)
                 with (
-                    _Pulse(self._mailbox, ticket, monitor),
+                    _Pulse(self._mailbox, ticket, monitor, self._has_turn()),
                     tempfile.TemporaryDirectory(dir=self._settings.work_dir) as folder,
                 ):
                     result = self._function(
@@ -161,10 +230,17 @@ class _Worker:
                         on_epoch=monitor.epoch,
                     )
                     if self._rank == 0:
-                        outcome = self._recorder.write(trial, result, monitor.rung_scores, started, hardware())
+                        share = 1 / self.population.size if self.population else 1.0
+                        outcome = self._recorder.write(trial, result, monitor.rung_scores, started, hardware(), share)
             except Exception as error:
                 outcome = self._outcome_of(error, trial)
         return outcome if self._rank == 0 else None
+
+    def _has_turn(self) -> Callable[[], bool]:
+        """Return a function that tells whether this thread's trial runs, and does not wait for others."""
+        if self.population is None:
+            return lambda: True
+        return partial(self.population.is_running, threading.get_ident())
 
     def close(self) -> None:
         """Upload what waits on this node's disk before the lane ends: the driver may be on another node."""
@@ -229,10 +305,14 @@ class _Pulse:
 
     In these phases a process that computes counts as alive; between the first and the last epoch only the epochs
     count. A process whose interpreter lock is held sends no heartbeat either.
+
+    Args:
+        mailbox, ticket, monitor: of the trial.
+        has_turn: whether the trial runs; one that waits for others of its population says nothing about the process.
     """
 
-    def __init__(self, mailbox: Any, ticket: int, monitor: _TrialMonitor):
-        self._mailbox, self._ticket, self._monitor = mailbox, ticket, monitor
+    def __init__(self, mailbox: Any, ticket: int, monitor: _TrialMonitor, has_turn: Callable[[], bool] = lambda: True):
+        self._mailbox, self._ticket, self._monitor, self._has_turn = mailbox, ticket, monitor, has_turn
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amsam-pulse", daemon=True)
 
@@ -246,7 +326,7 @@ class _Pulse:
         used = time.process_time()
         while not self._over.wait(_PULSE_S):
             before, used = used, time.process_time()
-            if not self._monitor.in_epochs and used - before > _BUSY * _PULSE_S:
+            if not self._monitor.in_epochs and self._has_turn() and used - before > _BUSY * _PULSE_S:
                 self._mailbox.heartbeat.remote(self._ticket)
 
 
