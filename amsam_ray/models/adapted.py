@@ -101,6 +101,8 @@ class AdaptedSam(TrainedModel):
 
     def _decode(self, embedding: Tensor, boxes: Tensor, has_box: tuple[bool, ...] | Tensor) -> tuple[Tensor, Tensor]:
         dense_pe, dense = self.prompt.dense_pe, self.prompt.dense()
+        if not self.uses_boxes:
+            return self.decoder(embedding, dense_pe, None, dense)
         if isinstance(has_box, Tensor):
             first = self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)
             second = self.decoder(embedding, dense_pe, None, dense)
@@ -108,7 +110,7 @@ class AdaptedSam(TrainedModel):
                 torch.where(has_box.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(first, second, strict=True)
             )
             return upscaled, hyper
-        if not self.uses_boxes or not any(has_box):
+        if not any(has_box):
             return self.decoder(embedding, dense_pe, None, dense)
         if all(has_box):
             return self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)
