@@ -67,7 +67,7 @@ class Recorder:
         Args:
             started: seconds since the epoch.
             hardware: as ``amsam_ray.device.hardware`` describes it.
-            share: the trial's part of the GPUs, which the trials of a population share.
+            share: of the lane's GPUs that the trial used, below 1 in a population.
         """
         record = Record.build(
             trial=trial.trial_id,

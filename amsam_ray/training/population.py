@@ -11,11 +11,12 @@ A member may join or leave at any time, and one that fails leaves the others alo
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -25,22 +26,25 @@ _CURRENT: ContextVar[Population | None] = ContextVar("population", default=None)
 
 
 def current() -> Population | None:
-    """Return the population to which the trial of this thread belongs; None: it trains by itself."""
+    """Return the population of the trial in this thread; None: the trial trains by itself."""
     return _CURRENT.get()
 
 
 @dataclass
 class _Waiting(Generic[Question, Answer]):
     question: Question
-    answer: Answer | Exception | None = None
+    answered: bool = False
+    answer: Answer | None = None
+    error: BaseException | None = None
 
 
 class Population(Generic[Question, Answer]):
     """Members that take turns, and whose questions are answered together.
 
     Args:
-        answer: computes the answers of several questions, in their order; an exception instead of an answer is raised
-            in the member that asked.
+        answer: computes the answers to several questions, in their order. An exception instead of an answer is raised
+            in the member that asked; one that ``answer`` raises, in all of them. Called without questions when the last
+            member has ended, so that ``answer`` can free what it keeps of them.
     """
 
     def __init__(self, answer: Callable[[Sequence[Question]], Sequence[Answer | Exception]]):
@@ -48,13 +52,26 @@ class Population(Generic[Question, Answer]):
         self._turn = threading.Condition()
         self._counting = threading.Lock()
         self._members = 0
+        self._shared_s, self._since = 0.0, time.monotonic()
         self._running = 0  # the thread that has the turn
         self._waiting: list[_Waiting[Question, Answer]] = []
 
-    @property
-    def size(self) -> int:
-        """Number of members now."""
-        return self._members
+    def measure_share(self) -> Callable[[], float]:
+        """Return a function that returns a member's share of the time since this call.
+
+        It is the mean of 1 / N, with N the number of members at each moment, so that the members' seconds times their
+        shares add up to the seconds in which there was any.
+        """
+        started, before = time.monotonic(), self._count(0)
+        return lambda: (self._count(0) - before) / max(time.monotonic() - started, 1e-6)
+
+    def _count(self, change: int) -> float:
+        """Change the number of members, and return the seconds so far, each divided by the number of members then."""
+        with self._counting:
+            now = time.monotonic()
+            self._shared_s += (now - self._since) / max(self._members, 1)
+            self._since, self._members = now, self._members + change
+            return self._shared_s
 
     def is_running(self, thread: int) -> bool:
         """Return whether the member in the thread with this identifier has the turn."""
@@ -62,8 +79,7 @@ class Population(Generic[Question, Answer]):
 
     def start(self, trial: Callable[[], Result]) -> Future[Result]:
         """Run a trial as a member, in a thread of its own, and return its end. Call it from any thread."""
-        with self._counting:  # before the trial has a turn: a member that runs alone then waits at its next step
-            self._members += 1
+        self._count(1)  # before the trial has a turn: a member that runs alone then waits at its next step
         end = Future[Result]()
         threading.Thread(target=self._run, args=(trial, end), name="amsam-member", daemon=True).start()
         return end
@@ -78,10 +94,9 @@ class Population(Generic[Question, Answer]):
                 failure: BaseException | None = error
             else:
                 failure = None
-            with self._counting:
-                self._members -= 1
+            self._count(-1)
             self._answer_if_all_wait()
-        # The end is told when this thread holds nothing any more: what waits for it may start another member.
+        # Set when this thread no longer has the turn: what waits for the end may start another member.
         if failure is None:
             end.set_result(result)
         else:
@@ -92,22 +107,27 @@ class Population(Generic[Question, Answer]):
         mine = _Waiting[Question, Answer](question)
         self._waiting.append(mine)
         self._answer_if_all_wait()
-        while mine.answer is None:
+        while not mine.answered:
             self._turn.wait()
         self._running = threading.get_ident()
-        if isinstance(mine.answer, Exception):
-            raise mine.answer
-        return mine.answer
+        if mine.error is not None:
+            raise mine.error
+        return cast(Answer, mine.answer)
 
     def _answer_if_all_wait(self) -> None:
-        if not self._waiting or len(self._waiting) < self._members:
+        if len(self._waiting) < self._members:
             return
         waiting, self._waiting = self._waiting, []
-        answers: Sequence[Answer | Exception]
         try:
             answers = self._answer([one.question for one in waiting])
-        except Exception as error:
-            answers = [error] * len(waiting)
-        for one, answer in zip(waiting, answers, strict=True):
-            one.answer = answer
+            for one, answer in zip(waiting, answers, strict=True):
+                if isinstance(answer, Exception):
+                    one.error = answer
+                else:
+                    one.answer = answer
+        except BaseException as error:  # also of the kind that ends a thread: a member without an answer waits forever
+            for one in waiting:
+                one.error = error
+        for one in waiting:
+            one.answered = True
         self._turn.notify_all()

@@ -1,8 +1,9 @@
-"""How many trials a population pays for: a few joint steps measured against lone ones."""
+"""How many trials to train together: a few joint steps measured against lone ones."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,8 @@ from amsam_ray.inference.inputs import Batch
 from amsam_ray.training.levels import Draw
 from amsam_ray.training.loop import Trainer
 from amsam_ray.training.stacked import Stack, kind_of
+
+logger = logging.getLogger(__name__)
 
 LARGEST = {"cpu": 8, "cuda": 64}
 """The largest population that ``choose_size`` considers, by the type of the device."""
@@ -27,7 +30,7 @@ def step_seconds(trainer: Trainer, draw: Draw[Batch], sizes: Sequence[int]) -> d
     """Return the seconds per trial of one step of populations, on a CPU processor seconds.
 
     Every size is measured on copies of one trial, whose own values stay as they are. The measurement ends after two
-    sizes in a row that are no faster than a smaller one, or where the memory of the GPU has no room.
+    sizes in a row that are no faster than a smaller one, or at a size whose step fails, for lack of memory for instance.
 
     Args:
         trainer: the trial.
@@ -40,11 +43,14 @@ def step_seconds(trainer: Trainer, draw: Draw[Batch], sizes: Sequence[int]) -> d
         members = [copy.copy(trainer) for _ in range(size)]
         try:
             seconds = _fastest(_step(members, draw), trainer.weights.device) / size
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if size == 1:
+                raise
+            logger.warning("A step of %d trials together fails: %s", size, error)
             break
         slower = slower + 1 if found and seconds >= min(found.values()) else 0
         found[size] = seconds
-        if slower == 2:  # two trials gain less than the stacking costs where four may gain
+        if slower == 2:  # not at the first: two trials may gain less than the stacking costs, and four more
             break
     return found
 
@@ -76,7 +82,7 @@ def best_size(seconds: Mapping[int, float]) -> int:
 
 
 def choose_size(trainer: Trainer, draw: Draw[Batch]) -> tuple[int, dict[int, float]]:
-    """Return the size of the population for trials like this one, and the measurement; none if it must be alone."""
+    """Return the size of the population for trials like this one, and the measurement, empty if it must be alone."""
     if kind_of(trainer) is None:
         return 1, {}
     largest = LARGEST.get(trainer.weights.device.type, 8)

@@ -9,7 +9,7 @@ A LoRA of a smaller rank is padded with zeros, which stay zero (see ``LoRA.RANK_
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -73,49 +73,41 @@ def same_frozen(one: TrainedModel, other: TrainedModel) -> bool:
 class JointSteps:
     """Answers the questions of a ``Population`` of trials: each asks for the losses of its next step.
 
-    Trials of one kind take their steps together, any other by itself. Where a joint step fails, for want of memory for
-    instance, trials of this kind go on one by one.
-
-    Args:
-        on_kind: called with the first step of a trial of every new kind, before it is taken.
+    Trials of one kind take their steps together, any other by itself. Where a joint step fails, for lack of memory for
+    instance, trials of this kind train one by one from then on. Nothing is kept of trials that took no part in the last
+    step.
     """
 
-    def __init__(self, on_kind: Callable[[Trainer, Draw[Batch]], None] | None = None):
-        self._on_kind = on_kind
+    def __init__(self) -> None:
         self._kinds: dict[int, tuple[Hashable, TrainedModel]] = {}
         self._kind_of: dict[Trainer, int | None] = {}
-        self._stacks: dict[int, Stack] = {}
-        self._seen: set[Hashable] = set()
+        self._stacks: dict[Hashable, Stack] = {}
         self._failed: set[Hashable] = set()
         self._numbers = count()
 
     def __call__(self, steps: Sequence[Step]) -> list[Losses | Exception]:
         """Take the steps and return their losses, in their order."""
-        self._kind_of = {trainer: self._number(trainer, draw) for trainer, draw in steps}
+        self._kind_of = {trainer: self._number(trainer) for trainer, _ in steps}
         used = set(self._kind_of.values())
         self._kinds = {number: kind for number, kind in self._kinds.items() if number in used}
-        self._stacks = {number: stack for number, stack in self._stacks.items() if number in used}
         groups: dict[Hashable, list[int]] = {}
         for place, (trainer, draw) in enumerate(steps):
             number = self._kind_of[trainer]
             alone = number is None or self._kinds[number][0] in self._failed
             groups.setdefault(place if alone else (number, *_sizes(draw)), []).append(place)
+        self._stacks = {group: stack for group, stack in self._stacks.items() if len(groups.get(group, ())) > 1}
         answers: dict[int, Losses | Exception] = {}
-        for places in groups.values():
-            found = self._take([steps[place] for place in places])
+        for group, places in groups.items():
+            found = self._take(group, [steps[place] for place in places])
             answers |= dict(zip(places, found, strict=True))
         return [answers[place] for place in range(len(steps))]
 
-    def _number(self, trainer: Trainer, draw: Draw[Batch]) -> int | None:
+    def _number(self, trainer: Trainer) -> int | None:
         """Return the number of a trainer's kind; None if it takes its steps by itself."""
         if trainer in self._kind_of:
             return self._kind_of[trainer]
         if (kind := kind_of(trainer)) is None:
             return None
-        if kind not in self._seen:
-            self._seen.add(kind)
-            if self._on_kind is not None:
-                self._on_kind(trainer, draw)
         for number, (other, model) in self._kinds.items():
             if kind == other and same_frozen(trainer.model, model):
                 return number
@@ -123,19 +115,18 @@ class JointSteps:
         self._kinds[number] = kind, trainer.model
         return number
 
-    def _take(self, steps: Sequence[Step]) -> list[Losses | Exception]:
+    def _take(self, group: Hashable, steps: Sequence[Step]) -> list[Losses | Exception]:
         number = self._kind_of[steps[0][0]]
         if number is not None and len(steps) > 1:
             members = [trainer for trainer, _ in steps]
             try:
-                if number not in self._stacks or self._stacks[number].members != members:
-                    self._stacks[number] = Stack(members)
-                return [*self._stacks[number].step_all([draw for _, draw in steps])]
+                if group not in self._stacks or self._stacks[group].members != members:
+                    self._stacks[group] = Stack(members)
+                return [*self._stacks[group].step_all([draw for _, draw in steps])]
             except Exception as error:
                 logger.warning("%d trials train one by one from now on: %s", len(steps), error)
                 self._failed.add(self._kinds[number][0])
-        if number is not None:
-            self._stacks.pop(number, None)
+                self._stacks.pop(group, None)
         return [_alone(trainer, draw) for trainer, draw in steps]
 
 

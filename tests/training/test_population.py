@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +25,7 @@ from amsam_ray.inference.inputs import PreparedSet
 from amsam_ray.training.loop import Trainer
 from amsam_ray.training.population import Population, current
 from amsam_ray.training.population_size import GAIN, best_size, choose_size, step_seconds
-from amsam_ray.training.stacked import Stack
+from amsam_ray.training.stacked import JointSteps, Stack
 from amsam_ray.training.together import train_together
 from amsam_ray.training.trial import train_trial
 from tests.training.toys import small_trial, toy_trainer, toy_training
@@ -67,13 +71,13 @@ def joint(monkeypatch):
 
 
 class Rungs:
-    """The report of a trial: what it heard, and the epoch at which it stops or fails."""
+    """The report of a trial: what it received, and the epoch at which it stops or fails."""
 
     def __init__(self, stop=0, fail=0):
-        self.heard, self.stop, self.fail = [], stop, fail
+        self.received, self.stop, self.fail = [], stop, fail
 
     def __call__(self, epoch, score):
-        self.heard.append((epoch, score))
+        self.received.append((epoch, score))
         if epoch == self.fail:
             raise OSError("no space")
         return epoch == self.stop
@@ -98,16 +102,16 @@ def trial(backbone, cache, folder, number, *, method="am_sam", stop=0, fail=0, c
     def run(which):
         rungs = Rungs(stop, fail)
         work = folder / f"{which}-{number}"
-        return train_trial(config, cache_dir=cache, work_dir=work, rungs=(1, 2), report=rungs), rungs.heard
+        return train_trial(config, cache_dir=cache, work_dir=work, rungs=(1, 2), report=rungs), rungs.received
 
     return run
 
 
 def assert_equal_trials(one, other, tolerance=TOLERANCE):
-    (a, heard_a), (b, heard_b) = one, other
+    (a, received_a), (b, received_b) = one, other
     assert (a.status, a.reason, a.best_epoch, a.epochs_run) == (b.status, b.reason, b.best_epoch, b.epochs_run)
     assert (a.trained_params, a.shots_sha256) == (b.trained_params, b.shots_sha256)
-    assert heard_a == [(epoch, pytest.approx(score, abs=tolerance)) for epoch, score in heard_b]
+    assert received_a == [(epoch, pytest.approx(score, abs=tolerance)) for epoch, score in received_b]
     assert a.curve == [pytest.approx(entry, abs=tolerance) for entry in b.curve]
     for found, expected in ((a.val, b.val), (a.test or {}, b.test or {})):
         assert found == pytest.approx(expected, abs=PIXELS, rel=PIXELS)
@@ -260,9 +264,9 @@ def test_members_run_one_at_a_time_and_are_answered_together():
         ends["second"] = population.start(partial(member, 2, 2))  # joins while another runs
         return member(1, 3)
 
-    ends = {}
+    ends: dict[str, Future[list[int]]] = {}
     assert population.start(first).result(10) == [-10, -11, -12] and ends["second"].result(10) == [-20, -21]
-    assert [sorted(questions) for questions in asked] == [[10, 20], [11, 21], [12]]
+    assert [sorted(questions) for questions in asked] == [[10, 20], [11, 21], [12], []]
     assert current() is None
 
 
@@ -282,12 +286,80 @@ def test_an_answer_that_is_an_exception_is_raised_in_its_member_alone():
     assert isinstance(ends[0].exception(10), ValueError) and ends[1].result(10) == "good"
 
 
+def test_an_error_of_the_computation_is_raised_in_all_members():
+    """Also one that is no Exception: a member without an answer would wait forever."""
+
+    def answer(questions: Sequence[int]) -> list[int | Exception]:
+        raise SystemExit(len(questions))
+
+    population = Population(answer)
+    gate = threading.Event()
+
+    def ask(question):
+        gate.wait(10)
+        return population.ask(question)
+
+    ends = [population.start(partial(ask, question)) for question in (1, 2)]
+    gate.set()
+    errors = [end.exception(10) for end in ends]
+    assert [type(error) for error in errors] == [SystemExit] * 2 and errors[0].args == (2,)
+
+
+def test_the_shares_of_all_members_add_up_to_the_time_that_they_run():
+    population: Population[int, int] = Population(lambda questions: list(questions))
+    gate = threading.Event()
+
+    def member(count):
+        gate.wait(10)
+        started, share = time.monotonic(), population.measure_share()
+        for number in range(count):
+            time.sleep(0.05)
+            population.ask(number)
+        return started, time.monotonic(), share()
+
+    ends = [population.start(partial(member, count)) for count in (1, 2, 4)]
+    gate.set()
+    found = [end.result(10) for end in ends]
+    total = max(end for _, end, _ in found) - min(start for start, _, _ in found)
+    assert all(share < 1 for *_, share in found)
+    assert sum((end - start) * share for start, end, share in found) == pytest.approx(total, rel=0.2)
+
+
+def test_nothing_is_kept_of_trials_that_have_ended(joint):
+    steps = JointSteps()
+    population: Population[Any, Any] = Population(steps)
+    kept = []
+
+    def run(seed):
+        trainer = toy_trainer("blo_sam", seed=seed)
+        kept.append(weakref.ref(trainer))
+        trainer.epoch()
+
+    for end in [population.start(partial(run, seed)) for seed in (0, 1)]:
+        end.result(30)
+    gc.collect()
+    assert joint[2] > 0 and [trainer() for trainer in kept] == [None, None]
+
+
 def test_a_measurement_leaves_the_trial_as_it_is():
     trainer, plain = toy_trainer("am_sam", rank=2), toy_trainer("am_sam", rank=2)
     seconds = step_seconds(trainer, plain.draw(), (1, 2))
     assert set(seconds) == {1, 2} and all(value > 0 for value in seconds.values())
     untouched = toy_trainer("am_sam", rank=2)
     assert torch.equal(trainer.weights, untouched.weights) and trainer.epoch() == untouched.epoch()
+
+
+def test_a_measurement_ends_at_a_size_whose_step_fails(monkeypatch):
+    plain = Stack.step_all
+
+    def fails(self, draws):
+        if len(draws) > 2:
+            raise torch.OutOfMemoryError("no memory for so many")
+        return plain(self, draws)
+
+    monkeypatch.setattr(Stack, "step_all", fails)
+    trainer = toy_trainer("blo_sam")
+    assert set(step_seconds(trainer, trainer.draw(), (1, 2, 4, 8))) == {1, 2}
 
 
 def test_a_population_must_gain():

@@ -98,7 +98,7 @@ def serve(config: dict[str, Any]) -> None:
         if settings.population == 1:
             _one_by_one(mailbox, worker)
         else:
-            _together(mailbox, worker, config["cpus"], measure=settings.population == "auto")
+            _Together(mailbox, worker, config["cpus"], measure=settings.population == "auto").run()
         worker.close()
 
 
@@ -113,45 +113,80 @@ def _one_by_one(mailbox: Any, worker: _Worker) -> None:
             outcome = worker.run(ticket, trial)
 
 
-def _together(mailbox: Any, worker: _Worker, cpus: float, *, measure: bool) -> None:
-    """Run all trials that the mailbox has, as members of a population. A trial that ends reports by itself."""
-    import ray
+class _Together:
+    """Runs all trials that the mailbox has, as members of a population. A trial that ends reports by itself.
 
-    from amsam_ray.training.population import Population
-    from amsam_ray.training.population_size import choose_size
-    from amsam_ray.training.stacked import JointSteps
+    Args:
+        mailbox, worker: of the lane.
+        cpus: cores of this worker.
+        measure: whether to measure how many trials of a cell to train together, at the first step in the cell.
+    """
 
-    newest = 0
+    def __init__(self, mailbox: Any, worker: _Worker, cpus: float, *, measure: bool):
+        from amsam_ray.training.population import Population
+        from amsam_ray.training.stacked import JointSteps
 
-    def report_size(trainer: Any, draw: Any) -> None:
-        size, seconds = choose_size(trainer, draw)
-        ray.get(mailbox.size.remote(newest, size, {count: 1000 * second for count, second in seconds.items()}))
+        self._mailbox, self._worker, self._cpus, self._measure = mailbox, worker, cpus, measure
+        self._steps = JointSteps()
+        self._ticket, self._cell = 0, ""  # of the newest trial; all that run are of its cell
+        self._measured: set[str] = set()
+        self._last_heartbeat = time.monotonic()
+        self._population = worker.population = Population[Any, Any](self._take_steps)
 
-    def run(ticket: int, trial: TrialSpec) -> None:
-        _use_device(cpus)
-        outcome = worker.run(ticket, trial)
+    def run(self) -> None:
+        """Take trials until the mailbox closes, and wait until all have ended. Raises what a member raised."""
+        import ray
+
+        members: list[Future[None]] = []
+        closed = False
+        while not closed:
+            taking = self._mailbox.take.remote(self._ticket)
+            taken = False
+            while not taken:
+                taken = bool(ray.wait([taking], timeout=_HEARTBEAT_S)[0])
+                members = _still_running(members)
+            if (found := ray.get(taking)) is None:
+                closed = True
+            else:
+                self._ticket, trial = found
+                self._cell = trial.cell
+                members.append(self._population.start(partial(self._run_trial, self._ticket, trial)))
+        wait(members)
+        _still_running(members)
+
+    def _run_trial(self, ticket: int, trial: TrialSpec) -> None:
+        import ray
+
+        _use_device(self._cpus)
+        outcome = self._worker.run(ticket, trial)
         if outcome is not None:
-            ray.get(mailbox.finish.remote(ticket, outcome))
+            ray.get(self._mailbox.finish.remote(ticket, outcome))
 
-    population: Population[Any, Any] = Population(JointSteps(report_size if measure else None))
-    worker.population = population
-    members: list[Future[None]] = []
-    closed = False
-    while not closed:
-        taking = mailbox.take.remote(newest)
-        while not ray.wait([taking], timeout=_HEARTBEAT_S)[0]:
-            members = _still_running(members)
-        if (taken := ray.get(taking)) is None:
-            closed = True
-        else:
-            newest, trial = taken
-            members.append(population.start(partial(run, newest, trial)))
-    wait(members)
-    _still_running(members)
+    def _take_steps(self, steps: Sequence[Any]) -> Sequence[Any]:
+        if steps:
+            # An epoch of a population takes longer than a trial's own: without this, a lane with many would look hung.
+            now = time.monotonic()
+            if now - self._last_heartbeat >= _HEARTBEAT_S:
+                self._last_heartbeat = now
+                self._mailbox.heartbeat.remote(self._ticket)
+            if self._measure and self._cell not in self._measured:
+                self._measured.add(self._cell)
+                self._report_size(*steps[0])
+        return self._steps(steps)
+
+    def _report_size(self, trainer: Any, draw: Any) -> None:
+        import ray
+
+        from amsam_ray.training.population_size import choose_size
+
+        size, seconds = choose_size(trainer, draw)
+        if seconds:
+            step_ms = {count: 1000 * second for count, second in seconds.items()}
+            ray.get(self._mailbox.size.remote(self._ticket, size, step_ms))
 
 
 def _still_running(members: Sequence[Future[None]]) -> list[Future[None]]:
-    """Return the members that run. Raises what ended one, unless it was left."""
+    """Return the members that run. Raises what a member raised, unless its trial was abandoned."""
     for member in members:
         if member.done() and (error := member.exception()) is not None and not isinstance(error, Abandoned):
             raise error
@@ -213,7 +248,7 @@ class _Worker:
         # alone.
         outcome = self._recorder.recorded(trial)
         if outcome is None:
-            started = time.time()
+            started, share = time.time(), self._measure_share()
             monitor = _TrialMonitor(self._mailbox, ticket, trial, self._rank)
             try:
                 self._settings.work_dir.mkdir(parents=True, exist_ok=True)
@@ -230,14 +265,19 @@ class _Worker:
                         on_epoch=monitor.epoch,
                     )
                     if self._rank == 0:
-                        share = 1 / self.population.size if self.population else 1.0
-                        outcome = self._recorder.write(trial, result, monitor.rung_scores, started, hardware(), share)
+                        outcome = self._recorder.write(
+                            trial, result, monitor.rung_scores, started, hardware(), share()
+                        )
             except Exception as error:
                 outcome = self._outcome_of(error, trial)
         return outcome if self._rank == 0 else None
 
+    def _measure_share(self) -> Callable[[], float]:
+        """Return a function that returns the share of the lane that this thread's trial has used since this call."""
+        return (lambda: 1.0) if self.population is None else self.population.measure_share()
+
     def _has_turn(self) -> Callable[[], bool]:
-        """Return a function that tells whether this thread's trial runs, and does not wait for others."""
+        """Return a function that states whether this thread's trial runs, and does not wait for others."""
         if self.population is None:
             return lambda: True
         return partial(self.population.is_running, threading.get_ident())
@@ -308,7 +348,7 @@ class _Pulse:
 
     Args:
         mailbox, ticket, monitor: of the trial.
-        has_turn: whether the trial runs; one that waits for others of its population says nothing about the process.
+        has_turn: whether the trial runs; the process may be busy with others while one waits for its turn.
     """
 
     def __init__(self, mailbox: Any, ticket: int, monitor: _TrialMonitor, has_turn: Callable[[], bool] = lambda: True):
