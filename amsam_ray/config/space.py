@@ -284,7 +284,7 @@ class ResourcesSection(_Section):
     )
 
     population: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
-        1, description="trials of a cell that a lane trains as one batched step; auto: measures which number pays"
+        1, description="trials of a cell that a lane trains as one batched step; auto: measures which number is fastest"
     )
 
     def shares_prepared(self, storage: str) -> bool:

@@ -216,7 +216,7 @@ class CellState:
             return self._start(self._retries.pop(0))
         return self._start(self._next_search_trial() or self._next_final())
 
-    def companion(self, trial: TrialSpec) -> TrialSpec | None:
+    def next_with(self, trial: TrialSpec) -> TrialSpec | None:
         """Return a new trial of the same role as ``trial``; None if there is none now, or retries come first."""
         if self._retries:
             return None

@@ -142,9 +142,10 @@ class Dispatcher:
         elif reason:
             self._lost_while_starting = True
         if lane.trials:
-            # Which trial of a population made its lane die is not known: none is blamed, each is tried again by itself.
-            blameless = stage == "node" or len(lane.trials) > 1
-            source: ErrorSource = "stop" if not reason else "lost" if blameless else "lane"
+            # Which trial of a population made its lane die is not known, so it is an attempt of none. Each is tried again
+            # by itself; a lane that dies then is an attempt of its trial, so that this ends.
+            uncounted = stage == "node" or len(lane.trials) > 1
+            source: ErrorSource = "stop" if not reason else "lost" if uncounted else "lane"
             for ticket, trial in list(lane.trials.items()):
                 self._settle(lane, ticket, TrialOutcome(trial.trial_id, "error", reason=reason, source=source))
             self._assign()
@@ -182,7 +183,7 @@ class Dispatcher:
             while lane.trials and all(trial.is_first_try for trial in lane.trials.values()):
                 one = next(iter(lane.trials.values()))
                 room = lane.sizes.get(one.cell, population(one)) - len(lane.trials)
-                trial = self._companion(one) if room > 0 and self._may_start() else None
+                trial = self._next_with(one) if room > 0 and self._may_start() else None
                 if trial is None:
                     break
                 self._post(lane, trial)
@@ -196,10 +197,10 @@ class Dispatcher:
             observer.trial_started(trial)
         lane.sender.post(lane.posted, trial)
 
-    def _companion(self, one: TrialSpec) -> TrialSpec | None:
+    def _next_with(self, one: TrialSpec) -> TrialSpec | None:
         """Return a trial to train together with ``one``."""
         waiting = self._prefetched
         if waiting and waiting.is_first_try and (waiting.cell, waiting.is_final) == (one.cell, one.is_final):
             self._prefetched = None
             return waiting
-        return self._state.companion(one)
+        return self._state.next_with(one)

@@ -265,7 +265,7 @@ def test_every_trial_of_a_dead_lane_is_tried_again_by_itself() -> None:
     lanes.up("b")
     posted = lanes.boxes["b"].posted
     for count in range(1, 5):
-        assert len(posted) == count, "none has a companion"
+        assert len(posted) == count, "each runs by itself"
         assert lanes.finish("b")
     assert posted[1:4] == [replace(one, lost=1) for one in tried]
     assert lanes.busy[:3] == [1, 0, 1]
