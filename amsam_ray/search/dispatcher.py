@@ -142,8 +142,8 @@ class Dispatcher:
         elif reason:
             self._lost_while_starting = True
         if lane.trials:
-            # Which trial of a population made its lane die is not known, so it is an attempt of none. Each is tried again
-            # by itself; a lane that dies then is an attempt of its trial, so that this ends.
+            # Which trial of a population made its lane die is not known, so this is an attempt of none. Each is tried
+            # again by itself, and if its lane dies then, that is an attempt, so that retries end.
             uncounted = stage == "node" or len(lane.trials) > 1
             source: ErrorSource = "stop" if not reason else "lost" if uncounted else "lane"
             for ticket, trial in list(lane.trials.items()):

@@ -2,8 +2,8 @@
 
 Every member is a whole trial in a thread of its own: it draws its batches, scores its epochs and asks at its rungs as a
 trial by itself does. Only its steps are computed with those of the others: a member that needs a step waits until all
-members need one, and then a single computation takes all of them. The threads are no parallelism: one at a time runs,
-and hands over only where it waits for a step, so that code which is not made for threads needs no lock.
+members need one, and then a single computation takes all of them. The threads do not run in parallel: one runs at a
+time, and passes the turn on only where it waits for a step, so that code that is not thread-safe needs no lock.
 
 A member may join or leave at any time, and one that fails leaves the others alone.
 """

@@ -26,23 +26,26 @@ GAIN = 1.1
 _REPEATS = 3
 
 
-def step_seconds(trainer: Trainer, draw: Draw[Batch], sizes: Sequence[int]) -> dict[int, float]:
+def step_seconds(
+    trainer: Trainer, draw: Draw[Batch], sizes: Sequence[int], on_step: Callable[[], None] = lambda: None
+) -> dict[int, float]:
     """Return the seconds per trial of one step of populations, on a CPU processor seconds.
 
     Every size is measured on copies of one trial, whose own values stay as they are. The measurement ends after two
-    sizes in a row that are no faster than a smaller one, or at a size whose step fails, for lack of memory for instance.
+    sizes in a row that are no faster than a smaller one, or at a size whose step fails (for lack of memory, say).
 
     Args:
         trainer: the trial.
         draw: of one of its steps.
         sizes: numbers of trials, ascending.
+        on_step: called after every step.
     """
     found: dict[int, float] = {}
     slower = 0
     for size in sizes:
         members = [copy.copy(trainer) for _ in range(size)]
         try:
-            seconds = _fastest(_step(members, draw), trainer.weights.device) / size
+            seconds = _fastest(_step(members, draw), trainer.weights.device, on_step) / size
         except RuntimeError as error:
             if size == 1:
                 raise
@@ -62,7 +65,7 @@ def _step(members: Sequence[Trainer], draw: Draw[Batch]) -> Callable[[], object]
     return lambda: stack.step_all([draw] * len(members))
 
 
-def _fastest(step: Callable[[], object], device: torch.device) -> float:
+def _fastest(step: Callable[[], object], device: torch.device, on_step: Callable[[], None]) -> float:
     # Processor seconds on a CPU, which other lanes use meanwhile.
     now = time.process_time if device.type == "cpu" else time.perf_counter
     seconds = []
@@ -72,6 +75,7 @@ def _fastest(step: Callable[[], object], device: torch.device) -> float:
         step()
         synchronize(device)
         seconds.append(now() - started)
+        on_step()
     return min(seconds)
 
 
@@ -81,11 +85,16 @@ def best_size(seconds: Mapping[int, float]) -> int:
     return best if seconds[1] >= GAIN * seconds[best] else 1
 
 
-def choose_size(trainer: Trainer, draw: Draw[Batch]) -> tuple[int, dict[int, float]]:
-    """Return the size of the population for trials like this one, and the measurement, empty if it must be alone."""
+def choose_size(
+    trainer: Trainer, draw: Draw[Batch], on_step: Callable[[], None] = lambda: None
+) -> tuple[int, dict[int, float]]:
+    """Return the size of the population for trials like this one, and the measurement, empty if it must be alone.
+
+    Arguments as ``step_seconds``.
+    """
     if kind_of(trainer) is None:
         return 1, {}
     largest = LARGEST.get(trainer.weights.device.type, 8)
     sizes = [2**power for power in range(largest.bit_length())]
-    seconds = step_seconds(trainer, draw, sizes)
+    seconds = step_seconds(trainer, draw, sizes, on_step)
     return best_size(seconds), seconds

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import signal
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -20,7 +23,7 @@ from amsam_ray.search.populations import population_sizes
 from amsam_ray.search.state import SweepState
 from amsam_ray.search.trials import TrialSpec
 from amsam_ray.training.trial import train_trial
-from tests.search.driving import Driver
+from tests.search.driving import PATIENCE, Driver, ray_processes, until
 from tests.search.spaces import space
 from tests.search.test_state import make_state
 from tests.training.toys import random_nano
@@ -29,23 +32,26 @@ TOLERANCE = 1e-5
 PIXELS = 1e-2  # of scores that count pixels: rounding moves a pixel whose probability is at the threshold
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    """A sweep of real trials in one lane, with early stopping."""
-    folder = tmp_path_factory.mktemp("population")
+def real_sweep(folder: Path, backbone: BackboneConfig, *, population: int, **search: Any) -> Driver:
+    """Return a sweep of real trials in one lane."""
     source = space(
         methods=({"name": "blo_sam", "params": {"hypergradient": "first_order"}},),
-        trials=6,
-        epochs=4,
         objective="mae",  # a mean over pixels and not a count: it shows every difference
-        scheduler={"name": "asha", "grace_epochs": 1, "reduction": 2},
-        finals={"top_k": 1, "seeds": 2},
-        resources={"lanes": 1, "population": 4},
-        space={"lr": {"loguniform": [1e-4, 1e-2]}, "lambda": {"uniform": [0.5, 1.0]}, "rank": {"int": [1, 6]}},
+        resources={"lanes": 1, "population": population},
+        space={"lr": {"loguniform": [1e-4, 1e-3]}, "lambda": {"uniform": [0.5, 1.0]}, "rank": {"int": [1, 6]}},
+        **search,
     )
-    backbone = random_nano(folder)
-    driver = Driver(folder, source.model_copy(update={"backbone": BackboneConfig(**backbone.model_dump())}))
+    driver = Driver(folder, source.model_copy(update={"backbone": backbone}))
     driver.more = ["--trial-function", "amsam_ray.training.trial:train_trial"]
+    return driver
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """A sweep with early stopping."""
+    folder = tmp_path_factory.mktemp("population")
+    asha = {"name": "asha", "grace_epochs": 1, "reduction": 2}
+    driver = real_sweep(folder, random_nano(folder), population=4, trials=6, epochs=4, scheduler=asha)
     assert driver.run() == 0, driver.terminal()
     return driver
 
@@ -109,6 +115,25 @@ def test_fault_of_a_member_costs_no_other_trial(tmp_path: Path, fault: str) -> N
     records = driver.assert_complete()
     by_status = {record.number: record.status for record in records if record.role == "search"}
     assert by_status == {0: "completed", 1: "failed", 2: "completed", 3: "completed", 4: "completed"}
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_killed_worker_of_a_population_loses_no_trial(tmp_path: Path) -> None:
+    driver = real_sweep(tmp_path, random_nano(tmp_path), population=4, trials=8, epochs=30)
+    with driver.start() as process:
+        until(lambda: driver.recorded() > 0)  # the next trials have taken the places of those that ended
+        (worker,) = ray_processes(process.pid)["ray::RayTrainWorker"]
+        os.kill(worker, signal.SIGKILL)
+        assert process.wait(PATIENCE) == 0, driver.terminal()
+    assert len(re.findall("attempt 1: the lane's training worker died", driver.logs())) >= 2
+    records = driver.assert_complete()
+    assert {record.number for record in records if record.role == "search"} == set(range(8))
+    for record in records:
+        assert (record.status, record.attempt) == ("completed", 1)
+        _, scores, best, curve = alone(record, tmp_path)
+        assert record.best_epoch == best and record.val["mae"] == pytest.approx(scores["mae"], abs=TOLERANCE)
+        assert record.curve == [pytest.approx(entry, abs=TOLERANCE) for entry in curve]
 
 
 @pytest.fixture

@@ -343,8 +343,9 @@ def test_nothing_is_kept_of_trials_that_have_ended(joint):
 
 def test_a_measurement_leaves_the_trial_as_it_is():
     trainer, plain = toy_trainer("am_sam", rank=2), toy_trainer("am_sam", rank=2)
-    seconds = step_seconds(trainer, plain.draw(), (1, 2))
-    assert set(seconds) == {1, 2} and all(value > 0 for value in seconds.values())
+    steps = []
+    seconds = step_seconds(trainer, plain.draw(), (1, 2), lambda: steps.append(1))
+    assert len(steps) == 6 and set(seconds) == {1, 2} and all(value > 0 for value in seconds.values())
     untouched = toy_trainer("am_sam", rank=2)
     assert torch.equal(trainer.weights, untouched.weights) and trainer.epoch() == untouched.epoch()
 

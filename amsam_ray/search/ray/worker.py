@@ -164,22 +164,25 @@ class _Together:
 
     def _take_steps(self, steps: Sequence[Any]) -> Sequence[Any]:
         if steps:
-            # An epoch of a population takes longer than a trial's own: without this, a lane with many would look hung.
-            now = time.monotonic()
-            if now - self._last_heartbeat >= _HEARTBEAT_S:
-                self._last_heartbeat = now
-                self._mailbox.heartbeat.remote(self._ticket)
+            self._send_heartbeat()
             if self._measure and self._cell not in self._measured:
                 self._measured.add(self._cell)
                 self._report_size(*steps[0])
         return self._steps(steps)
+
+    def _send_heartbeat(self) -> None:
+        """Send a heartbeat, at most one a second: without it, a lane would look hung in a long epoch of many trials."""
+        now = time.monotonic()
+        if now - self._last_heartbeat >= _HEARTBEAT_S:
+            self._last_heartbeat = now
+            self._mailbox.heartbeat.remote(self._ticket)
 
     def _report_size(self, trainer: Any, draw: Any) -> None:
         import ray
 
         from amsam_ray.training.population_size import choose_size
 
-        size, seconds = choose_size(trainer, draw)
+        size, seconds = choose_size(trainer, draw, self._send_heartbeat)
         if seconds:
             step_ms = {count: 1000 * second for count, second in seconds.items()}
             ray.get(self._mailbox.size.remote(self._ticket, size, step_ms))
@@ -265,9 +268,7 @@ class _Worker:
                         on_epoch=monitor.epoch,
                     )
                     if self._rank == 0:
-                        outcome = self._recorder.write(
-                            trial, result, monitor.rung_scores, started, hardware(), share()
-                        )
+                        outcome = self._recorder.write(trial, result, monitor.rung_scores, started, hardware(), share())
             except Exception as error:
                 outcome = self._outcome_of(error, trial)
         return outcome if self._rank == 0 else None
