@@ -5,7 +5,7 @@ step, first order, float32, one thread; at the 16 x 16 tokens of 256 px and at t
 embeddings and masks are random: speed does not depend on them. For each size of a population, the same configurations
 train by themselves and as populations of that size, all epochs with their scores. ``speed_up`` is the ratio of the
 processor seconds, ``largest_difference`` that between the weights that the two leave. ``auto`` is the size that
-``auto`` chooses, after its own measurement of single steps.
+``resources.population: auto`` results in, from its own measurement of single steps.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main() -> None:
                     f"{one['tokens']:6}{row['size']:6}{row['lone_s']:8.2f}{row['together_s']:12.2f}"
                     f"{row['speed_up']:10.2f}{row['largest_difference']:20.1g}"
                 )
-            print(f"{one['tokens']} x {one['tokens']} tokens: auto chooses {one['auto']} {one['auto_step_s']}")
+            print(f"{one['tokens']} x {one['tokens']} tokens: auto gives {one['auto']} {one['auto_step_s']}")
     print(json.dumps({"sizes": found}))
 
 
