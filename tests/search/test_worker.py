@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,10 +51,10 @@ class FakeMailbox:
         self.heartbeat, self.rung, self.size = Method(True), Method("go"), Method(None)
 
 
-class Lane:
-    """What a population needs of a lane's worker."""
-
-    population: Any = None
+def lane_of(mailbox: FakeMailbox, *, measure: bool) -> _Together:
+    """Return a lane that trains populations; its trials are left to the test."""
+    worker: Any = SimpleNamespace()
+    return _Together(mailbox, worker, 1.0, measure=measure)
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_steps_of_a_population_send_at_most_one_heartbeat_a_second(
     mailbox: FakeMailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With many members an epoch of each takes longer than the time after which a lane is taken for hung."""
-    lane, trainer = _Together(mailbox, Lane(), 1.0, measure=False), toy_trainer("blo_sam")
+    lane, trainer = lane_of(mailbox, measure=False), toy_trainer("blo_sam")
     lane._ticket = 5
     lane._take_steps([(trainer, trainer.draw())])
     assert not mailbox.heartbeat.calls
@@ -174,7 +175,7 @@ def test_steps_of_a_population_send_at_most_one_heartbeat_a_second(
 
 
 def test_lane_measures_the_size_of_a_population_once_for_each_cell(mailbox: FakeMailbox) -> None:
-    lane, trainer = _Together(mailbox, Lane(), 1.0, measure=True), toy_trainer("blo_sam")
+    lane, trainer = lane_of(mailbox, measure=True), toy_trainer("blo_sam")
     for ticket, cell in enumerate(("a", "a", "b", "b"), 1):
         lane._ticket, lane._cell = ticket, cell
         lane._take_steps([(trainer, trainer.draw())])
