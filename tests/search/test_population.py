@@ -132,7 +132,8 @@ def test_killed_worker_of_a_population_loses_no_trial(tmp_path: Path) -> None:
     for record in records:
         assert (record.status, record.attempt) == ("completed", 1)
         _, scores, best, curve = alone(record, tmp_path)
-        assert record.best_epoch == best and record.val["mae"] == pytest.approx(scores["mae"], abs=TOLERANCE)
+        found = {**record.val, **(record.test or {})}
+        assert record.best_epoch == best and found["mae"] == pytest.approx(scores["mae"], abs=TOLERANCE)
         assert record.curve == [pytest.approx(entry, abs=TOLERANCE) for entry in curve]
 
 
