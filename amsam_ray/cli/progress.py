@@ -162,8 +162,10 @@ class SweepView:
 
 def totals(state: Snapshot) -> str:
     """Return the numbers of trials: done, planned, running, pruned, failed and retried."""
-    pruned, failed = sum(r.pruned for r in state.rows), sum(r.failed for r in state.rows)
-    parts = [f"{state.done}/{state.planned} trials", f"{state.busy} running", f"{pruned} pruned", f"{failed} failed"]
+    running, pruned, failed = (
+        sum(getattr(row, name) for row in state.rows) for name in ("running", "pruned", "failed")
+    )
+    parts = [f"{state.done}/{state.planned} trials", f"{running} running", f"{pruned} pruned", f"{failed} failed"]
     if state.retried:
         parts.append(f"{state.retried} retried")
     return ", ".join(parts)

@@ -268,7 +268,7 @@ class FinalsSection(_Section):
 class ResourcesSection(_Section):
     """How many trials run at once, the resources of each, and what nodes keep and share."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"memory_gib", "prepared", "prepared_gib"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"memory_gib", "population", "prepared", "prepared_gib"})
 
     lanes: int | Literal["auto"] = Field("auto", description="trials at a time; auto: as many as the cluster fits")
     gpus_per_lane: Annotated[float, Field(ge=0, le=1_024)] | Literal["auto"] = Field(
@@ -284,6 +284,10 @@ class ResourcesSection(_Section):
     )
     prepared_gib: float | None = Field(
         None, gt=0, le=1_000_000, description="largest size of a node's prepared inputs in GiB; empty: unlimited"
+    )
+
+    population: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1, description="trials of a cell that a lane trains as one batched step; auto: measures which number is fastest"
     )
 
     def shares_prepared(self, storage: str) -> bool:

@@ -86,17 +86,31 @@ class AdaptedSam(TrainedModel):
         if self.encoder is not None:
             self.encoder.checkpointing = on
 
-    def forward(self, inputs: ModelInputs) -> ModelOutput:
-        """Return the calibrated logits of a batch and, in training, the inputs of the contrastive losses."""
+    def forward(self, inputs: ModelInputs, alpha: Tensor | None = None) -> ModelOutput:
+        """Return the calibrated logits of a batch and, in training, the inputs of the contrastive losses.
+
+        Args:
+            inputs: of B pictures.
+            alpha: a scalar that replaces the ``alpha`` of ``params``, where the model runs with another trial's values.
+        """
         embedding, contrast = inputs.features, Contrast()
         if self.encoder is not None:
             embedding, contrast = self.encoder(inputs.features, inputs.highpass, inputs.view_features)
-        logits = self.calibration(*self._decode(embedding, inputs.boxes, inputs.has_box))
+        logits = self.calibration(*self._decode(embedding, inputs.boxes, inputs.has_box), alpha)
         return ModelOutput(logits, contrast.tokens, contrast.pooled)
 
-    def _decode(self, embedding: Tensor, boxes: Tensor, has_box: tuple[bool, ...]) -> tuple[Tensor, Tensor]:
+    def _decode(self, embedding: Tensor, boxes: Tensor, has_box: tuple[bool, ...] | Tensor) -> tuple[Tensor, Tensor]:
         dense_pe, dense = self.prompt.dense_pe, self.prompt.dense()
-        if not self.uses_boxes or not any(has_box):
+        if not self.uses_boxes:
+            return self.decoder(embedding, dense_pe, None, dense)
+        if isinstance(has_box, Tensor):
+            first = self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)
+            second = self.decoder(embedding, dense_pe, None, dense)
+            upscaled, hyper = (
+                torch.where(has_box.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(first, second, strict=True)
+            )
+            return upscaled, hyper
+        if not any(has_box):
             return self.decoder(embedding, dense_pe, None, dense)
         if all(has_box):
             return self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)

@@ -32,7 +32,7 @@ class Budget:
     Attributes:
         seconds: no trial starts later than this after the start of the run.
         trials: number of trials that this run records, finals included.
-        gpu_hours: wall time of trials times the GPUs they use.
+        gpu_hours: wall time of lanes with trials times the GPUs of a lane.
     """
 
     seconds: float | None = None
@@ -47,7 +47,7 @@ class StopConditions(Observer):
         budget: limits of this run.
 
     Attributes:
-        gpus: number of GPUs that one trial uses.
+        gpus: number of GPUs of one lane.
         interrupts: number of requests to stop so far.
         abort_reason: why the sweep cannot continue, None while it can.
     """
@@ -57,8 +57,8 @@ class StopConditions(Observer):
         self.gpus = 0.0
         self._started = time.monotonic()
         self._trials = 0
-        self._gpu_seconds = 0.0
-        self._since: dict[str, float] = {}
+        self._lane_seconds = 0.0
+        self._busy, self._since = 0, 0.0  # how many lanes have trials, and since when
         self._lock = threading.Lock()
         self.interrupts = 0
         self.abort_reason: str | None = None
@@ -94,8 +94,7 @@ class StopConditions(Observer):
     def gpu_hours(self) -> float:
         """GPU hours of this run's trials, including running ones."""
         with self._lock:
-            running = sum(time.monotonic() - since for since in self._since.values()) * self.gpus
-            return (self._gpu_seconds + running) / 3600
+            return (self._lane_seconds + self._busy * (time.monotonic() - self._since)) * self.gpus / 3600
 
     def may_start(self) -> bool:
         """Whether another trial may start."""
@@ -109,13 +108,18 @@ class StopConditions(Observer):
         """Count a trial that starts."""
         with self._lock:
             self._trials += 1
-            self._since[trial.trial_id] = time.monotonic()
 
     def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
-        """Count the time used. A trial that will be retried does not count against the number of trials."""
+        """A trial that will be retried does not count against the number of trials."""
         with self._lock:
             self._trials -= recorded is None
-            self._gpu_seconds += (time.monotonic() - self._since.pop(trial.trial_id)) * self.gpus
+
+    def lanes_busy(self, lanes: int) -> None:
+        """Count the time of lanes, not of trials: those of a population use the same GPUs."""
+        with self._lock:
+            now = time.monotonic()
+            self._lane_seconds += self._busy * (now - self._since)
+            self._busy, self._since = lanes, now
 
 
 @contextlib.contextmanager

@@ -212,26 +212,38 @@ class CellState:
 
     def next_trial(self) -> TrialSpec | None:
         """Return the next trial to run; None if the cell is finished or waits for running trials."""
-        trial: TrialSpec | None = None
         if self._retries:
-            trial = self._retries.pop(0)
-        elif (number := self._free_number()) is not None:
-            cell = self.cell
-            params = self.study.ask(number, self._next_point(number))
-            trial = TrialSpec(
-                trial_id(cell.id, number),
-                cell.id,
-                number,
-                cell.config(params, seed=derived_seed(cell.source.search.seed, cell.id, number, "trial")),
-                self.rungs,
-                tuple(cell.space),
-                published=cell.published is not None and params == self.study.live(cell.published),
-            )
-        elif self.search_done:
-            trial = next(iter(self._missing_finals()), None)
+            return self._start(self._retries.pop(0))
+        return self._start(self._next_search_trial() or self._next_final())
+
+    def next_with(self, trial: TrialSpec) -> TrialSpec | None:
+        """Return a new trial of the same role as ``trial``; None if there is none now, or retries come first."""
+        if self._retries:
+            return None
+        return self._start(self._next_final() if trial.is_final else self._next_search_trial())
+
+    def _start(self, trial: TrialSpec | None) -> TrialSpec | None:
         if trial is not None:
             self.running[trial.trial_id] = trial
         return trial
+
+    def _next_search_trial(self) -> TrialSpec | None:
+        if (number := self._free_number()) is None:
+            return None
+        cell = self.cell
+        params = self.study.ask(number, self._next_point(number))
+        return TrialSpec(
+            trial_id(cell.id, number),
+            cell.id,
+            number,
+            cell.config(params, seed=derived_seed(cell.source.search.seed, cell.id, number, "trial")),
+            self.rungs,
+            tuple(cell.space),
+            published=cell.published is not None and params == self.study.live(cell.published),
+        )
+
+    def _next_final(self) -> TrialSpec | None:
+        return next(iter(self._missing_finals()), None) if self.search_done else None
 
     def stops_at(self, trial: TrialSpec, epoch: int, score: float) -> bool:
         """Whether ASHA stops ``trial`` at the rung ``epoch`` with ``score``, its best so far."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Literal
 
 from amsam_ray.search.trials import TrialOutcome, TrialSpec
@@ -23,6 +24,12 @@ class Observer:
     def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
         """An attempt at ``trial`` ended; ``recorded`` is None if the trial will be retried."""
 
+    def population_chosen(self, trial: TrialSpec, size: int, step_ms: Mapping[int, float]) -> None:
+        """A lane has measured with ``trial`` that it trains ``size`` trials of this cell together."""
+
+    def lanes_busy(self, lanes: int) -> None:
+        """From now on ``lanes`` lanes run trials, one each or a population."""
+
     def lane_lost(self, reason: str, stage: LaneStage) -> None:
         """A lane without a trial was lost."""
 
@@ -38,6 +45,11 @@ class EventLog(Observer):
         if recorded is not None:
             score = "" if recorded.score is None else f" {recorded.score:.4f}"
             logger.info("%s: %s%s in %.1f s", recorded.trial_id, recorded.status, score, recorded.seconds)
+
+    def population_chosen(self, trial: TrialSpec, size: int, step_ms: Mapping[int, float]) -> None:
+        """Log the choice and what was measured."""
+        measured = ", ".join(f"{count}: {ms:.3g}" for count, ms in step_ms.items())
+        logger.info("%s: population of %d (ms per trial and step of each size: %s)", trial.cell, size, measured)
 
     def lane_lost(self, reason: str, stage: LaneStage) -> None:
         """Log why a lane was lost."""

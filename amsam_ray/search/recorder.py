@@ -60,12 +60,14 @@ class Recorder:
         rung_scores: Mapping[int, float],
         started: float,
         hardware: Mapping[str, str],
+        share: float = 1.0,
     ) -> TrialOutcome:
         """Record a result and return what is recorded: another attempt's outcome if that one was faster.
 
         Args:
             started: seconds since the epoch.
             hardware: as ``amsam_ray.device.hardware`` describes it.
+            share: of the lane's GPUs that the trial used, below 1 in a population.
         """
         record = Record.build(
             trial=trial.trial_id,
@@ -75,7 +77,7 @@ class Recorder:
             environment=describe_environment(hardware),
             started=started,
             finished=time.time(),
-            gpus=self._gpus,
+            gpus=self._gpus * share,
             attempt=trial.attempt,
             searched=trial.searched,
             rung_scores=rung_scores,

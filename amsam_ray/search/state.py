@@ -76,6 +76,10 @@ class SweepState:
                 return trial
         return None
 
+    def next_with(self, trial: TrialSpec) -> TrialSpec | None:
+        """Return a trial that can train together with ``trial``: a new one of its cell; None if there is none now."""
+        return None if trial.cell in self.deferred else self._by_id[trial.cell].next_with(trial)
+
     def stops_at(self, trial: TrialSpec, epoch: int, score: float) -> bool:
         """Whether ``trial`` stops at the rung ``epoch`` with ``score``, its best so far."""
         return self._by_id[trial.cell].stops_at(trial, epoch, score)

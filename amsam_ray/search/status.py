@@ -57,7 +57,7 @@ class Snapshot:
     Attributes:
         rows: one per cell.
         lanes: how many lanes there may be now; ``wanted_lanes`` is the target.
-        busy: number of lanes that run a trial.
+        busy: number of lanes that run trials.
         trials_per_hour, eta_s: at the present speed; None before it is known.
         gpu_hours: of this run.
         retried: number of attempts that left no record and were retried.
@@ -113,7 +113,7 @@ class StatusObserver(Observer):
         self._conditions = conditions
         self._started = time.monotonic() if started is None else started
         self._message = ""
-        self._retried = 0
+        self._busy = self._retried = 0
         self._lock = threading.Lock()
         self._finished: deque[float] = deque(maxlen=_WINDOW)
         self._rows: dict[str, CellRow] = {}
@@ -159,6 +159,10 @@ class StatusObserver(Observer):
                 self._message = f"{trial.cell}: {flat_note(state.flat_after)}"
             self._refresh(state)
 
+    def lanes_busy(self, lanes: int) -> None:
+        """Note how many lanes run trials."""
+        self._busy = lanes
+
     def lane_lost(self, reason: str, stage: LaneStage) -> None:
         """Note why a lane was lost."""
         self._message = f"a lane was lost and is replaced: {reason}"
@@ -174,7 +178,7 @@ class StatusObserver(Observer):
                 rows=rows,
                 lanes=lanes,
                 wanted_lanes=max(self.wanted_lanes, lanes),  # nodes may have joined
-                busy=sum(row.running for row in rows),
+                busy=self._busy,
                 elapsed_s=time.monotonic() - self._started,
                 trials_per_hour=None if speed is None else 3600 * speed,
                 eta_s=None if not speed else left / speed,

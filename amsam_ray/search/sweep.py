@@ -29,6 +29,7 @@ from amsam_ray.search.lease import Lease
 from amsam_ray.search.manifest import choose_sweep, write_manifest
 from amsam_ray.search.observers import EventLog, StartupLog
 from amsam_ray.search.options import RunOptions
+from amsam_ray.search.populations import population_sizes
 from amsam_ray.search.prior import describe_prior
 from amsam_ray.search.ray.cluster import connected
 from amsam_ray.search.recorder import Recorder
@@ -198,6 +199,8 @@ class _Run:
         self._status.lanes_now, self._status.wanted_lanes = capacity.lanes, capacity.wanted
         recorder = Recorder(self._storage.uri, self._sweep, gpus)
         state = SweepState(self._states, self._space.search.retries, recorder.write_failure, self._conditions.abort)
+        wanted = self._space.resources.population
+        population = population_sizes(self._cells, wanted, capacity.size.workers)
         dashboards = DashboardWriter(self._storage, self._sweep, self._states)
         try:
             with interruptible(self._conditions):  # again: Ray installs its own SIGTERM handler when it starts
@@ -213,7 +216,9 @@ class _Run:
                         scratch / "work",
                         share=self._space.resources.shares_prepared(self._storage.uri),
                         prepared_bytes=int((self._space.resources.prepared_gib or 0) * 2**30),
+                        population=1 if population is None else wanted,
                     ),
+                    population=population,
                     timeout_s=self._space.search.timeout_s,
                     observers=[self._status, dashboards, EventLog(), self._startup],
                     scratch=scratch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,7 +25,8 @@ class TrialSpec:
         rungs: epochs at which ASHA decides whether the trial continues; empty for a final.
         searched: names of the hyperparameters that the search varies in this cell.
         attempt: 1, plus the number of earlier attempts that raised or whose lane died.
-        lost: number of earlier tries that ended with their node, without counting as attempts.
+        lost: number of earlier tries that ended with their node, or with a lane that had other trials; they are no
+            attempts.
         published: whether the configuration is the method's published setting, cut to what is searched.
         choice: of a final: 1 for the configuration that the search chose, 2, 3, ... for the runners-up, 0 for the
             published setting if it is there for comparison alone; None for a search trial.
@@ -48,6 +50,11 @@ class TrialSpec:
         """Whether this retrains a chosen configuration to score it on the test split."""
         return self.config.role == "final"
 
+    @property
+    def is_first_try(self) -> bool:
+        """Whether no earlier try of it began."""
+        return self.attempt == 1 and self.lost == 0
+
 
 @dataclass(frozen=True)
 class TrialOutcome:
@@ -67,8 +74,8 @@ class TrialOutcome:
         diverged: whether it failed because its loss became NaN or Inf.
         source: the cause of an ``error``: the ``trial`` raised, refused its ``input`` (and would again), could not
             read its cell's ``data``, its ``node`` refused to store something (a full disk), its ``lane`` died, its node
-            was ``lost``, or the sweep was asked to ``stop``. The last two and errors of the data do not count as
-            attempts.
+            or a lane with other trials was ``lost``, or the sweep was asked to ``stop``. The last two and errors
+            of the data do not count as attempts.
         traceback: of an ``error``, for the log.
     """
 
@@ -92,20 +99,24 @@ class LaneEvent:
 
     Attributes:
         kind: ``ready``: all workers are up; ``rung``: the trial reached an epoch at which ASHA decides; ``end``: the
-            trial is over.
+            trial is over; ``size``: the lane has measured how many trials of the trial's cell to train together.
         ticket: number of the trial within its lane, 0 for ``ready``.
         placement_group, node: of ``ready``: ids (hex) of the placement group and of the node in which the workers run.
         epoch, score: of a rung; the score is the best so far.
         outcome: of an end.
+        size, step_ms: of a size: that number, 1 for one by one, and milliseconds per trial of one step, for each number
+            that was measured.
     """
 
-    kind: Literal["ready", "rung", "end"]
+    kind: Literal["ready", "rung", "end", "size"]
     ticket: int = 0
     placement_group: str = ""
     node: str = ""
     epoch: int = 0
     score: float = float("nan")
     outcome: TrialOutcome | None = None
+    size: int = 1
+    step_ms: Mapping[int, float] = field(default_factory=dict)
 
 
 def trial_id(cell: str, number: int, seed_index: int | None = None) -> str:

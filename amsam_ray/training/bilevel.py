@@ -22,6 +22,9 @@ decoder has its kink between them, the difference includes it and the derivative
 two then differ by a few hundredths up to 2.7 times the gradient's norm. A reach of 1e-4 meets almost no kink, and its
 rounding errors are larger.
 
+Several trials can be differentiated at once: W is then M x P, A is M x Q, and a loss is M values, each of one row of W
+and A alone, so that the gradient of their sum holds the gradient of each.
+
 Nothing here changes W, A or the optimiser's state in place, and no gradients are accumulated: all come from
 ``torch.autograd.grad``.
 """
@@ -36,7 +39,7 @@ import torch
 from torch import Tensor
 
 from amsam_ray import parallel
-from amsam_ray.training.optim import Optimiser
+from amsam_ray.training.optim import Number, Optimiser, beside
 
 REACH = 0.01
 """Length of the finite difference's step in the space of W, as in DARTS and BLO-SAM."""
@@ -57,18 +60,18 @@ class LowerStep:
     loss: Loss
     optimiser: Optimiser
     state: Any
-    lr: float
+    lr: Number
     rule: str = "adamw"
 
     def ahead(self, weights: Tensor, grad: Tensor) -> Tensor:
         """Return W' as a differentiable function of ``grad``. Raises ValueError for an unknown ``rule``."""
         if self.rule == "sgd":
-            return weights - self.lr * grad
+            return weights - beside(weights, self.lr) * grad
         if self.rule not in ("adamw", "mixed"):
             raise ValueError(f"the step ahead {self.rule!r} is unknown; use adamw, sgd or mixed")
         if self.rule == "mixed":
             arrived = self.optimiser.step(weights, grad.detach(), self.state, self.lr)[0]
-            return arrived - self.lr * (grad - grad.detach())
+            return arrived - beside(weights, self.lr) * (grad - grad.detach())
         return self.optimiser.step(weights, grad, self.state, self.lr)[0]
 
 
@@ -76,7 +79,7 @@ def gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tenso
     """Return L and dL/dW at (W, A), both means over workers, detached."""
     weights = weights.detach().requires_grad_()
     value = loss(weights, prompt.detach())
-    (grad,) = torch.autograd.grad(value, weights)
+    (grad,) = torch.autograd.grad(value.sum(), weights)
     return parallel.mean(value.detach()), parallel.mean(grad)
 
 
@@ -89,8 +92,8 @@ def hypergradient(
         mode: ``first_order``, ``unrolled`` or ``exact``.
         lower: the lower level's next step.
         upper: L2 of (W, A) on one batch of D2.
-        weights: W, P values.
-        prompt: A, Q values.
+        weights: W, P values, or M x P.
+        prompt: A, Q values, or M x Q.
         reach: r ||u|| of ``unrolled``.
 
     Raises:
@@ -108,9 +111,9 @@ def hypergradient(
 
 def _exact(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
     weights, prompt = weights.requires_grad_(), prompt.requires_grad_()
-    (grad,) = torch.autograd.grad(lower.loss(weights, prompt), weights, create_graph=True)
+    (grad,) = torch.autograd.grad(lower.loss(weights, prompt).sum(), weights, create_graph=True)
     value = upper(lower.ahead(weights, parallel.mean(grad)), prompt)
-    (total,) = torch.autograd.grad(value, prompt)
+    (total,) = torch.autograd.grad(value.sum(), prompt)
     return parallel.mean(value.detach()), parallel.mean(total)
 
 
@@ -119,11 +122,11 @@ def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor, re
     ahead = lower.ahead(weights, grad)
     arrived, at = ahead.detach().requires_grad_(), prompt.requires_grad_()
     value = upper(arrived, at)
-    towards, direct = torch.autograd.grad(value, (arrived, at))
+    towards, direct = torch.autograd.grad(value.sum(), (arrived, at))
     (through,) = torch.autograd.grad(ahead, grad, parallel.mean(towards))
     # r = reach / length would overflow for a very short direction, so the direction is normalised first. A direction of
     # length 0 stays 0: whether it is one is not asked, as the answer would have to be read from the device.
-    length = through.norm()
+    length = through.norm(dim=-1, keepdim=True)
     unit = through / length.clamp_min(torch.finfo(length.dtype).tiny)
     forth = _prompt_gradient(lower.loss, weights + reach * unit, prompt)
     back = _prompt_gradient(lower.loss, weights - reach * unit, prompt)
@@ -133,5 +136,5 @@ def _unrolled(lower: LowerStep, upper: Loss, weights: Tensor, prompt: Tensor, re
 
 def _prompt_gradient(loss: Loss, weights: Tensor, prompt: Tensor) -> Tensor:
     at = prompt.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(loss(weights, at), at)
+    (grad,) = torch.autograd.grad(loss(weights, at).sum(), at)
     return grad

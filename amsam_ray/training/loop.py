@@ -18,18 +18,19 @@ from torch.func import functional_call
 
 from amsam_ray import parallel
 from amsam_ray.config.methods import protocol_of
-from amsam_ray.config.params import MethodParams
 from amsam_ray.config.trial import TrainConfig
 from amsam_ray.device import autocast
 from amsam_ray.inference.inputs import Batch, PreparedSet
 from amsam_ray.inference.masks import Diverged
 from amsam_ray.models.seeded import seeded
 from amsam_ray.models.trained_model import ModelOutput, TrainedModel
+from amsam_ray.training import population
 from amsam_ray.training.batches import Stream, generator, joint_batch_size
-from amsam_ray.training.bilevel import Loss, LowerStep, gradient, hypergradient
+from amsam_ray.training.bilevel import Loss
 from amsam_ray.training.box_mix import draw_kinds, with_mixed_boxes
 from amsam_ray.training.contrastive import contrast_loss, draw_tokens
 from amsam_ray.training.episodes import draw_support
+from amsam_ray.training.levels import Draw, Levels
 from amsam_ray.training.losses import mask_loss
 from amsam_ray.training.optim import FlatParams, cosine_rate, make_optimiser, poly_rate, step_rate
 from amsam_ray.training.result import Status
@@ -53,7 +54,7 @@ class Roles:
     shots: Mapping[int, int] = field(default_factory=dict)
 
 
-class Trainer:
+class Trainer(Levels[Batch]):
     """Weights, optimisers and batches of one trial.
 
     Args:
@@ -68,9 +69,10 @@ class Trainer:
     """
 
     def __init__(self, model: TrainedModel, pictures: PreparedSet, roles: Roles, train: TrainConfig, seed: int):
-        self._model, self._pictures, self._train = model.eval(), pictures, train
-        self._params: MethodParams = model.params
         self._protocol = protocol_of(model.method, model.params)
+        optimiser = make_optimiser(self._protocol.optimiser, model.params.weight_decay)
+        super().__init__(model.params, train.precision, optimiser)
+        self._model, self._pictures, self._train = model.eval(), pictures, train
         model.share_over_workers(parallel.mean)
         model.recompute(train.checkpointing == "on")
         parameters = dict(model.named_parameters())
@@ -80,7 +82,6 @@ class Trainer:
         self.prompt = self._upper.flatten(parameters) if model.upper else self.weights.new_zeros(0)
         buffers = dict(model.named_buffers())
         self._statistics = {name: buffers[name].clone() for name in model.statistics}
-        self._optimiser = make_optimiser(self._protocol.optimiser, self._params.weight_decay)
         self._weights_state = self._optimiser.start(self.weights)
         self._prompt_state = self._optimiser.start(self.prompt)
         least = 2 if self._params.adaptors in ("sc", "mc") else 1
@@ -99,6 +100,16 @@ class Trainer:
         self._iteration, self._iterations = 0, train.epochs * self._steps
 
     @property
+    def model(self) -> TrainedModel:
+        """The model, with the values that it was built with."""
+        return self._model
+
+    @property
+    def levels(self) -> tuple[FlatParams, FlatParams]:
+        """Names and shapes of the values of the lower and of the upper level."""
+        return self._lower, self._upper
+
+    @property
     def trained(self) -> int:
         """Number of trained parameters of both levels."""
         return len(self._lower) + len(self._upper)
@@ -111,7 +122,8 @@ class Trainer:
     def named(self) -> Named:
         """Return the current values of all tensors that training sets, by name; they are never changed in place."""
         statistics = {name: parallel.mean(value.clone()) for name, value in self._statistics.items()}
-        return {**self._named(self.weights, self.prompt), **statistics}
+        # Copies: a trial that trains with others has one row of their tensor, all of which a kept row would keep.
+        return {**self._named(self.weights.clone(), self.prompt.clone()), **statistics}
 
     def epoch(self) -> dict[str, float]:
         """Train one epoch and return the curve's entry. An epoch is a pass over the lower level's pictures unless the
@@ -124,42 +136,27 @@ class Trainer:
         """
         losses: list[Tensor] = []
         upper_losses: list[Tensor] = []
-        rate = rate_prompt = 0.0
         for _ in range(self._steps):
-            rate, rate_prompt = self._rate(self._params.lr), self._rate(self._params.lr_prompt)
-            batch = self._batch(self._d1)
-            tokens = self._draw_tokens(batch)
-            if self._d2 is not None:
-                upper_losses.append(self._move_prompt(batch, tokens, self._batch(self._d2), rate, rate_prompt))
-            losses.append(self._move_weights(batch, tokens, rate))
+            draw = self.draw()
+            together = population.current()
+            loss, upper_loss = self.step(draw) if together is None else together.ask((self, draw))
+            losses.append(loss)
+            upper_losses += [] if upper_loss is None else [upper_loss]
             self._iteration += 1
         read = torch.stack(losses + upper_losses).tolist()
         if not all(map(math.isfinite, read)):
             raise Diverged("a loss is NaN or Inf")
-        entry = {"loss": _mean(read[: len(losses)]), "lr": rate}
+        entry = {"loss": _mean(read[: len(losses)]), "lr": float(draw.rate)}
         if upper_losses:
-            entry |= {"upper_loss": _mean(read[len(losses) :]), "lr_prompt": rate_prompt}
+            entry |= {"upper_loss": _mean(read[len(losses) :]), "lr_prompt": float(draw.rate_prompt)}
         return entry
 
-    def _move_prompt(
-        self, batch: Batch, tokens: Tensor | None, upper_batch: Batch, rate: float, rate_prompt: float
-    ) -> Tensor:
-        mode = self._params.hypergradient
-        # The difference of two bf16 gradients that are a hundredth apart is rounding noise.
-        precision = "fp32" if mode == "unrolled" else self._train.precision
-        lower = self._lower_loss(batch, tokens, precision)
-        step = LowerStep(lower, self._optimiser, self._weights_state, rate, self._params.ahead)
-        upper = self._upper_loss(upper_batch)
-        loss, grad = hypergradient(mode, step, upper, self.weights, self.prompt, reach=self._params.reach)
-        self.prompt, self._prompt_state = self._optimiser.step(self.prompt, grad, self._prompt_state, rate_prompt)
-        return loss
-
-    def _move_weights(self, batch: Batch, tokens: Tensor | None, rate: float) -> Tensor:
-        lower = self._lower_loss(batch, tokens, self._train.precision)
-        with self._dropout(self.weights.device):
-            loss, grad = gradient(lower, self.weights, self.prompt)
-        self.weights, self._weights_state = self._optimiser.step(self.weights, grad, self._weights_state, rate)
-        return loss
+    def draw(self) -> Draw[Batch]:
+        """Draw the batches of the next step, and return them with its learning rates."""
+        batch = self._batch(self._d1)
+        tokens = self._draw_tokens(batch)
+        upper = None if self._d2 is None else self._batch(self._d2)
+        return Draw(batch, upper, tokens, self._rate(self._params.lr), self._rate(self._params.lr_prompt))
 
     def _lower_loss(self, batch: Batch, tokens: Tensor | None, precision: str) -> Loss:
         params, training = self._params, self._model.has_training_mode
@@ -185,18 +182,33 @@ class Trainer:
         batch = batch.without_views()
 
         def loss(weights: Tensor, prompt: Tensor) -> Tensor:
-            output = self._forward(weights, prompt, batch, self._train.precision, training=False)
+            output = self._forward(weights, prompt, batch, self.precision, training=False)
             return self._mask_loss(output, batch)
 
         return loss
 
+    def loss_of(self, values: Named, batch: Batch, precision: str, *, alpha: Tensor, lambda_: Tensor) -> Tensor:
+        """Return the loss on the masks of a batch for other values and hyperparameters than this trial's, a scalar.
+
+        Args:
+            values: all trained tensors, by name.
+            batch: of B pictures.
+            precision: of activations.
+            alpha, lambda_: those of the calibration and of the loss, scalars.
+        """
+        output = self._output(values, batch, precision, training=False, alpha=alpha)
+        return self._mask_loss(output, batch, lambda_)
+
     def _forward(self, weights: Tensor, prompt: Tensor, batch: Batch, precision: str, *, training: bool) -> ModelOutput:
+        return self._output(self._named(weights, prompt), batch, precision, training=training)
+
+    def _output(self, values: Named, batch: Batch, precision: str, *, training: bool, **given: Tensor) -> ModelOutput:
         if self._model.training != training:
             self._model.train(training)
         # A step in training mode changes the statistics in place: those given here, and not the model's own.
-        values = {**self._named(weights, prompt), **self._statistics}
-        with autocast(weights.device, precision):
-            output: ModelOutput = functional_call(self._model, values, batch.arguments, tie_weights=False)
+        values = {**values, **self._statistics}
+        with autocast(batch.target.device, precision):
+            output: ModelOutput = functional_call(self._model, values, batch.arguments, given, tie_weights=False)
         return output
 
     def _dropout(self, device: torch.device) -> AbstractContextManager[None]:
@@ -205,20 +217,21 @@ class Trainer:
             return nullcontext()
         return seeded(int(torch.randint(2**31, (), generator=self._dropout_draws)) + parallel.rank(), device)
 
-    def _mask_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        total = self._loss_of(output.logits, batch.target, batch.valid)
+    def _mask_loss(self, output: ModelOutput, batch: Batch, lambda_: Tensor | None = None) -> Tensor:
+        weight = self._params.lambda_ if lambda_ is None else lambda_
+        total = self._loss_of(output.logits, batch.target, batch.valid, weight)
         for extra in output.auxiliary:
             of = batch if extra.of == "query" or batch.support is None else batch.support
-            total = total + extra.weight * self._loss_of(extra.logits, of.target, of.valid)
+            total = total + extra.weight * self._loss_of(extra.logits, of.target, of.valid, weight)
         return total
 
-    def _loss_of(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    def _loss_of(self, logits: Tensor, target: Tensor, valid: Tensor, lambda_: float | Tensor) -> Tensor:
         return mask_loss(
             self._params.loss,
             logits,
             target,
             valid,
-            self._params.lambda_,
+            lambda_,
             over_batch=self._protocol.dice_over == "batch",
             resize=self._protocol.loss_resize,
         )

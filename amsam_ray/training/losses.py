@@ -54,7 +54,7 @@ def soft_dice(logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, *, ove
 
 
 def ce_dice(
-    logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, lambda_: float, *, over_batch: bool = False
+    logits_B2HW: Tensor, target_BHW: Tensor, valid_BHW: Tensor, lambda_: float | Tensor, *, over_batch: bool = False
 ) -> Tensor:
     """Return AM-SAM's eq. 5, (1 - lambda) CE + lambda Dice, a scalar: the mean over images.
 
@@ -105,7 +105,7 @@ def mask_loss(
     logits_B2HW: Tensor,
     target_BHW: Tensor,
     valid_BHW: Tensor,
-    lambda_: float,
+    lambda_: float | Tensor,
     *,
     over_batch: bool = False,
     resize: str = "bilinear",

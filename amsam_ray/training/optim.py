@@ -11,7 +11,7 @@ than on some eighty small ones, and the vector algebra of the hypergradient is p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 _LAST_RATE = 1e-7  # of SAM-Adapter's cosine
+
+Number = float | Tensor
+"""A number, or one for each of M trials that train together: M x 1 in float64, next to their M x P values."""
 
 
 class FlatParams:
@@ -48,9 +51,12 @@ class FlatParams:
 
 @dataclass(frozen=True)
 class AdamWState:
-    """The state of AdamW between steps: the number of steps taken, and the two moments, each a vector."""
+    """The state of AdamW between steps: the number of steps taken, and the two moments, each a vector.
 
-    steps: int
+    Of several trials together: M x 1 numbers, and M x P moments.
+    """
+
+    steps: int | Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
 
@@ -65,7 +71,7 @@ class AdamW:
         weight_decay: share of the weights taken away per step, times the rate.
     """
 
-    weight_decay: float
+    weight_decay: Number
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -74,7 +80,7 @@ class AdamW:
         """The state before the first step."""
         return AdamWState(0, torch.zeros_like(params), torch.zeros_like(params))
 
-    def step(self, params: Tensor, grad: Tensor, state: AdamWState, lr: float) -> tuple[Tensor, AdamWState]:
+    def step(self, params: Tensor, grad: Tensor, state: AdamWState, lr: Number) -> tuple[Tensor, AdamWState]:
         """The next parameters and the next state; nothing is changed in place.
 
         Differentiable in ``params`` and ``grad``. Where the gradient has been exactly zero from the start, as for
@@ -82,7 +88,7 @@ class AdamW:
         Adam's own there is 1/eps, which would multiply a mixed derivative that is zero as well.
 
         Args:
-            params: P values.
+            params: P values, or M x P.
             grad: the loss's gradient at ``params``.
             state: as left by the step before.
             lr: this step's rate.
@@ -92,9 +98,9 @@ class AdamW:
         exp_avg = beta1 * state.exp_avg + (1 - beta1) * grad
         exp_avg_sq = beta2 * state.exp_avg_sq + (1 - beta2) * grad * grad
         moved = exp_avg_sq > 0
-        root = torch.where(moved, exp_avg_sq, 1).sqrt() / (1 - beta2**steps) ** 0.5 + self.eps
-        update = torch.where(moved, exp_avg, 0) / root / (1 - beta1**steps)
-        after = params * (1 - lr * self.weight_decay) - lr * update
+        root = torch.where(moved, exp_avg_sq, 1).sqrt() / beside(params, (1 - beta2**steps) ** 0.5) + self.eps
+        update = torch.where(moved, exp_avg, 0) / root / beside(params, 1 - beta1**steps)
+        after = params * beside(params, 1 - lr * self.weight_decay) - beside(params, lr) * update
         return after, AdamWState(steps, exp_avg.detach(), exp_avg_sq.detach())
 
 
@@ -102,10 +108,10 @@ class AdamW:
 class Adam(AdamW):
     """Adam (arXiv 1412.6980) as torch's: the weight decay is an L2 penalty, part of the gradient."""
 
-    def step(self, params: Tensor, grad: Tensor, state: AdamWState, lr: float) -> tuple[Tensor, AdamWState]:
+    def step(self, params: Tensor, grad: Tensor, state: AdamWState, lr: Number) -> tuple[Tensor, AdamWState]:
         """The next parameters and the next state, as :meth:`AdamW.step`."""
         decoupled = AdamW(weight_decay=0.0, betas=self.betas, eps=self.eps)
-        return decoupled.step(params, grad + self.weight_decay * params, state, lr)
+        return decoupled.step(params, grad + beside(params, self.weight_decay) * params, state, lr)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Sgd:
         momentum: mu.
     """
 
-    weight_decay: float
+    weight_decay: Number
     momentum: float = 0.9
 
     @staticmethod
@@ -125,10 +131,10 @@ class Sgd:
         """The velocity before the first step: zero."""
         return torch.zeros_like(params)
 
-    def step(self, params: Tensor, grad: Tensor, state: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    def step(self, params: Tensor, grad: Tensor, state: Tensor, lr: Number) -> tuple[Tensor, Tensor]:
         """The next parameters and the next velocity; arguments as :meth:`AdamW.step`."""
-        velocity = self.momentum * state + grad + self.weight_decay * params
-        return params - lr * velocity, velocity.detach()
+        velocity = self.momentum * state + grad + beside(params, self.weight_decay) * params
+        return params - beside(params, lr) * velocity, velocity.detach()
 
 
 class Optimiser(Protocol):
@@ -137,14 +143,54 @@ class Optimiser(Protocol):
     def start(self, params: Tensor) -> Any:
         """The state before the first step."""
 
-    def step(self, params: Tensor, grad: Tensor, state: Any, lr: float) -> tuple[Tensor, Any]:
+    def step(self, params: Tensor, grad: Tensor, state: Any, lr: Number) -> tuple[Tensor, Any]:
         """The next parameters and the next state; nothing is changed in place."""
 
 
-def make_optimiser(name: str, weight_decay: float) -> Optimiser:
+def beside(params: Tensor, number: Number) -> Number:
+    """Return a number as one that multiplies ``params`` without changing their dtype.
+
+    It is rounded to that dtype here and not before: that is how torch multiplies a tensor by a plain number, so a
+    trial that trains with others takes the same steps as by itself.
+    """
+    return number.to(params.dtype) if isinstance(number, Tensor) else number
+
+
+def make_optimiser(name: str, weight_decay: Number) -> Optimiser:
     """Return the optimiser called ``name``, as ``config.protocol.Protocol.optimiser``."""
-    kinds: dict[str, Callable[[float], Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": Sgd}
+    kinds: dict[str, Callable[[Number], Optimiser]] = {"adamw": AdamW, "adam": Adam, "sgd": Sgd}
     return kinds[name](weight_decay)
+
+
+def stack_states(
+    states: Sequence[Any], stack: Callable[[Sequence[Tensor]], Tensor], column: Callable[[Sequence[float]], Tensor]
+) -> Any:
+    """Return the states of M trials as one state of all.
+
+    Args:
+        states: of the same optimiser.
+        stack: makes the rows of a tensor from vectors.
+        column: makes an M x 1 tensor from numbers.
+    """
+    if not isinstance(states[0], AdamWState):
+        return stack(states)
+    averages = stack([state.exp_avg for state in states]), stack([state.exp_avg_sq for state in states])
+    return AdamWState(column([state.steps for state in states]), *averages)
+
+
+def split_states(joint: Any, before: Sequence[Any], split: Callable[[Tensor], Sequence[Tensor]], *, moved: bool) -> Any:
+    """Return each trial's state from that of all.
+
+    Args:
+        joint: state of all trials.
+        before: states of the trials before the step.
+        split: returns the vectors of a tensor's rows.
+        moved: whether a step was taken. The numbers of steps are counted here, and not read from the device.
+    """
+    if not isinstance(joint, AdamWState):
+        return split(joint)
+    averages = zip(before, split(joint.exp_avg), split(joint.exp_avg_sq), strict=True)
+    return [AdamWState(old.steps + moved, *vectors) for old, *vectors in averages]
 
 
 def poly_rate(base: float, iteration: int, iterations: int, ramp: int) -> float:

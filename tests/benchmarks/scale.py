@@ -41,9 +41,9 @@ class _Lane:
     ticket: int = 0
     stop: bool = False
 
-    def post(self, trial: Any) -> None:
+    def post(self, ticket: int, trial: Any) -> None:
         self.trial, self.stop = trial, False
-        self.ticket += 1
+        self.ticket = ticket
 
     def decide(self, ticket: int, epoch: int, stop: bool) -> None:
         self.stop = stop

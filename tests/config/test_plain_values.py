@@ -45,6 +45,8 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a label of another kind": ({"methods": [{"name": "am_sam", "label": False}]}, ["label): must be text, not false"]),
     "a dataset's label": ({"datasets": [{"name": "isic2018", "label": 0}]}, ["label): must be text, not 0"]),
     "a union": ({"resources": {"gpus_per_lane": -1}}, ["must be at least 0 or 'auto', not -1"]),
+    "a population of none": ({"resources": {"population": 0}}, ["population): must be at least 1 or 'auto', not 0"]),
+    "half a trial": ({"resources": {"population": 1.5}}, ["population): must be a whole number or 'auto', not 1.5"]),
     "a tiny share of a GPU": ({"resources": {"gpus_per_lane": 1e-300}}, ["must be 0 or at least 0.01, not 1e-300"]),
     "a tiny share of a core": ({"resources": {"cpus_per_lane": 1e-300}}, ["must be at least 0.01, not 1e-300"]),
     "no time": ({"search": {"timeout_s": 1e-9}}, ["must be at least 1, not 1e-09"]),

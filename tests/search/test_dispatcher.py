@@ -27,8 +27,9 @@ class Box:
         self.posted: list[TrialSpec] = []
         self.decided: list[tuple[int, int, bool]] = []
 
-    def post(self, trial: TrialSpec) -> None:
+    def post(self, ticket: int, trial: TrialSpec) -> None:
         self.posted.append(trial)
+        assert ticket == len(self.posted)
 
     def decide(self, ticket: int, epoch: int, stop: bool) -> None:
         self.decided.append((ticket, epoch, stop))
@@ -37,7 +38,7 @@ class Box:
 class Lanes(Observer):
     """Opens lanes at a dispatcher and sends their events."""
 
-    def __init__(self, state: SweepState, room: int = 2):
+    def __init__(self, state: SweepState, room: int = 2, population: int = 1):
         self.room, self.may_start, self.lost_lanes = room, True, list[tuple[str, str]]()
         self.boxes: dict[str, Box] = {}
         self.state = state
@@ -48,7 +49,9 @@ class Lanes(Observer):
             observers=[self],
             connect=lambda name: self.boxes.setdefault(name, Box()),
             placement_groups=self,
+            population=None if population == 1 else lambda trial: population,
         )
+        self.busy: list[int] = []
         self.removed: list[str] = []
         self.kept: list[set[str]] = []
         self.events: list[str] = []
@@ -58,6 +61,9 @@ class Lanes(Observer):
 
     def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
         self.events.append(f"ended {trial.trial_id} {recorded and recorded.status}")
+
+    def lanes_busy(self, lanes: int) -> None:
+        self.busy.append(lanes)
 
     def lane_lost(self, reason: str, stage: LaneStage) -> None:
         self.lost_lanes.append((reason, stage))
@@ -76,9 +82,10 @@ class Lanes(Observer):
     def now(self, name: str) -> TrialSpec:
         return self.boxes[name].posted[-1]
 
-    def finish(self, name: str) -> bool:
-        ticket = len(self.boxes[name].posted)
-        return self.dispatcher.handle(name, name, LaneEvent("end", ticket, outcome=completed(self.now(name))))
+    def finish(self, name: str, ticket: int = 0) -> bool:
+        posted = self.boxes[name].posted
+        ticket = ticket or len(posted)
+        return self.dispatcher.handle(name, name, LaneEvent("end", ticket, outcome=completed(posted[ticket - 1])))
 
 
 def test_lanes_are_limited_by_the_capacity() -> None:
@@ -219,3 +226,76 @@ def test_rung_is_answered_through_the_mailbox() -> None:
     for name, score in zip("abc", (0.9, 0.8, 0.1), strict=True):
         assert lanes.dispatcher.handle(name, name, LaneEvent("rung", 1, epoch=3, score=score))
     assert [lanes.boxes[name].decided for name in "abc"] == [[(1, 3, False)], [(1, 3, True)], [(1, 3, True)]]
+
+
+def test_lane_trains_a_population_of_one_cell_and_one_role() -> None:
+    lanes = Lanes(make_state(space(datasets=2, trials=7)), population=4)
+    lanes.up("a", "b")
+    ended: dict[str, set[int]] = {"a": set(), "b": set()}
+    sizes = set()
+    while not lanes.state.finished:
+        for name, box in lanes.boxes.items():
+            running = {ticket: box.posted[ticket - 1] for ticket in range(1, len(box.posted) + 1)}
+            running = {ticket: trial for ticket, trial in running.items() if ticket not in ended[name]}
+            assert len({(trial.cell, trial.is_final) for trial in running.values()}) <= 1
+            sizes.add(len(running))
+            if running:
+                ended[name].add(max(running))
+                lanes.finish(name, max(running))
+    assert max(sizes) == 4
+    ran = [trial.trial_id for box in lanes.boxes.values() for trial in box.posted]
+    assert len(ran) == len(set(ran)) == lanes.state.cells[0].done + lanes.state.cells[1].done
+    assert lanes.busy[0] == 1 and max(lanes.busy) == 2 and lanes.busy[-1] == 0
+
+
+def test_next_trial_takes_the_place_of_one_that_ended() -> None:
+    lanes = Lanes(make_state(space(trials=9)), room=1, population=4)
+    lanes.up("a")
+    posted = lanes.boxes["a"].posted
+    assert len(posted) == 4
+    for count, ticket in enumerate((2, 4, 1), 5):
+        assert lanes.finish("a", ticket) and len(posted) == count
+
+
+def test_every_trial_of_a_dead_lane_is_tried_again_by_itself() -> None:
+    """Which of them made it die is not known, so it costs none an attempt."""
+    lanes = Lanes(make_state(space(trials=4, retries=0)), room=1, population=3)
+    lanes.up("a")
+    tried = list(lanes.boxes["a"].posted)
+    lanes.dispatcher.lane_closed("a", "the lane's training worker died")
+    lanes.up("b")
+    posted = lanes.boxes["b"].posted
+    for count in range(1, 5):
+        assert len(posted) == count, "each runs by itself"
+        assert lanes.finish("b")
+    assert posted[1:4] == [replace(one, lost=1) for one in tried]
+    assert lanes.busy[:3] == [1, 0, 1]
+
+
+def test_size_that_a_lane_measures_holds_for_its_cell() -> None:
+    lanes = Lanes(make_state(space(trials=9)), room=1)
+    lanes.dispatcher = Dispatcher(
+        lanes.state,
+        capacity=lambda: 1,
+        may_start=lambda: True,
+        observers=[lanes],
+        connect=lambda name: lanes.boxes.setdefault(name, Box()),
+        placement_groups=lanes,
+        population=lambda trial: 1,
+    )
+    lanes.up("a")
+    posted = lanes.boxes["a"].posted
+    assert len(posted) == 1
+    assert lanes.dispatcher.handle("a", "a", LaneEvent("size", 1, size=3, step_ms={1: 2.0, 2: 1.0}))
+    assert len(posted) == 3
+    for ticket in (1, 2, 3):
+        assert lanes.finish("a", ticket) and len(posted) == 3 + ticket
+
+
+def test_rungs_of_a_population_are_answered_one_by_one() -> None:
+    source = space(epochs=9, scheduler={"name": "asha", "grace_epochs": 3, "reduction": 3})
+    lanes = Lanes(make_state(source), room=1, population=3)
+    lanes.up("a")
+    for ticket, score in ((2, 0.9), (1, 0.8), (3, 0.1)):
+        assert lanes.dispatcher.handle("a", "a", LaneEvent("rung", ticket, epoch=3, score=score))
+    assert lanes.boxes["a"].decided == [(2, 3, False), (1, 3, True), (3, 3, True)]

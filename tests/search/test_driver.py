@@ -208,6 +208,7 @@ def test_spent_budget_starts_no_trial_and_stops_none(budget: Budget, why: str) -
     assert conditions.may_start()
     conditions.trial_started(one)
     conditions.trial_started(two)
+    conditions.lanes_busy(2)
     deadline = time.monotonic() + 20
     while conditions.may_start() and time.monotonic() < deadline:
         time.sleep(0.02)

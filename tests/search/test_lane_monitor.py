@@ -106,9 +106,11 @@ def test_lane_without_room_reduces_the_lanes_to_the_running_ones(
 ) -> None:
     monitor.trial_started(trial)
     assert capacity.started == 1
+    monitor.lanes_busy(1)
     for _ in range(10):
         monitor.lane_lost("the cluster had no room for the lane's workers", "room")
     monitor.trial_ended(trial, completed(trial), completed(trial))
+    monitor.lanes_busy(0)
     monitor.lane_lost("the cluster had no room for the lane's workers", "room")
     assert capacity.reduced == [1] * 10 + [0] and conditions.stop_code is None
 

@@ -34,8 +34,9 @@ def board(cells: int = 2) -> StatusObserver:
             attempt = end(trial)
             found.trial_ended(trial, attempt, state.settle(trial, attempt))
         else:
-            conditions.trial_started(trial)
-            conditions._since[trial.trial_id] -= 900
+            found.lanes_busy(1)
+            conditions.lanes_busy(1)
+            conditions._since -= 900
     return found
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from amsam_ray.search.ray.worker import (
     LaneMustRestart,
     WorkerSettings,
     _Pulse,
+    _Together,
     _TrialMonitor,
     _Worker,
     check_version,
@@ -28,6 +30,7 @@ from amsam_ray.search.trials import TrialSpec
 from amsam_ray.storage.open import open_storage
 from tests.search.spaces import space
 from tests.search.test_state import make_state
+from tests.training.toys import toy_trainer
 
 
 class Method:
@@ -45,7 +48,13 @@ class FakeMailbox:
     """The methods of the mailbox that a trial calls."""
 
     def __init__(self) -> None:
-        self.heartbeat, self.rung = Method(True), Method("go")
+        self.heartbeat, self.rung, self.size = Method(True), Method("go"), Method(None)
+
+
+def lane_of(mailbox: FakeMailbox, *, measure: bool) -> _Together:
+    """Return a lane that trains populations; its trials are left to the test."""
+    worker: Any = SimpleNamespace()
+    return _Together(mailbox, worker, 1.0, measure=measure)
 
 
 @pytest.fixture
@@ -139,6 +148,43 @@ def test_waiting_sends_no_heartbeat(mailbox: FakeMailbox, trial: TrialSpec, monk
     used = time.process_time()
     monkeypatch.setattr(worker_module.time, "process_time", lambda: used)
     assert beats(mailbox, _TrialMonitor(mailbox, 3, trial, 0), monkeypatch, time.sleep) == 0
+
+
+def test_waiting_for_others_of_a_population_sends_no_heartbeat(
+    mailbox: FakeMailbox, trial: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_PULSE_S", 0.1)
+    with _Pulse(mailbox, 3, _TrialMonitor(mailbox, 3, trial, 0), lambda: False):
+        compute(1.0)
+    assert not mailbox.heartbeat.calls
+
+
+def test_steps_of_a_population_send_at_most_one_heartbeat_a_second(
+    mailbox: FakeMailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many members an epoch of each takes longer than the time after which a lane is taken for hung."""
+    lane, trainer = lane_of(mailbox, measure=False), toy_trainer("blo_sam")
+    lane._ticket = 5
+    lane._take_steps([(trainer, trainer.draw())])
+    assert not mailbox.heartbeat.calls
+    later(monkeypatch, 1.5)
+    lane._take_steps([(trainer, trainer.draw())])
+    lane._take_steps([(trainer, trainer.draw())])
+    lane._take_steps([])
+    assert mailbox.heartbeat.calls == [(5,)]
+
+
+def test_lane_measures_the_size_of_a_population_once_for_each_cell(mailbox: FakeMailbox) -> None:
+    lane, trainer = lane_of(mailbox, measure=True), toy_trainer("blo_sam")
+    for ticket, cell in enumerate(("a", "a", "b", "b"), 1):
+        lane._ticket, lane._cell = ticket, cell
+        lane._take_steps([(trainer, trainer.draw())])
+    reports = [(ticket, set(step_ms) >= {1, 2}) for ticket, _, step_ms in mailbox.size.calls]
+    assert reports == [(1, True), (3, True)]
+    alone = toy_trainer("samed")
+    lane._cell = "c"
+    lane._take_steps([(alone, alone.draw())])
+    assert len(mailbox.size.calls) == 2, "a method that trains by itself has no size"
 
 
 def test_only_epochs_count_between_the_first_and_the_last(

@@ -51,25 +51,27 @@ class MaskCalibration(nn.Module):
         if mode == "learned":
             self.weight = nn.Parameter(torch.full((channels,), 1 / channels))
 
-    def channel_factor(self) -> Tensor | float:
+    def channel_factor(self, alpha: Tensor | None = None) -> Tensor | float:
         """Return the factor of each channel's contribution for a single image: a scalar or a tensor (C,)."""
         if self.mode == "off":
             return 1.0
+        weight = self.alpha if alpha is None else alpha
         new = self.weight if self.mode == "learned" else 1 / self.channels
-        return self.alpha + (1 - self.alpha) * new
+        return weight + (1 - weight) * new
 
-    def forward(self, upscaled_BCHW: Tensor, hyper_BNC: Tensor) -> Tensor:
-        """Return the mask logits, B x N x H x W."""
+    def forward(self, upscaled_BCHW: Tensor, hyper_BNC: Tensor, alpha: Tensor | None = None) -> Tensor:
+        """Return the mask logits, B x N x H x W; ``alpha``, a scalar, replaces the module's own."""
         flat_BCP = upscaled_BCHW.flatten(2)
         if self.mode == "learned":
-            masks = (hyper_BNC * self.channel_factor()) @ flat_BCP
+            masks = (hyper_BNC * self.channel_factor(alpha)) @ flat_BCP
         else:
             masks = hyper_BNC @ flat_BCP
             if self.mode == "sample":
-                masks = masks * self.channel_factor()
+                masks = masks * self.channel_factor(alpha)
             elif self.mode == "batch":
+                weight = self.alpha if alpha is None else alpha
                 new = self.over_workers(masks.mean(dim=0, keepdim=True)) / self.channels
-                masks = self.alpha * masks + (1 - self.alpha) * new
+                masks = weight * masks + (1 - weight) * new
         return masks.unflatten(2, upscaled_BCHW.shape[-2:])
 
 

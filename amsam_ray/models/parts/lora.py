@@ -7,7 +7,8 @@ SAM's own parameters stay, and ``layer.weight`` is the folded matrix for export.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,13 @@ class LoRA(nn.Module):
         rank: r, between 1 and the smaller side of a block.
         blocks: the number of equal blocks of rows in the matrix (3 for a fused qkv).
         adapted: the indices of the blocks that get an update each, in ascending order.
+
+    Attributes:
+        RANK_AXES: parameter -> its axis of length r. Zeros appended there change neither the update nor its gradient,
+            and their own gradient is zero.
     """
+
+    RANK_AXES: ClassVar[Mapping[str, int]] = {"down": 1, "up": 2}
 
     def __init__(self, weight: Tensor, rank: int, blocks: int = 1, adapted: Sequence[int] = (0,)):
         super().__init__()

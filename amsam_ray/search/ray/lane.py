@@ -68,7 +68,7 @@ class LaneError(RuntimeError):
 
 
 class Lane(tune.Trainable):
-    """Search trials, one at a time, through one Train run.
+    """Search trials, through one Train run, one at a time or as a population.
 
     The Tune config holds ``lane``, the LaneSettings. A result holds ``event``, the mailbox's next LaneEvent or None for
     a heartbeat, ``mailbox``, the actor's name, through which the driver sends trials and ASHA's decisions; it is empty

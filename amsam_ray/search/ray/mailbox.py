@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,9 +45,8 @@ class Mailbox:
         self._workers = workers
         self._present: set[int] = set()
         self._changed = asyncio.Condition()
-        self._ticket = 0
-        self._trial: TrialSpec | None = None
-        self._running = False
+        self._posted = 0
+        self._trials: dict[int, TrialSpec] = {}  # those that have not ended, by ticket
         self._closed = self._uploading = False
         self._events: list[LaneEvent] = []
         self._decisions: dict[tuple[int, int], Decision] = {}
@@ -59,7 +58,7 @@ class Mailbox:
         """Wait for an event for at most ``timeout_s`` seconds."""
         await self._until(lambda: bool(self._events), timeout_s)
         event = self._events.pop(0) if self._events else None
-        silent_s = time.monotonic() - self._last_heartbeat if self._running else 0.0
+        silent_s = time.monotonic() - self._last_heartbeat if self._trials else 0.0
         return LaneUpdate(event, len(self._present) == self._workers, silent_s)
 
     async def close(self) -> None:
@@ -74,13 +73,19 @@ class Mailbox:
 
     # Called by the driver.
 
-    async def post(self, trial: TrialSpec) -> None:
-        """Hand the next trial to the workers."""
+    async def post(self, ticket: int, trial: TrialSpec) -> None:
+        """Hand the next trial to the workers. A lane that trains a population has several at a time.
+
+        Args:
+            ticket: the trial's number in this lane. Calls of an asyncio actor may begin in any order, so each waits for
+                the one before.
+            trial: to run.
+        """
+        await self._until(lambda: self._posted == ticket - 1)
         async with self._changed:
-            self._ticket += 1
-            self._trial, self._running = trial, True
-            self._events.clear()
-            self._decisions.clear()
+            self._posted = ticket
+            self._trials[ticket] = trial
+            self._decisions = {key: stop for key, stop in self._decisions.items() if key[0] in self._trials}
             self._last_heartbeat = time.monotonic()
             self._changed.notify_all()
 
@@ -101,7 +106,7 @@ class Mailbox:
             self._changed.notify_all()
 
     async def take(self, after: int, outcome: TrialOutcome | None = None) -> tuple[int, TrialSpec] | None:
-        """Report the outcome of trial ``after`` and wait for the next one; None: the lane closes.
+        """Report the outcome of trial ``after`` and wait for the first one after it; None: the lane closes.
 
         Every worker of a lane asks by itself, so an idle lane keeps no collective operation open.
 
@@ -111,19 +116,33 @@ class Mailbox:
         """
         if outcome is not None:
             await self._put(LaneEvent("end", after, outcome=outcome))
-        await self._until(lambda: self._closed or self._ticket > after)
-        if self._closed or self._trial is None:
+        await self._until(lambda: self._closed or max(self._trials, default=0) > after)
+        if self._closed:
             return None
-        return self._ticket, self._trial
+        ticket = min(ticket for ticket in self._trials if ticket > after)
+        return ticket, self._trials[ticket]
+
+    async def finish(self, ticket: int, outcome: TrialOutcome) -> None:
+        """Report the outcome of one trial of a population."""
+        await self._put(LaneEvent("end", ticket, outcome=outcome))
+
+    async def size(self, ticket: int, size: int, step_ms: Mapping[int, float]) -> None:
+        """Report how many trials of a trial's cell the lane trains together, as measured for that trial.
+
+        Args:
+            size: that number; 1: one by one.
+            step_ms: milliseconds per trial of one step, for each number of trials that was measured.
+        """
+        await self._put(LaneEvent("size", ticket, size=size, step_ms=step_ms))
 
     async def start_upload(self) -> None:
         """Report that a worker that shuts down still uploads waiting results, so that its lane waits for it."""
         self._uploading = True
 
     async def heartbeat(self, ticket: int) -> bool:
-        """Report a heartbeat; returns False if the trial is to be abandoned because the lane closes or has moved on."""
+        """Report a heartbeat; returns False if the trial is to be abandoned: the lane closes or the trial has ended."""
         self._last_heartbeat = time.monotonic()
-        return not self._closed and ticket == self._ticket
+        return not self._closed and ticket in self._trials
 
     async def rung(self, ticket: int, epoch: int, score: float | None) -> Decision:
         """Report that the trial reached a rung and wait for ASHA's decision.
@@ -132,19 +151,20 @@ class Mailbox:
             score: the best so far, from one of the workers; None from the others.
 
         Returns:
-            The decision; ``abandon``: the lane closes or has moved on to another trial.
+            The decision; ``abandon``: the lane closes or the trial has ended.
         """
         if score is not None:
             await self._put(LaneEvent("rung", ticket, epoch=epoch, score=score))
-        await self._until(lambda: self._closed or ticket != self._ticket or (ticket, epoch) in self._decisions)
+        await self._until(lambda: self._closed or ticket not in self._trials or (ticket, epoch) in self._decisions)
         self._last_heartbeat = time.monotonic()
         return self._decisions.get((ticket, epoch), "abandon")
 
     async def _put(self, event: LaneEvent) -> None:
         async with self._changed:
             self._last_heartbeat = time.monotonic()
-            if event.ticket == self._ticket:
-                self._running = event.kind != "end"
+            if event.ticket in self._trials:
+                if event.kind == "end":
+                    del self._trials[event.ticket]
                 self._events.append(event)
                 self._changed.notify_all()
 

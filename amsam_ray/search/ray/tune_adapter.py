@@ -5,7 +5,7 @@ Import only after ``cluster.prepare_environment``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def run_lanes(
     capacity: Capacity,
     worker: WorkerSettings,
     timeout_s: float,
+    population: Callable[[TrialSpec], int] | None,
     observers: Sequence[Observer],
     scratch: Path,
 ) -> None:
@@ -51,6 +52,7 @@ def run_lanes(
         capacity: how many lanes there may be, and their size.
         worker: settings of the lanes' workers.
         timeout_s: a trial without a heartbeat for this long is given up.
+        population: see ``Dispatcher``.
         observers: receive the sweep's events.
         scratch: temporary folder for files of Ray Tune and Ray Train.
     """
@@ -63,6 +65,7 @@ def run_lanes(
         observers=[conditions, LaneMonitor(conditions, capacity), *observers],
         connect=MailboxSender,
         placement_groups=LanePlacementGroups(capacity.size),
+        population=population,
     )
     settings = LaneSettings(
         worker=worker,
@@ -107,14 +110,16 @@ class LaneMonitor(Observer):
         self._conditions, self._capacity = conditions, capacity
         self._running = self._failed_starts = 0
 
+    def lanes_busy(self, lanes: int) -> None:
+        """Note how many lanes run trials."""
+        self._running = lanes
+
     def trial_started(self, trial: TrialSpec) -> None:
-        """Count a lane that runs a trial, and let the other lanes start soon."""
-        self._running += 1
+        """Let the other lanes start soon."""
         self._capacity.trial_started()
 
     def trial_ended(self, trial: TrialSpec, attempt: TrialOutcome, recorded: TrialOutcome | None) -> None:
         """Reset the count of failed starts: a lane that completes trials has started. Let the other lanes start."""
-        self._running -= 1
         self._capacity.trial_ended()
         if attempt.status != "error":
             self._failed_starts = 0
@@ -139,10 +144,10 @@ class MailboxSender:
         except ValueError:
             self._actor = None
 
-    def post(self, trial: TrialSpec) -> None:
+    def post(self, ticket: int, trial: TrialSpec) -> None:
         """Send the next trial."""
         if self._actor is not None:
-            self._actor.post.remote(trial)
+            self._actor.post.remote(ticket, trial)
 
     def decide(self, ticket: int, epoch: int, stop: bool) -> None:
         """Send ASHA's decision at a rung."""

@@ -12,10 +12,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import amsam_ray
 from amsam_ray.data.images import ImageError
@@ -26,6 +28,9 @@ from amsam_ray.paths import cache_dir
 from amsam_ray.search.recorder import Recorder
 from amsam_ray.search.trials import ErrorSource, TrialOutcome, TrialSpec
 from amsam_ray.storage.base import UnavailableError
+
+if TYPE_CHECKING:
+    from amsam_ray.training.population import Population
 
 UPLOAD_S = 120.0  # how long a closing lane retries to upload what waits on its node
 _HEARTBEAT_S = 1.0
@@ -46,6 +51,8 @@ class WorkerSettings:
         work_dir: temporary folder for the files of a trial.
         share: whether prepared inputs are shared through the storage.
         prepared_bytes: largest size of a node's prepared inputs; 0: unlimited.
+        population: 1: the lane trains one by one; otherwise it takes several trials, and with ``auto`` it measures and
+            reports how many of a cell to train together.
         version: of this package in the driver.
     """
 
@@ -56,6 +63,7 @@ class WorkerSettings:
     work_dir: Path
     share: bool = False
     prepared_bytes: int = 0
+    population: int | Literal["auto"] = 1
     version: str = amsam_ray.__version__
 
 
@@ -87,13 +95,105 @@ def serve(config: dict[str, Any]) -> None:
         group = ray.util.get_current_placement_group()
         node = ray.get_runtime_context().get_node_id()
         ray.get(mailbox.register.remote(rank, group.id.hex() if group else "", node))
-        ticket, outcome = 0, None
-        while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
-            ticket, trial = taken
-            outcome = None
-            with contextlib.suppress(Abandoned):
-                outcome = worker.run(ticket, trial)
+        if settings.population == 1:
+            _one_by_one(mailbox, worker)
+        else:
+            _Together(mailbox, worker, config["cpus"], measure=settings.population == "auto").run()
         worker.close()
+
+
+def _one_by_one(mailbox: Any, worker: _Worker) -> None:
+    import ray
+
+    ticket, outcome = 0, None
+    while (taken := ray.get(mailbox.take.remote(ticket, outcome))) is not None:
+        ticket, trial = taken
+        outcome = None
+        with contextlib.suppress(Abandoned):
+            outcome = worker.run(ticket, trial)
+
+
+class _Together:
+    """Runs all trials that the mailbox has, as members of a population. A trial that ends reports by itself.
+
+    Args:
+        mailbox, worker: of the lane.
+        cpus: cores of this worker.
+        measure: whether to measure how many trials of a cell to train together, at the first step in the cell.
+    """
+
+    def __init__(self, mailbox: Any, worker: _Worker, cpus: float, *, measure: bool):
+        from amsam_ray.training.population import Population
+        from amsam_ray.training.stacked import JointSteps
+
+        self._mailbox, self._worker, self._cpus, self._measure = mailbox, worker, cpus, measure
+        self._steps = JointSteps()
+        self._ticket, self._cell = 0, ""  # of the newest trial; all that run are of its cell
+        self._measured: set[str] = set()
+        self._last_heartbeat = time.monotonic()
+        self._population = worker.population = Population[Any, Any](self._take_steps)
+
+    def run(self) -> None:
+        """Take trials until the mailbox closes, and wait until all have ended. Raises what a member raised."""
+        import ray
+
+        members: list[Future[None]] = []
+        closed = False
+        while not closed:
+            taking = self._mailbox.take.remote(self._ticket)
+            taken = False
+            while not taken:
+                taken = bool(ray.wait([taking], timeout=_HEARTBEAT_S)[0])
+                members = _still_running(members)
+            if (found := ray.get(taking)) is None:
+                closed = True
+            else:
+                self._ticket, trial = found
+                self._cell = trial.cell
+                members.append(self._population.start(partial(self._run_trial, self._ticket, trial)))
+        wait(members)
+        _still_running(members)
+
+    def _run_trial(self, ticket: int, trial: TrialSpec) -> None:
+        import ray
+
+        _use_device(self._cpus)
+        outcome = self._worker.run(ticket, trial)
+        if outcome is not None:
+            ray.get(self._mailbox.finish.remote(ticket, outcome))
+
+    def _take_steps(self, steps: Sequence[Any]) -> Sequence[Any]:
+        if steps:
+            self._send_heartbeat()
+            if self._measure and self._cell not in self._measured:
+                self._measured.add(self._cell)
+                self._report_size(*steps[0])
+        return self._steps(steps)
+
+    def _send_heartbeat(self) -> None:
+        """Send a heartbeat, at most one a second: without it, a lane would look hung in a long epoch of many trials."""
+        now = time.monotonic()
+        if now - self._last_heartbeat >= _HEARTBEAT_S:
+            self._last_heartbeat = now
+            self._mailbox.heartbeat.remote(self._ticket)
+
+    def _report_size(self, trainer: Any, draw: Any) -> None:
+        import ray
+
+        from amsam_ray.training.population_size import choose_size
+
+        size, seconds = choose_size(trainer, draw, self._send_heartbeat)
+        if seconds:
+            step_ms = {count: 1000 * second for count, second in seconds.items()}
+            ray.get(self._mailbox.size.remote(self._ticket, size, step_ms))
+
+
+def _still_running(members: Sequence[Future[None]]) -> list[Future[None]]:
+    """Return the members that run. Raises what a member raised, unless its trial was abandoned."""
+    for member in members:
+        if member.done() and (error := member.exception()) is not None and not isinstance(error, Abandoned):
+            raise error
+    return [member for member in members if not member.done()]
 
 
 def check_version(settings: WorkerSettings) -> None:
@@ -128,10 +228,17 @@ def load_trial_function(path: str) -> Callable[..., Any]:
 
 
 class _Worker:
+    """Runs and records trials in one process of a lane.
+
+    Attributes:
+        population: of the trials that the process runs; None: it runs one at a time.
+    """
+
     def __init__(self, mailbox: Any, settings: WorkerSettings, rank: int, world: int):
         self._mailbox = mailbox
         self._settings = settings
         self._rank, self._world = rank, world
+        self.population: Population[Any, Any] | None = None
         self._function = load_trial_function(settings.trial_function)
         self._recorder = Recorder(settings.storage, settings.sweep, settings.gpus)
         self._recorder.check_shared()
@@ -144,12 +251,12 @@ class _Worker:
         # alone.
         outcome = self._recorder.recorded(trial)
         if outcome is None:
-            started = time.time()
+            started, share = time.time(), self._measure_share()
             monitor = _TrialMonitor(self._mailbox, ticket, trial, self._rank)
             try:
                 self._settings.work_dir.mkdir(parents=True, exist_ok=True)
                 with (
-                    _Pulse(self._mailbox, ticket, monitor),
+                    _Pulse(self._mailbox, ticket, monitor, self._has_turn()),
                     tempfile.TemporaryDirectory(dir=self._settings.work_dir) as folder,
                 ):
                     result = self._function(
@@ -161,10 +268,20 @@ class _Worker:
                         on_epoch=monitor.epoch,
                     )
                     if self._rank == 0:
-                        outcome = self._recorder.write(trial, result, monitor.rung_scores, started, hardware())
+                        outcome = self._recorder.write(trial, result, monitor.rung_scores, started, hardware(), share())
             except Exception as error:
                 outcome = self._outcome_of(error, trial)
         return outcome if self._rank == 0 else None
+
+    def _measure_share(self) -> Callable[[], float]:
+        """Return a function that returns the share of the lane that this thread's trial has used since this call."""
+        return (lambda: 1.0) if self.population is None else self.population.measure_share()
+
+    def _has_turn(self) -> Callable[[], bool]:
+        """Return a function that states whether this thread's trial runs, and does not wait for others."""
+        if self.population is None:
+            return lambda: True
+        return partial(self.population.is_running, threading.get_ident())
 
     def close(self) -> None:
         """Upload what waits on this node's disk before the lane ends: the driver may be on another node."""
@@ -229,10 +346,14 @@ class _Pulse:
 
     In these phases a process that computes counts as alive; between the first and the last epoch only the epochs
     count. A process whose interpreter lock is held sends no heartbeat either.
+
+    Args:
+        mailbox, ticket, monitor: of the trial.
+        has_turn: whether the trial runs; the process may be busy with others while one waits for its turn.
     """
 
-    def __init__(self, mailbox: Any, ticket: int, monitor: _TrialMonitor):
-        self._mailbox, self._ticket, self._monitor = mailbox, ticket, monitor
+    def __init__(self, mailbox: Any, ticket: int, monitor: _TrialMonitor, has_turn: Callable[[], bool] = lambda: True):
+        self._mailbox, self._ticket, self._monitor, self._has_turn = mailbox, ticket, monitor, has_turn
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amsam-pulse", daemon=True)
 
@@ -246,7 +367,7 @@ class _Pulse:
         used = time.process_time()
         while not self._over.wait(_PULSE_S):
             before, used = used, time.process_time()
-            if not self._monitor.in_epochs and used - before > _BUSY * _PULSE_S:
+            if not self._monitor.in_epochs and self._has_turn() and used - before > _BUSY * _PULSE_S:
                 self._mailbox.heartbeat.remote(self._ticket)
 
 
