@@ -177,7 +177,7 @@ class StatusObserver(Observer):
             return Snapshot(
                 rows=rows,
                 lanes=lanes,
-                wanted_lanes=max(self.wanted_lanes, lanes),  # nodes may have joined
+                wanted_lanes=self.wanted_lanes and max(self.wanted_lanes, lanes),  # 0: no Ray yet
                 busy=self._busy,
                 elapsed_s=time.monotonic() - self._started,
                 trials_per_hour=None if speed is None else 3600 * speed,

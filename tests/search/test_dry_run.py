@@ -48,8 +48,8 @@ def test_lane_that_needs_more_memory_than_this_machine_has_is_refused_before_ray
     driver = Driver(tmp_path, space(resources={"lanes": 2, "memory_gib": 900_000, "cpus_per_lane": 4096}))
     assert driver.run("--dry-run") == driver.run() == 2
     told = " ".join(driver.terminal().split())
-    assert told.count("resources.memory_gib: a lane needs 900000.0 GiB of memory, more than the ") == 2
-    assert told.count("resources.cpus_per_lane: a lane needs 4096 CPU, more than the ") == 2, "all problems at once"
+    assert told.count("resources.memory_gib): a lane needs 900000.0 GiB of memory, more than the ") == 2
+    assert told.count("resources.cpus_per_lane): a lane needs 4096 CPU, more than the ") == 2, "all problems at once"
     assert not driver.results.exists() and not driver.starts()
 
 
