@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 GONE_S = 30.0
 
 
-@pytest.mark.parametrize("seconds", [0.5, 7.0, 14.0])
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
 def test_no_process_is_left_of_a_driver_that_is_killed_while_ray_starts(tmp_path: Path, seconds: float) -> None:
     driver = Driver(tmp_path, space(trials=4))
     with driver.start() as process:
