@@ -10,9 +10,11 @@ from amsam_ray.errors import counted
 from amsam_ray.search.lane_memory import LaneMemory, lane_memory
 
 GIB = 2**30
-# The share of a lane's CPUs that its own process reserves: almost none, but enough to place it on a node that can run
-# trials, not on a small head node that offers no CPU.
-LANE_CPUS = 0.001
+# The share of a lane's CPUs that its own process reserves: the least that Ray counts, but enough to place it on a node
+# that can run trials, not on a small head node that offers no CPU.
+LANE_CPUS = 0.0001
+# What workers leave of their CPUs: Ray may place the processes of many lanes on one node, and its workers must fit too.
+_LEFT = 0.01
 REMEDY = "add memory, or set resources.memory_gib to what a lane takes"
 _EPS = 1e-6
 
@@ -37,8 +39,8 @@ class LaneSize:
 
     @property
     def worker_cpus(self) -> float:
-        """CPUs to request for each worker: its own minus the share of the lane's process."""
-        return self.cpus - LANE_CPUS / self.workers
+        """CPUs to request for each worker: its own minus room for the processes of lanes."""
+        return min(self.cpus * (1 - _LEFT), self.cpus - LANE_CPUS / self.workers)
 
     @property
     def total_gpus(self) -> float:

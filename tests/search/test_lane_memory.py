@@ -11,7 +11,7 @@ from amsam_ray.config.space import ResourcesSection, SpaceFile
 from amsam_ray.config.space_file import load_space, parse_space, sweep_id
 from amsam_ray.errors import InputError
 from amsam_ray.search.lane_memory import LaneMemory, lane_memory
-from amsam_ray.search.lane_size import GIB, LaneSize, lane_size
+from amsam_ray.search.lane_size import GIB, LANE_CPUS, LaneSize, lane_size
 from tests.search.spaces import space
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +96,14 @@ def test_memory_of_a_lane_is_shared_by_its_workers(wanted: dict[str, Any], size:
 def test_lanes_on_a_node_follow_its_memory(size: LaneSize, node: dict[str, float], fits: int, others: int) -> None:
     assert (size.fits(node), size.fits_without_memory(node)) == (fits, others)
     assert (size.lack_of_memory(node) is None) == (fits == others)
+
+
+@pytest.mark.parametrize("cpus", [0.01, 0.5, 1.0, 8.0])
+def test_workers_leave_room_for_the_processes_of_lanes(cpus: float) -> None:
+    worker = LaneSize(1, cpus, 0).worker_cpus
+    assert worker + LANE_CPUS <= cpus + 1e-9
+    if cpus >= 1:  # Ray may place the processes of all lanes on the node that has room for one worker
+        assert worker + 100 * LANE_CPUS <= cpus + 1e-9
 
 
 def test_what_a_lane_reserves_names_its_memory() -> None:

@@ -117,7 +117,7 @@ class Lane(tune.Trainable):
         trainer = make_trainer(
             serve,
             folder=settings.run_dir,
-            train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": size.worker_cpus},
+            train_loop_config={"mailbox": self._mailbox, "settings": settings.worker, "cpus": size.cpus},
             scaling_config=train.ScalingConfig(
                 num_workers=size.workers,
                 use_gpu=size.gpus > 0,

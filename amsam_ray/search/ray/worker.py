@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import math
 import os
 import platform
 import tempfile
@@ -209,7 +210,7 @@ def _use_device(cpus: float) -> None:
     """Use this worker's cores and GPU. The current GPU is a property of the thread."""
     import torch
 
-    torch.set_num_threads(max(1, round(cpus)))
+    torch.set_num_threads(max(1, math.ceil(cpus - 0.5)))
     if torch.cuda.is_available():
         from ray.train.torch import get_device
 
