@@ -277,7 +277,7 @@ class ResourcesSection(_Section):
     cpus_per_lane: float = Field(1, ge=0.01, le=4_096, description="CPU cores of one lane")
     workers_per_lane: int = Field(1, ge=1, le=1_024, description="data-parallel workers per lane, on CPUs or GPUs")
     memory_gib: Annotated[float, Field(ge=0, le=1_000_000)] | Literal["auto"] = Field(
-        "auto", description="memory of one lane in GiB, its GPUs' not counted; auto: an estimate; 0: not looked at"
+        "auto", description="memory of one lane in GiB, its GPUs' not counted; auto: an estimate; 0: ignored"
     )
     prepared: Literal["auto", "storage", "node"] = Field(
         "auto", description="where prepared inputs are kept: `storage`: also there, for all nodes; auto: so in a bucket"

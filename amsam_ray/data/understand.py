@@ -175,9 +175,16 @@ def _label_maps(refused: list[MaskValuesError], read: list[Mask], options: Mappi
     total = counted(len(refused) + len(read), "mask")
     first = f"{len(refused)} of {total} {'is' if len(refused) == 1 else 'are'} not of one object"
     reason = refused[0].what.partition(": ")[2].partition(";")[0]
-    one = as_text({**options, "object": "nonzero"})
-    what = f"{first}: {reason}. If every value but 0 is the object, write {one}"
-    if classes := [value for value in values if 0 < value != VOID]:
+    classes = [value for value in values if 0 < value != VOID]
+    what = f"{first}: {reason}. "
+    if 0 in values or not classes:
+        what += f"If every value but 0 is the object, write {as_text({**options, 'object': 'nonzero'})}"
+    else:  # as in trimaps
+        ignored = listed([value for value in values if value != classes[0]])
+        only = f"classes: {{class_{classes[0]}: {classes[0]}}}, ignore: [{ignored}]"
+        what += "No pixel is 0. If one value is the object, write it as the only class and ignore the others: "
+        what += f"{as_text(options)[:-1]}, {only}}}"
+    if classes:
         names = ", ".join(f"class_{value}: {value}" for value in classes)
         ignore = f", ignore: [{VOID}]" if VOID in values else ""
         line = f"{as_text(options)[:-1]}, classes: {{{names}}}{ignore}}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -95,8 +96,8 @@ def _memory(measured: Probe, size: LaneSize) -> Iterator[str]:
     of_gpu = f"{measured.gpu / GIB:.1f} GiB of its GPU's {measured.gpu_total / GIB:.1f} GiB"
     yield f"It took {measured.host / GIB:.1f} GiB of memory{f', and {of_gpu}' if measured.gpu else ''}"
     if 0 < size.memory < measured.host:
-        remedy = f"set resources.memory_gib to at least {size.workers * measured.host / GIB:.1f}"
-        yield f"warning: that is more than the {size.memory / GIB:.1f} GiB of a lane's worker; {remedy}"
+        remedy = f"set resources.memory_gib to at least {math.ceil(10 * size.workers * measured.host / GIB) / 10:.1f}"
+        yield f"warning: that is more than the {size.memory / GIB:.2f} GiB of a lane's worker; {remedy}"
     share = min(size.gpus, 1.0) * measured.gpu_total
     if 0 < share < measured.gpu:
         lanes = measured.gpu_total // measured.gpu

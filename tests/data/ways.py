@@ -341,7 +341,8 @@ MORE_WAYS = {
     "trimaps": Way(
         "trimaps (Oxford-IIIT Pet)",
         _trimaps,
-        told=("holds the values 1, 2", "options: {images: images, masks: annotations/trimaps, classes: {class_1: 1"),
+        told=("holds the values 1, 2", "masks: annotations/trimaps, classes: {class_1: 1}, ignore: [2]}"),
+        again={"images": "images", "masks": "annotations/trimaps", "classes": {"pet": 1}, "ignore": [2]},
     ),
     "class-folders": Way(
         "a folder of masks for each class",
