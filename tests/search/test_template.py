@@ -156,6 +156,7 @@ def test_a_template_forks_no_more_after_a_crash_and_ends_with_the_raylet(caplog:
         assert waiting.stdout is not None and node.template._process.poll() is None
         node.raylet.kill()
         assert node.template._process.wait(30) == 0
+        until(lambda: "ended with status 0" in caplog.text, 30)
         # Ray's worker ends with the template. This one has no Ray, so this test ends it.
         os.kill(json.JSONDecoder().raw_decode(os.read(waiting.stdout.fileno(), 1 << 16).decode())[0]["pid"], SIGKILL)
     finally:

@@ -54,6 +54,7 @@ class WorkerTemplate:
     """
 
     def __init__(self, folder: Path, modules: Sequence[str]):
+        self._closed = False
         self._socket = str(folder / "template")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self._socket)
@@ -74,7 +75,9 @@ class WorkerTemplate:
         if self._process.stdout is not None:
             for line in self._process.stdout:
                 logger.info("Template of Ray's workers: %s", line.decode(errors="replace").strip())
-        self._process.wait()  # its workers end when its id is free
+        status = self._process.wait()  # its workers end when its id is free
+        if not self._closed:
+            logger.info("Template of Ray's workers: ended with status %d, and its workers with it", status)
 
     @contextlib.contextmanager
     def offered(self) -> Iterator[None]:
@@ -95,6 +98,7 @@ class WorkerTemplate:
 
     def close(self) -> None:
         """End the template. Workers that it has forked are not ended."""
+        self._closed = True
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
