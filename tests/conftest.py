@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,12 @@ from tests.fuzz import harness
 from tests.s3.moto import S3Server, moto_server
 
 _FUZZ = "fuzz"
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> None:
+    """Restore the log level of the package, which a command lowers that another test has run in this process."""
+    logging.getLogger("amsam_ray").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

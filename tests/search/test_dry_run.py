@@ -64,7 +64,7 @@ GPU = LaneSize(1, 1, 0.25, 4 * GIB)
         (
             Probe(1, 1, 5 * GIB),
             LaneSize(2, 1, 0, 4 * GIB),
-            "the 4.0 GiB of a lane's worker; set resources.memory_gib to at least 10.0",
+            "the 4.00 GiB of a lane's worker; set resources.memory_gib to at least 10.0",
         ),
         (Probe(1, 1, GIB, 5 * GIB, 22 * GIB), GPU, None),
         (
