@@ -285,7 +285,6 @@ class ResourcesSection(_Section):
     prepared_gib: float | None = Field(
         None, gt=0, le=1_000_000, description="largest size of a node's prepared inputs in GiB; empty: unlimited"
     )
-
     population: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         1, description="trials of a cell that a lane trains as one batched step; auto: measures which number is fastest"
     )

@@ -173,15 +173,12 @@ def _loopback_only() -> Iterator[None]:
     """
     from ray._private import ray_constants, utils
 
-    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    missing, utils.get_dashboard_dependency_error = (
-        utils.get_dashboard_dependency_error,
-        lambda: ImportError("a sweep on one machine needs no dashboard"),
-    )
-    try:
+    missing = ImportError("a sweep on one machine needs no dashboard")
+    with (
+        _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False),
+        _replaced(utils, "get_dashboard_dependency_error", lambda: missing),
+    ):
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER, utils.get_dashboard_dependency_error = clusters, missing
 
 
 def _start(cpus: float | None, folder: Path) -> None:
