@@ -48,9 +48,9 @@ class LoRA(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the adapted matrix, out x in."""
-        update = self.up @ self.down
         if self.blocks == 1:
-            return weight + update[0]
+            return torch.addmm(weight, self.up.squeeze(0), self.down.squeeze(0))
+        update = self.up @ self.down
         rows = weight.shape[0] // self.blocks
         delta = dict(zip(self.adapted, update, strict=True))
         zero = update.new_zeros(rows, weight.shape[1])
