@@ -166,6 +166,8 @@ def _plain_decoder(model: AdaptedSam) -> nn.Module:
     from torch import Tensor, nn
     from torch.nn.utils import parametrize
 
+    from amsam_ray.models.parts.upscaling import arrange
+
     class Decoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -179,7 +181,8 @@ def _plain_decoder(model: AdaptedSam) -> nn.Module:
 
         def forward(self, embedding: Tensor, box: Tensor | None = None) -> Tensor:
             sparse = None if box is None else self.prompt.sparse(box)
-            logits = self.calibration(*self.decoder(embedding, self.prompt.dense_pe, sparse, self.prompt.dense()))
+            masks = self.calibration(*self.decoder(embedding, self.prompt.dense_pe, sparse, self.prompt.dense()))
+            logits = arrange(masks, *embedding.shape[-2:])
             return logits[:, 1:] - logits[:, :1]
 
     return Decoder().eval()

@@ -15,6 +15,7 @@ from amsam_ray.models.parts.calibration import MaskCalibration
 from amsam_ray.models.parts.encoder_tail import Contrast
 from amsam_ray.models.parts.head import TwoChannelDecoder
 from amsam_ray.models.parts.prompt_embedding import PromptEmbedding
+from amsam_ray.models.parts.upscaling import arrange
 from amsam_ray.models.recipe import Recipe
 from amsam_ray.models.seeded import seeded
 from amsam_ray.models.trained_model import ModelInputs, ModelOutput, TrainedModel
@@ -96,33 +97,19 @@ class AdaptedSam(TrainedModel):
         embedding, contrast = inputs.features, Contrast()
         if self.encoder is not None:
             embedding, contrast = self.encoder(inputs.features, inputs.highpass, inputs.view_features)
-        logits = self.calibration(*self._decode(embedding, inputs.boxes, inputs.has_box), alpha)
-        return ModelOutput(logits, contrast.tokens, contrast.pooled)
+        masks = self.calibration(*self._decode(embedding, inputs.boxes, inputs.has_box), alpha)
+        return ModelOutput(arrange(masks, *embedding.shape[-2:]), contrast.tokens, contrast.pooled)
 
     def _decode(self, embedding: Tensor, boxes: Tensor, has_box: tuple[bool, ...] | Tensor) -> tuple[Tensor, Tensor]:
         dense_pe, dense = self.prompt.dense_pe, self.prompt.dense()
-        if not self.uses_boxes:
+        if not self.uses_boxes or not (isinstance(has_box, Tensor) or any(has_box)):
             return self.decoder(embedding, dense_pe, None, dense)
+        prompted: Tensor | None = None
         if isinstance(has_box, Tensor):
-            first = self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)
-            second = self.decoder(embedding, dense_pe, None, dense)
-            upscaled, hyper = (
-                torch.where(has_box.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(first, second, strict=True)
-            )
-            return upscaled, hyper
-        if not any(has_box):
-            return self.decoder(embedding, dense_pe, None, dense)
-        if all(has_box):
-            return self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense)
-        # SAM's attention has no mask for absent tokens, so images with and without a box are decoded separately.
-        places = {flag: [place for place, has in enumerate(has_box) if has is flag] for flag in (True, False)}
-        with_box, without = (torch.tensor(places[flag], device=boxes.device) for flag in (True, False))
-        sparse = self.prompt.sparse(boxes[with_box])
-        first = self.decoder(embedding[with_box], dense_pe, sparse, dense)
-        second = self.decoder(embedding[without], dense_pe, None, dense)
-        order = [*places[True], *places[False]]
-        back = torch.tensor([order.index(place) for place in range(len(order))], device=boxes.device)
-        return torch.cat([first[0], second[0]])[back], torch.cat([first[1], second[1]])[back]
+            prompted = has_box
+        elif not all(has_box):
+            prompted = torch.tensor(has_box, device=boxes.device)
+        return self.decoder(embedding, dense_pe, self.prompt.sparse(boxes), dense, prompted)
 
 
 def _recipe(method: str) -> Recipe:

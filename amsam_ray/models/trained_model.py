@@ -28,9 +28,9 @@ class ModelInputs:
         features: the frozen part's output at the model's ``cache_point``: (B, C, G, G) embeddings, (B, G, G, d)
             tokens, (B, 3, S, S) pixels, or (B, P) maps of several layers, one after the other.
         boxes: (B, 4) float32, XYXY in pixels of the encoder's input; ignored where ``has_box`` is False.
-        has_box: B flags; an image with False is decoded with the dense prompt alone. Plain values, because they decide
-            which computation runs: a tensor would have to be read back from the device in every step. A tensor, of
-            trials that train together and differ in them, runs both computations.
+        has_box: B flags; an image with False is decoded with the dense prompt alone. Plain values where they are known,
+            because a batch in which all or no images have a box needs no mask; a tensor for trials that train together
+            and differ in them.
         highpass: (B, 3, S, S), for models with ``needs_highpass``.
         view_features: like ``features``, of an augmented view of each image, for models with ``needs_views``.
     """

@@ -25,6 +25,7 @@ from amsam_ray.inference.predict import load_predictor
 from amsam_ray.models.adapted import AdaptedSam
 from amsam_ray.models.backbone import build_sam, load_backbone
 from amsam_ray.models.detector import build_network, load_detector, save_network
+from amsam_ray.models.trained_model import ModelInputs
 from amsam_ray.records.io import write_trial
 from amsam_ray.training.trial import train_trial
 from tests.models.tiny_detector import TINY, tiny_detector
@@ -99,8 +100,7 @@ def test_the_exported_decoder_gives_the_same_logits(trained: dict[str, Path], tm
     for corners in ([20.0, 30.0, 200.0, 220.0], [0.0, 0.0, 256.0, 100.0]):
         box = torch.tensor([corners])
         with torch.no_grad():
-            sparse, dense = model.prompt.sparse(box), model.prompt.dense()
-            wanted = model.calibration(*model.decoder(embedding, model.prompt.dense_pe, sparse, dense))
+            wanted = model(ModelInputs(embedding, box, (True,))).logits
         logits = _run_decoder(tmp_path, form, embedding, box)
         torch.testing.assert_close(logits, wanted[:, 1:] - wanted[:, :1], rtol=1e-3, atol=1e-3)
     assert json.loads((tmp_path / "model.json").read_text())["image_size"] == 256

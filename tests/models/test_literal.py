@@ -12,6 +12,7 @@ from torch import nn
 from amsam_ray.config.methods import resolve_params
 from amsam_ray.models.adapted import AdaptedSam, build_method
 from amsam_ray.models.backbone import encode_to
+from amsam_ray.models.parts.two_way import attend_block
 from tests.models.toy import DEPTH, PROMPT, toy_backbone, toy_images, toy_inputs
 
 BACKBONE = toy_backbone()
@@ -126,7 +127,7 @@ def test_med_sa_decoder_blocks_follow_the_paper():
     make = torch.Generator().manual_seed(0)
     queries, query_pe = torch.randn(2, 2, 5, PROMPT, generator=make)
     keys, key_pe = torch.randn(2, 2, 16, PROMPT, generator=make)
-    ours = part(model, "decoder.transformer.layers.1")(queries=queries, keys=keys, query_pe=query_pe, key_pe=key_pe)
+    ours = attend_block(part(model, "decoder.transformer.layers.1"), queries, keys, query_pe, key_pe, None)
 
     def adapter(name):
         return part(model, f"decoder.transformer.layers.1.{name}.adapter")

@@ -33,7 +33,7 @@ from tests.training.toys import small_trial, toy_trainer, toy_training
 TOLERANCE = 1e-5
 # The derivative of AdamW's first steps divides by moments near zero, which enlarges rounding errors; see the test in
 # float64.
-THROUGH_ADAMW = 1e-3
+THROUGH_ADAMW = 3e-3
 # Of scores that count pixels: rounding moves a pixel whose probability is at the threshold.
 PIXELS = 1e-2
 # Values that differ between the members, all of MAY_DIFFER among them.
@@ -113,7 +113,9 @@ def assert_equal_trials(one, other, tolerance=TOLERANCE):
     assert (a.trained_params, a.shots_sha256) == (b.trained_params, b.shots_sha256)
     assert received_a == [(epoch, pytest.approx(score, abs=tolerance)) for epoch, score in received_b]
     assert a.curve == [pytest.approx(entry, abs=tolerance) for entry in b.curve]
-    for found, expected in ((a.val, b.val), (a.test or {}, b.test or {})):
+    for found, expected in ((dict(a.val), dict(b.val)), (dict(a.test or {}), dict(b.test or {}))):
+        for scores in (found, expected):
+            scores.pop("hd95", None)  # one pixel can change this percentile of distances by any amount
         assert found == pytest.approx(expected, abs=PIXELS, rel=PIXELS)
         assert found.get("mae") == pytest.approx(expected.get("mae"), abs=tolerance)
     assert (a.test is None) == (b.test is None)

@@ -5,7 +5,7 @@ channels, forms R_i = repeat(U_i) * H_i, takes the mean over the concatenated b*
 M = alpha M_orig + (1 - alpha) M_new. Since M_orig = sum_i R_i, the mean over the channels is M_orig / c, so that no
 tensor of size c x n x h x w is needed.
 
-Suffixes: B batch, C channels c, N mask outputs n, H and W the decoder's output size.
+Suffixes: B batch, C channels c, N mask outputs n, P positions h * w in any order.
 """
 
 from __future__ import annotations
@@ -59,20 +59,19 @@ class MaskCalibration(nn.Module):
         new = self.weight if self.mode == "learned" else 1 / self.channels
         return weight + (1 - weight) * new
 
-    def forward(self, upscaled_BCHW: Tensor, hyper_BNC: Tensor, alpha: Tensor | None = None) -> Tensor:
-        """Return the mask logits, B x N x H x W; ``alpha``, a scalar, replaces the module's own."""
-        flat_BCP = upscaled_BCHW.flatten(2)
+    def forward(self, upscaled_BPC: Tensor, hyper_BNC: Tensor, alpha: Tensor | None = None) -> Tensor:
+        """Return the mask logits, B x P x N; ``alpha``, a scalar, replaces the module's own."""
         if self.mode == "learned":
-            masks = (hyper_BNC * self.channel_factor(alpha)) @ flat_BCP
-        else:
-            masks = hyper_BNC @ flat_BCP
-            if self.mode == "sample":
-                masks = masks * self.channel_factor(alpha)
-            elif self.mode == "batch":
-                weight = self.alpha if alpha is None else alpha
-                new = self.over_workers(masks.mean(dim=0, keepdim=True)) / self.channels
-                masks = weight * masks + (1 - weight) * new
-        return masks.unflatten(2, upscaled_BCHW.shape[-2:])
+            hyper_BNC = hyper_BNC * self.channel_factor(alpha)
+        # In this order, and not H U, the gradient of U has the memory layout of U.
+        masks = upscaled_BPC @ hyper_BNC.transpose(1, 2)
+        if self.mode == "sample":
+            return masks * self.channel_factor(alpha)
+        if self.mode == "batch":
+            weight = self.alpha if alpha is None else alpha
+            new = self.over_workers(masks.mean(dim=0, keepdim=True)) / self.channels
+            return weight * masks + (1 - weight) * new
+        return masks
 
 
 def _one_worker(mean: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amsam_ray.models.parts.tensor_sharing import make_trainable, share
+from amsam_ray.models.parts.two_way import attend_two_ways, take_over_attentions
+from amsam_ray.models.parts.upscaling import upscale
 from amsam_ray.models.sam_package import MLP, MaskDecoder
 
 
@@ -73,7 +75,7 @@ class TwoChannelDecoder(nn.Module):
     def __init__(self, decoder: MaskDecoder, head: Literal["cold", "warm"]):
         super().__init__()
         self._original = (decoder,)  # in a tuple, so that it is no submodule
-        self.transformer = share(decoder.transformer)
+        self.transformer = take_over_attentions(share(decoder.transformer))
         self.upscaling = share(decoder.output_upscaling)
         self.iou_token = nn.Parameter(decoder.iou_token.weight.data, requires_grad=False)
         self.head: WarmHead | ColdHead = WarmHead(decoder) if head == "warm" else ColdHead(decoder)
@@ -105,7 +107,12 @@ class TwoChannelDecoder(nn.Module):
         return self.iou_token.shape[1] // 8
 
     def forward(
-        self, embedding_BCGG: Tensor, dense_pe_1CGG: Tensor, sparse_BTC: Tensor | None, dense_1C11: Tensor
+        self,
+        embedding_BCGG: Tensor,
+        dense_pe_1CGG: Tensor,
+        sparse_BTC: Tensor | None,
+        dense_1C11: Tensor,
+        prompted_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the two factors of the mask logits.
 
@@ -114,15 +121,24 @@ class TwoChannelDecoder(nn.Module):
             dense_pe_1CGG: SAM's positional encoding of the image grid.
             sparse_BTC: prompt tokens, or None for the dense prompt alone.
             dense_1C11: the dense prompt.
+            prompted_B: bool, False for images that do not have the prompt tokens; None if all have them.
 
         Returns:
-            The upscaled embedding, B x U x 4G x 4G, and the hypernetworks' output, B x 2 x U.
+            The upscaled embedding of each position, B x 16 G * G x U, in the order of ``upscaling.arrange``, and the
+            hypernetworks' output, B x 2 x U.
         """
-        batch, _, height, width = embedding_BCGG.shape
+        batch = len(embedding_BCGG)
         own = torch.cat([self.iou_token, self.head.tokens]).expand(batch, -1, -1)
-        tokens = own if sparse_BTC is None else torch.cat([own, sparse_BTC.to(own.dtype)], dim=1)
-        out_BTC, image_BPC = self.transformer(
-            embedding_BCGG + dense_1C11, dense_pe_1CGG.expand(batch, -1, -1, -1), tokens
-        )
-        upscaled = self.upscaling(image_BPC.transpose(1, 2).unflatten(2, (height, width)))
-        return upscaled, self.head(out_BTC[:, 1 : 1 + len(self.head.tokens)])
+        tokens, hidden_BT = own, None
+        if sparse_BTC is not None:
+            if prompted_B is not None:
+                sparse_BTC = torch.where(prompted_B[:, None, None], sparse_BTC, 0.0)  # a box may hold any value
+                absent = (~prompted_B)[:, None]
+                hidden_BT = torch.cat(
+                    [absent.new_zeros(1).expand(batch, own.shape[1]), absent.expand(-1, sparse_BTC.shape[1])], dim=1
+                )
+            tokens = torch.cat([own, sparse_BTC.to(own.dtype)], dim=1)
+        image_BPC = embedding_BCGG.flatten(2).transpose(1, 2).contiguous() + dense_1C11.flatten(1)
+        pe_1PC = dense_pe_1CGG.flatten(2).transpose(1, 2).contiguous()
+        out_BTC, image_BPC = attend_two_ways(self.transformer, image_BPC, pe_1PC, tokens, hidden_BT)
+        return upscale(self.upscaling, image_BPC), self.head(out_BTC[:, 1 : 1 + len(self.head.tokens)])
