@@ -68,8 +68,8 @@ def run_cell(cell: Cell, photos: Photos | None, folder: Path, count: int) -> Non
         for seed in SEEDS:
             if protocol == "d2":
                 run.d2(number, seed)
-            elif protocol == "refit":
-                run.refit(number, seed)
+            elif protocol.startswith("refit"):
+                run.refit(number, seed, int(protocol.removeprefix("refit") or 4))
 
 
 def run_longer(cell: Cell, photos: Photos | None, folder: Path, count: int) -> None:
@@ -85,7 +85,17 @@ def run_two_folds(cell: Cell, photos: Photos | None, folder: Path, count: int) -
     run_cell(cell, photos, folder, count)  # the choice with two folds may need finals with further seeds
 
 
-EXTRAS = {"longer": run_longer, "two-folds": run_two_folds}
+def run_eight_folds(cell: Cell, photos: Photos | None, folder: Path, count: int) -> None:
+    """Cross-fit every configuration with eight folds, and retrain each with all seeds, for its test score."""
+    run = CellRun(cell, photos, folder)
+    for number in range(count):
+        run.crossfit(number, 8)
+        for seed in SEEDS:
+            run.refit(number, seed)
+            run.refit(number, seed, 8)
+
+
+EXTRAS = {"longer": run_longer, "two-folds": run_two_folds, "eight-folds": run_eight_folds}
 
 
 def _single_threaded() -> None:
@@ -120,7 +130,8 @@ def main() -> int:
         nargs="*",
         choices=sorted(EXTRAS),
         default=sorted(EXTRAS),
-        help="longer: the published setting for 100 epochs; two-folds: crossfit with two folds (default: both)",
+        help="longer: the published setting for 100 epochs; two-folds, eight-folds: crossfit with so many, "
+        "eight-folds also with three seeds of every configuration (default: all)",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default 2)")
     parser.add_argument("--report-only", action="store_true", help="train nothing; report what the folder holds")

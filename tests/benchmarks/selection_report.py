@@ -26,6 +26,7 @@ _SHORT = {
     "crossfit, 2 folds": "2 folds",
     "crossfit, 2 folds of 4": "2 of 4",
     "crossfit, 4 folds": "4 folds",
+    "crossfit, 8 folds": "8 folds",
     "crossfit, 4 folds, 1 s.e.": "4 folds, 1 s.e.",
     "crossfit, 4 folds, 1 s.e. over recipe": "1 s.e. over recipe",
     "successive halving": "halving",
@@ -133,6 +134,7 @@ _RULES = {
     "crossfit2": "crossfit, 2 folds",
     HALF: "crossfit, 2 folds of 4",
     "crossfit4": "crossfit, 4 folds",
+    "crossfit8": "crossfit, 8 folds",
 }
 
 
@@ -187,7 +189,7 @@ def _average(group: tuple[str, int, str], members: list[_Cell]) -> dict[str, Any
             rules[name]["gap_closed"] = gain / gap
     ranking = {}
     for kind in SCORES if searched else ():
-        having = [cell for cell in members if cell.records.has(kind)]
+        having = [cell for cell in members if _RULES[kind] in cell.choices]
         if having:
             rows = [cell.records.ranking()[kind] for cell in having]
             name = _RULES[kind]

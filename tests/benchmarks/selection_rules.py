@@ -19,7 +19,13 @@ from tests.benchmarks.selection_trials import PUBLISHED, RECIPE, Cell
 STANDARD_ERRORS = (0.0, 0.5, 1.0)
 HALF = "2 of 4"
 """The score of the first two folds of four, which judge half of the shots."""
-SCORES = {"d2": ("d2", 1), "crossfit2": ("refit", 2), HALF: ("refit", 2), "crossfit4": ("refit", 4)}
+SCORES = {
+    "d2": ("d2", 1),
+    "crossfit2": ("refit", 2),
+    HALF: ("refit", 2),
+    "crossfit4": ("refit", 4),
+    "crossfit8": ("refit8", 8),
+}
 """Selection score -> protocol of the finals of what it chooses, and the trainings that one configuration costs."""
 
 
@@ -71,7 +77,7 @@ class CellRecords:
         """Selection scores, -inf where the training diverged.
 
         Args:
-            kind: ``d2``, ``crossfit2``, ``crossfit4``, or ``2 of 4`` for the first two folds of four.
+            kind: ``d2``, ``crossfit2``, ``crossfit4``, ``crossfit8``, or ``2 of 4`` for the first two folds of four.
         """
         if kind == HALF:
             return np.array([self.fold_score(number, 2) for number in range(self.count)])
@@ -96,14 +102,19 @@ class CellRecords:
         return np.array([found]) if found else None
 
     def means(self, kind: str) -> np.ndarray:
-        """Mean test Dice of each configuration with seed 0."""
+        """Mean test Dice of each configuration over the seeds that all of them have."""
         means: np.ndarray = self.test_images(kind).mean(axis=1)
         return means
 
     def test_images(self, kind: str) -> np.ndarray:
-        """Test Dice of each configuration with seed 0, configurations x images."""
+        """Mean test Dice over the seeds that all configurations have, configurations x images."""
+        found, seeds = [self.test(number, kind) for number in range(self.count)], self.seeds(kind)
+        return np.array([one[:seeds].mean(axis=0) for one in found if one is not None])
+
+    def seeds(self, kind: str) -> int:
+        """Number of seeds that all configurations have; the others have more of what a rule chose."""
         found = [self.test(number, kind) for number in range(self.count)]
-        return np.array([one[0] for one in found if one is not None])
+        return min(0 if one is None else len(one) for one in found)
 
     def shots(self, number: int) -> dict[str, float]:
         """Dice of each shot, by name, from a model that was not trained on it; empty where the training diverged."""
@@ -145,6 +156,8 @@ class CellRecords:
             found["crossfit, 2 folds"] = self._best("crossfit2", "refit", 2 * self.count)
         found["crossfit, 2 folds of 4"] = self._best(HALF, "refit", 2 * self.count)
         found["crossfit, 4 folds"] = self._best("crossfit4", "refit", 4 * self.count)
+        if self.has("crossfit8") and self.has("refit8"):
+            found["crossfit, 8 folds"] = self._best("crossfit8", "refit8", 8 * self.count)
         for errors in STANDARD_ERRORS[1:]:
             found[f"crossfit, 4 folds, {errors:g} s.e."] = self._cautious(errors, PUBLISHED)
         found["crossfit, 4 folds, 1 s.e. over recipe"] = self._cautious(1.0, RECIPE)
@@ -187,7 +200,7 @@ class CellRecords:
         of the score over the test."""
         found = {}
         for kind, (protocol, _) in SCORES.items():
-            if self.has(kind):
+            if self.has(kind) and self.has(protocol):
                 scores, test = self.scores(kind), self.means(protocol)
                 kept = np.isfinite(scores)
                 found[kind] = {
@@ -206,14 +219,15 @@ class CellRecords:
         if not freedom:
             return {"configurations_sd": over}
         noise = math.sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom)
-        p = float(stats.f.sf((over / max(noise, 1e-9)) ** 2, self.count - 1, freedom))
+        ratio = self.seeds("refit") * (over / max(noise, 1e-9)) ** 2
+        p = float(stats.f.sf(ratio, self.count - 1, freedom))
         return {"configurations_sd": over, "seeds_sd": noise, "p": p}
 
     def equal_compute(self, trainings: int) -> dict[str, float]:
         """Expected test Dice of each score's choice among as many random configurations as ``trainings`` pay for."""
         found = {}
         for kind, (protocol, cost) in SCORES.items():
-            if self.has(kind):
+            if self.has(kind) and self.has(protocol):
                 affordable = max(1, min(self.count, trainings // cost))
                 found[kind] = _expected(self.scores(kind), self.means(protocol), affordable)
         return found

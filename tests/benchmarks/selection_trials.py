@@ -130,11 +130,12 @@ class CellRun:
         selection = SelectionConfig(mode="crossfit", folds=folds)
         return self._train(number, f"crossfit{folds}", 0, selection=selection)
 
-    def refit(self, number: int, seed: int = 0) -> dict[str, Any]:
-        """Train on all shots up to the best epoch of the four folds, and score the test split."""
-        epoch = self.crossfit(number, 4)["best_epoch"]
-        selection = SelectionConfig(mode="crossfit", folds=4)
-        return self._train(number, "refit", seed, selection=selection, role="final", stop_epoch=epoch)
+    def refit(self, number: int, seed: int = 0, folds: int = 4) -> dict[str, Any]:
+        """Train on all shots up to the best epoch of the folds, and score the test split."""
+        epoch = self.crossfit(number, folds)["best_epoch"]
+        selection = SelectionConfig(mode="crossfit", folds=folds)
+        kind = "refit" if folds == 4 else f"refit{folds}"
+        return self._train(number, kind, seed, selection=selection, role="final", stop_epoch=epoch)
 
     def longer(self) -> dict[str, Any]:
         """Train the published configuration for as long as the paper does."""
