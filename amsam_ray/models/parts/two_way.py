@@ -42,16 +42,15 @@ class TokenAttention(Attention):
         Args:
             q: B x Q x C.
             k, v: B x K x C.
-            hidden: B x K, True for keys that are ignored; at least one key of each image is not. Only for keys that are
-                at most as many as the queries. None ignores none.
+            hidden: B x K, True for keys that are ignored; at least one key of each image is not. None ignores none.
 
         Returns:
             B x Q x C.
         """
+        if k.shape[1] < q.shape[1] or (k.shape[1] > q.shape[1] and hidden is not None):
+            return self._image_to_tokens(q, k, v, hidden)
         if k.shape[1] > q.shape[1]:
             return self._tokens_to_image(q, k, v)
-        if k.shape[1] < q.shape[1]:
-            return self._image_to_tokens(q, k, v, hidden)
         q_BHTD, k_BHTD, v_BHTD = (
             x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
@@ -63,7 +62,7 @@ class TokenAttention(Attention):
         return merged
 
     def _tokens_to_image(self, tokens_BTC: Tensor, k_BPC: Tensor, v_BPC: Tensor) -> Tensor:
-        scores_BSP = self._scores(self.q_proj(tokens_BTC), self.k_proj, k_BPC, None)
+        scores_BSP = self._scores(self.q_proj(tokens_BTC), k_BPC, self.k_proj, None)
         mixed_BHTC = (scores_BSP.softmax(dim=-1) @ v_BPC).unflatten(1, (self.num_heads, -1))
         values_HND = mixed_BHTC.transpose(0, 1).flatten(1, 2) @ self._per_head(self.v_proj).transpose(1, 2)
         values_BTE = values_HND.unflatten(1, (len(tokens_BTC), -1)).permute(1, 2, 0, 3).flatten(2) + self.v_proj.bias
@@ -71,17 +70,17 @@ class TokenAttention(Attention):
         return out
 
     def _image_to_tokens(self, image_BPC: Tensor, k_BTC: Tensor, v_BTC: Tensor, hidden_BT: Tensor | None) -> Tensor:
-        scores_BSP = self._scores(self.k_proj(k_BTC), self.q_proj, image_BPC, hidden_BT)
+        scores_BSP = self._scores(self.k_proj(k_BTC), image_BPC, self.q_proj, hidden_BT)
         weights_BSP = scores_BSP.unflatten(1, (self.num_heads, -1)).softmax(dim=2).flatten(1, 2)
         output_HDC = self.out_proj.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)
         values_BSC = _by_image(self._split(self.v_proj(v_BTC)) @ output_HDC, len(image_BPC))
         return weights_BSP.mT @ values_BSC + self.out_proj.bias
 
-    def _scores(self, tokens_BTE: Tensor, image: nn.Linear, image_BPC: Tensor, hidden_BT: Tensor | None) -> Tensor:
-        """Return the scores B x S x P of projected tokens with the image under its projection."""
+    def _scores(self, tokens_BTE: Tensor, image_BPC: Tensor, projection: nn.Linear, hidden_BT: Tensor | None) -> Tensor:
+        """Return the scores B x S x P of projected tokens with the image, which ``projection`` has not been applied to."""
         tokens_HND = self._split(tokens_BTE) * self._scale
-        folded_BSC = _by_image(tokens_HND @ self._per_head(image), len(image_BPC))
-        bias_B1S = _by_image(tokens_HND @ image.bias.unflatten(0, (self.num_heads, -1, 1)), len(image_BPC)).mT
+        folded_BSC = _by_image(tokens_HND @ self._per_head(projection), len(image_BPC))
+        bias_B1S = _by_image(tokens_HND @ projection.bias.unflatten(0, (self.num_heads, -1, 1)), len(image_BPC)).mT
         if hidden_BT is not None:
             bias_B1S = bias_B1S.masked_fill(hidden_BT.repeat(1, self.num_heads)[:, None], -torch.inf)
         # In this order the gradient of the image has the memory layout of the image.
