@@ -77,7 +77,7 @@ class TokenAttention(Attention):
         return weights_BSP.mT @ values_BSC + self.out_proj.bias
 
     def _scores(self, tokens_BTE: Tensor, image_BPC: Tensor, projection: nn.Linear, hidden_BT: Tensor | None) -> Tensor:
-        """Return the scores B x S x P of projected tokens with the image, which ``projection`` has not been applied to."""
+        """Return the scores B x S x P of projected tokens with the image before its ``projection``."""
         tokens_HND = self._split(tokens_BTE) * self._scale
         folded_BSC = _by_image(tokens_HND @ self._per_head(projection), len(image_BPC))
         bias_B1S = _by_image(tokens_HND @ projection.bias.unflatten(0, (self.num_heads, -1, 1)), len(image_BPC)).mT
