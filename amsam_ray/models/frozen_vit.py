@@ -42,7 +42,8 @@ def encode(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
 @torch.no_grad()
 def all_tokens(encoder: ImageEncoderViT, images: Tensor) -> Iterator[Tensor]:
     """Yield the inputs of blocks 0, 1, ... of an ``ImageEncoderViT`` and last the output of the last, (B, G, G, d)."""
-    tokens = encoder.patch_embed(images)
+    # An image whose channels lie together gives tokens that do, too: the blocks are slow on any other layout.
+    tokens = encoder.patch_embed(images.contiguous(memory_format=torch.channels_last))
     if encoder.pos_embed is not None:
         tokens = tokens + encoder.pos_embed
     yield tokens
