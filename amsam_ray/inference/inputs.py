@@ -20,7 +20,7 @@ from amsam_ray.inference.feature_cache import FeatureCache, NoCache, entry_key
 from amsam_ray.inference.shared_entries import EntryForm
 from amsam_ray.models.backbone import Backbone
 from amsam_ray.models.parts.high_pass import high_pass
-from amsam_ray.models.preprocess import box_to_input, resized_shape, to_input
+from amsam_ray.models.preprocess import box_to_input, resized_shape, to_input, to_inputs
 from amsam_ray.models.trained_model import PIXELS, FrozenEncoder, ModelInputs, Support, TrainedModel
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ class Preparer:
         dtype = torch.bfloat16 if needs.precision == "bf16" else torch.float32
 
         def compute(positions: list[int]) -> Iterator[dict[str, Tensor]]:
-            images = torch.stack([to_input(read[position](), encoder.image_size) for position in positions])
+            images = to_inputs((read[position]() for position in positions), encoder.image_size)
             with autocast(encoder.device, needs.precision):
                 encoded = encoder.encode(images.to(encoder.device), needs.point)
             return ({"features": one} for one in encoded.to("cpu", dtype))

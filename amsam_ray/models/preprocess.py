@@ -6,6 +6,10 @@ resized, colours are normalised, and the right and the bottom are padded with ze
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
+
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +34,8 @@ def to_input(image: np.ndarray, size: int) -> Tensor:
         size: side S of the square input, in pixels.
 
     Returns:
-        3xSxS float32, normalised by SAM's pixel mean and standard deviation, padded with zeros at the right and bottom.
+        3xSxS float32, normalised by SAM's pixel mean and standard deviation, padded with zeros at the right and bottom;
+        SxSx3 in memory, as images are.
 
     Raises:
         ValueError: ``image`` is not HxWx3 uint8.
@@ -38,9 +43,21 @@ def to_input(image: np.ndarray, size: int) -> Tensor:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be HxWx3 uint8, not {image.shape} {image.dtype}")
     resized = ResizeLongestSide(size).apply_image(image)
-    pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
-    pixels = (pixels - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
-    return F.pad(pixels, (0, size - pixels.shape[2], 0, size - pixels.shape[1]))
+    square = np.zeros((size, size, 3), dtype=np.float32)
+    square[: resized.shape[0], : resized.shape[1]] = cv2.LUT(resized, _normalised())
+    return torch.from_numpy(square).permute(2, 0, 1)
+
+
+def to_inputs(images: Iterable[np.ndarray], size: int) -> Tensor:
+    """Return ``to_input`` of B images, Bx3xSxS float32, in the layout ``torch.channels_last``."""
+    return torch.stack([to_input(image, size).permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=1)
+def _normalised() -> np.ndarray:
+    """Return the normalised value of every level and colour, 1x256x3 float32: a look-up is faster than arithmetic."""
+    levels = torch.arange(256, dtype=torch.float32)[:, None]
+    return ((levels - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)).numpy()[None]
 
 
 def box_to_input(box: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
