@@ -87,12 +87,13 @@ def _attend(block: Any, qkv: Tensor) -> Tensor:
     if block.window_size:
         return _in_windows(block.attn, qkv, block.window_size)
     heads, side = block.attn.num_heads, qkv.shape[1]
-    q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each B x h x N x c
-    if block.attn.use_rel_pos and has_onednn_linear(qkv.device):
-        out = _in_slices(block.attn, q.contiguous(), k.contiguous(), v, side)
+    qkv_BN3hc = qkv.flatten(1, 2).unflatten(-1, (3, heads, -1))
+    if has_onednn_linear(qkv.device):
+        out_BNhc = torch.stack([_in_slices(block.attn, one, side) for one in qkv_BN3hc])
     else:
-        out = _scaled_dot_product(block.attn, q, k, v, side)
-    return out.transpose(1, 2).reshape(*qkv.shape[:3], -1)
+        q, k, v = qkv_BN3hc.permute(2, 0, 3, 1, 4).unbind(0)  # each B x h x N x c
+        out_BNhc = _scaled_dot_product(block.attn, q, k, v, side).transpose(1, 2)
+    return out_BNhc.reshape(*qkv.shape[:3], -1)
 
 
 def _in_windows(attention: Any, qkv: Tensor, window: int) -> Tensor:
@@ -123,18 +124,21 @@ def _scaled_dot_product(attention: Any, q: Tensor, k: Tensor, v: Tensor, side: i
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scale)
 
 
-def _in_slices(attention: Any, q: Tensor, k: Tensor, v: Tensor, side: int) -> Tensor:
-    """Return what ``_scaled_dot_product`` does, some queries of one head at a time."""
-    rows, columns = _positions(attention, q, side)
-    q, v_t, out = q * attention.scale, v.transpose(-1, -2).contiguous(), torch.empty_like(q)
-    for at in ((image, head) for image in range(q.shape[0]) for head in range(q.shape[1])):
-        for start in range(0, q.shape[2], _QUERIES):
+def _in_slices(attention: Any, qkv_N3hc: Tensor, side: int) -> Tensor:
+    """Return what ``_scaled_dot_product`` does for one image, (N, h, c), some queries of one head at a time."""
+    q, k, v = qkv_N3hc.permute(1, 2, 0, 3).contiguous().unbind(0)
+    positions = _positions(attention, q, side) if attention.use_rel_pos else None
+    q, v_t, out = q * attention.scale, v.transpose(-1, -2).contiguous(), torch.empty_like(qkv_N3hc[:, 0])
+    for head in range(len(q)):
+        for start in range(0, q.shape[1], _QUERIES):
             part = slice(start, start + _QUERIES)
-            scores = _onednn(q[at][part], k[at], None)
-            grid = scores.view(-1, side, side)
-            grid += rows[at][part, :, None]
-            grid += columns[at][part, None, :]
-            out[at][part] = _onednn(torch.softmax(scores, -1, out=scores), v_t[at], None)
+            scores = _onednn(q[head, part], k[head], None)
+            if positions is not None:
+                rows, columns = positions
+                grid = scores.view(-1, side, side)
+                grid += rows[head, part, :, None]
+                grid += columns[head, part, None, :]
+            out[part, head] = _onednn(torch.softmax(scores, -1, out=scores), v_t[head], None)
     return out
 
 
