@@ -129,16 +129,16 @@ def _in_slices(attention: Any, qkv_N3hc: Tensor, side: int) -> Tensor:
     q, k, v = qkv_N3hc.permute(1, 2, 0, 3).contiguous().unbind(0)
     positions = _positions(attention, q, side) if attention.use_rel_pos else None
     q, v_t, out = q * attention.scale, v.transpose(-1, -2).contiguous(), torch.empty_like(qkv_N3hc[:, 0])
-    for head in range(len(q)):
-        for start in range(0, q.shape[1], _QUERIES):
+    for head, (q_Nc, k_Nc, v_cN, out_Nc) in enumerate(zip(q, k, v_t, out.unbind(1), strict=True)):
+        for start in range(0, len(q_Nc), _QUERIES):
             part = slice(start, start + _QUERIES)
-            scores = _onednn(q[head, part], k[head], None)
+            scores = _onednn(q_Nc[part], k_Nc, None)
             if positions is not None:
                 rows, columns = positions
                 grid = scores.view(-1, side, side)
                 grid += rows[head, part, :, None]
                 grid += columns[head, part, None, :]
-            out[part, head] = _onednn(torch.softmax(scores, -1, out=scores), v_t[head], None)
+            out_Nc[part] = _onednn(torch.softmax(scores, -1, out=scores), v_cN, None)
     return out
 
 

@@ -9,6 +9,10 @@ machine change less. ``bf16`` is measured where the processor has instructions f
 - ``max_rel_diff``: the largest difference between the embeddings, relative to their largest value.
 - ``share_of_matrix_rate``: the encoder's operations in a processor second, over those of its largest matrix product in
   the fastest library for the precision.
+- ``floor_cpu_s``: what no preparation can avoid, each part by itself in the same rounds: to decode the file, to resize
+  the pixels as segment-anything does, the products of the encoder, each size by the fastest library, and its softmaxes,
+  GELUs, norms and sums. Copies, calls and operands that have left the cache are not in it. ``floor_ratio`` is the
+  predictor's time over it, the most that ``cpu_ratio`` could be.
 """
 
 from __future__ import annotations
@@ -27,11 +31,12 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from amsam_ray.data.images import decode_image
-from amsam_ray.device import hardware, has_fast_bf16
+from amsam_ray.device import autocast, hardware, has_fast_bf16
 from amsam_ray.inference.feature_cache import NoCache
 from amsam_ray.inference.inputs import Needs, Picture, Preparer, encoder_batch
 from amsam_ray.models.backbone import Backbone, build_sam
-from tests.benchmarks.encoder_work import cpu_matrix_rates, encoder_flops, seconds_of
+from amsam_ray.models.sam_package import ResizeLongestSide
+from tests.benchmarks.encoder_work import Operations, cpu_matrix_rates, encoder_flops, seconds_of
 
 SHAPE = (480, 640)  # of the photographs, H and W
 
@@ -98,6 +103,35 @@ class Arm:
         self.wall, self.processor = min(self.wall, wall), min(self.processor, processor)
 
 
+class Floor:
+    """The processor seconds of an image that no preparation can avoid: the fastest round of each part.
+
+    Args:
+        backbone: the network.
+        paths: of the photographs.
+        precision: fp32 or bf16, of the encoder.
+    """
+
+    def __init__(self, backbone: Backbone, paths: Sequence[Path], precision: str):
+        self._resize = ResizeLongestSide(backbone.image_size)
+        self._paths, self._batch = paths, encoder_batch(backbone)
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        with Operations() as self._operations, autocast(backbone.device, precision):
+            backbone.encode(torch.zeros(self._batch, 3, backbone.image_size, backbone.image_size), "embedding")
+        self.parts = dict.fromkeys(("decode", "resize", "products", "others"), float("inf"))
+
+    def round(self) -> None:
+        data = [path.read_bytes() for path in self._paths]
+        pixels = [decode_image(one, "").pixels for one in data]
+        found = {
+            "decode": seconds_of(lambda: [decode_image(one, "") for one in data])[1] / len(data),
+            "resize": seconds_of(lambda: [self._resize.apply_image(one) for one in pixels])[1] / len(data),
+            "products": self._operations.product_seconds(self._dtype) / self._batch,
+            "others": self._operations.other_seconds() / self._batch,
+        }
+        self.parts = {part: min(self.parts[part], seconds) for part, seconds in found.items()}
+
+
 def measure(arch: str, size: int, count: int, rounds: int, rates: dict[str, float]) -> list[dict[str, Any]]:
     """Return a row for each precision.
 
@@ -113,9 +147,11 @@ def measure(arch: str, size: int, count: int, rounds: int, rates: dict[str, floa
         paths = write_photos(Path(folder), count)
         reference = Arm(lambda: theirs(predictor, paths))
         arms = {one: Arm(lambda one=one: ours(preparer, paths, one)) for one in rates}  # type: ignore[misc]
+        floors = {one: Floor(backbone, paths, one) for one in rates}
+        works: list[Arm | Floor] = [reference, *arms.values(), *floors.values()]
         for _ in range(rounds):
-            for arm in (reference, *arms.values()):
-                arm.round()
+            for work in works:
+                work.round()
     expected = reference.embeddings
     return [
         {
@@ -130,6 +166,9 @@ def measure(arch: str, size: int, count: int, rounds: int, rates: dict[str, floa
             "ours_cpu_s": float(f"{arm.processor / count:.4g}"),
             "predictor_cpu_s": float(f"{reference.processor / count:.4g}"),
             "cpu_ratio": round(reference.processor / arm.processor, 2),
+            "floor_cpu_s": float(f"{sum(floors[precision].parts.values()):.4g}"),
+            "floor_ratio": round(reference.processor / count / sum(floors[precision].parts.values()), 2),
+            "floor_parts": {part: float(f"{seconds:.3g}") for part, seconds in floors[precision].parts.items()},
             "gflop_per_image": round(gflop, 1),
             "share_of_matrix_rate": round(gflop * count / arm.processor / rates[precision], 2),
             "max_rel_diff": float(f"{(arm.embeddings - expected).abs().max() / expected.abs().max():.2g}"),
@@ -142,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", default=["nano", "vit_b"], choices=["nano", "mobile_sam", "vit_b"])
     parser.add_argument("--images", type=int, default=16, help="of nano; an eighth of them for the others")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2, help="of the others; eight times as many of nano")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
     options = parser.parse_args()
@@ -156,8 +195,10 @@ def main() -> None:
         rates["bf16"] = libraries["bf16"]["gflop_per_cpu_s"]
     rows = []
     for arch in options.arch:
-        size, count = (256, options.images) if arch == "nano" else (1024, max(1, options.images // 8))
-        found = measure(arch, size, count, options.rounds, rates)
+        if arch == "nano":
+            found = measure(arch, 256, options.images, 8 * options.rounds, rates)
+        else:
+            found = measure(arch, 1024, max(1, options.images // 8), options.rounds, rates)
         rows += found
         if not options.json:
             print(*found, sep="\n", flush=True)
