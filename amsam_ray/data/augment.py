@@ -8,6 +8,7 @@ import numpy as np
 
 from amsam_ray.config.datasets import AugmentConfig
 from amsam_ray.hashing import sha256_digest
+from amsam_ray.lean_imports import import_transforms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,8 @@ def views(
         object out of the image is skipped.
     """
     import torch
+
+    import_transforms()
     from torchvision import tv_tensors
 
     content = sha256_digest(np.ascontiguousarray(image).tobytes() + f"\0{seed}".encode())

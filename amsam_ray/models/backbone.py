@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from amsam_ray.config.networks import BackboneConfig
 from amsam_ray.errors import InputError, Problem
 from amsam_ray.hashing import file_sha256
+from amsam_ray.lean_imports import on_meta_device
 from amsam_ray.models import frozen_vit
-from amsam_ray.models.lean_imports import on_meta_device
 from amsam_ray.models.mobile_sam import build_mobile_sam
 from amsam_ray.models.nano import build_nano_sam
 from amsam_ray.models.preprocess import PIXEL_MEAN, PIXEL_STD

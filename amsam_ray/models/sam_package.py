@@ -1,6 +1,6 @@
 """What this package uses of segment-anything, imported in one place: see `lean_imports`."""
 
-from amsam_ray.models.lean_imports import import_torchvision
+from amsam_ray.lean_imports import import_torchvision
 
 import_torchvision()
 

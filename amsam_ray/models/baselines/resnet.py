@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from amsam_ray.lean_imports import on_meta_device
 from amsam_ray.models.baselines.state import fitted_state
-from amsam_ray.models.lean_imports import on_meta_device
 
 
 def build_resnet50(stride: Literal[8, 32] = 32) -> ResNet:

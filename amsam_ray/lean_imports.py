@@ -1,9 +1,10 @@
 """Import torchvision, and build models without memory, without torch's compiler.
 
 Importing ``torch._dynamo`` takes 2.5 s of processor time, as long as torch itself. Every process that builds a SAM
-would pay for it, for either of two reasons. ``torchvision.ops.roi_align``, which segment-anything imports, needs one
+would pay for it, for one of three reasons. ``torchvision.ops.roi_align``, which segment-anything imports, needs one
 function that tells whether a device can be compiled for; here that function imports the compiler when it is called.
-Arithmetic on the meta device marks functions that are not to be compiled; here it does without while a model is built.
+Arithmetic on the meta device, and ``torchvision.tv_tensors``, mark functions that are not to be compiled; here they do
+without while a model is built and while the module is imported.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
-
-import torch
 
 _COMPILER = "torch._dynamo.utils"
 _PACKAGE = "torch._dynamo"
@@ -54,11 +53,16 @@ def import_torchvision() -> None:
 
 
 @contextlib.contextmanager
-def on_meta_device() -> Iterator[None]:
-    """Create tensors inside without memory. Nothing may be compiled inside."""
+def without_compiler() -> Iterator[None]:
+    """Let functions inside be marked as not to be compiled without an import of torch's compiler.
+
+    Nothing may be compiled inside. The marks are lost: code that compiles such a function later traces into it.
+    """
+    import torch
+
     marked: list[Any] = []
 
-    def disable(function: Callable[..., Any], recursive: bool = True, wrapping: bool = True) -> Callable[..., Any]:
+    def disable(function: Callable[..., Any], recursive: bool = True, **given: Any) -> Callable[..., Any]:
         marked.append(function)
         return function
 
@@ -68,11 +72,27 @@ def on_meta_device() -> Iterator[None]:
     if absent:
         sys.modules[_PACKAGE] = torch._dynamo = stand_in
     try:
-        with torch.device("meta"):
-            yield
+        yield
     finally:
         if absent:
             del sys.modules[_PACKAGE], torch._dynamo
             for function in marked:
                 # Where torch remembers what `disable` returned.
                 vars(function).pop("__dynamo_disable", None)
+
+
+@contextlib.contextmanager
+def on_meta_device() -> Iterator[None]:
+    """Create tensors inside without memory. Nothing may be compiled inside."""
+    import torch
+
+    with without_compiler(), torch.device("meta"):
+        yield
+
+
+def import_transforms() -> None:
+    """Import ``torchvision.tv_tensors`` and ``torchvision.transforms.v2``, and not torch's compiler."""
+    import_torchvision()
+    with without_compiler():
+        for name in ("torchvision.tv_tensors", "torchvision.transforms.v2"):
+            importlib.import_module(name)

@@ -30,7 +30,7 @@ def test_the_function_that_torchvision_asks_for_is_the_compiler_s() -> None:
 
 def test_whatever_else_is_asked_for_imports_the_compiler() -> None:
     code = (
-        "import sys; from amsam_ray.models.lean_imports import _COMPILER, _Deferred; "
+        "import sys; from amsam_ray.lean_imports import _COMPILER, _Deferred; "
         "sys.modules[_COMPILER] = _Deferred(_COMPILER); from torch._dynamo.utils import counters; "
         "print(type(counters).__name__, 'Deferred' in type(sys.modules[_COMPILER]).__name__)"
     )
@@ -40,7 +40,7 @@ def test_whatever_else_is_asked_for_imports_the_compiler() -> None:
 def test_models_are_built_without_memory_and_without_the_compiler() -> None:
     code = IMPORTS + (
         "import torch; from amsam_ray.models.backbone import build_sam; "
-        "from amsam_ray.models.lean_imports import on_meta_device; "
+        "from amsam_ray.lean_imports import on_meta_device; "
         "context = on_meta_device(); context.__enter__(); "
         "models = [build_sam(arch, 256) for arch in ('nano', 'vit_b')]; "
         "context.__exit__(None, None, None); "
@@ -51,6 +51,19 @@ def test_models_are_built_without_memory_and_without_the_compiler() -> None:
         "torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)).item())"
     )
     assert run(code) == "{'meta'} False\nTrue True 2.0"
+
+
+def test_views_are_drawn_without_the_compiler() -> None:
+    code = (
+        "import sys, numpy as np; from amsam_ray.data.augment import views; "
+        "from amsam_ray.config.datasets import AugmentConfig; "
+        "made = views(np.zeros((32, 32, 3), np.uint8), np.eye(32) > 0, 2, 0, AugmentConfig()); "
+        "print(len(made), 'torch._dynamo' in sys.modules); "
+        "import torch; from torchvision import tv_tensors; "
+        "double = torch.compile(lambda x: tv_tensors.wrap(2 * x, like=x), backend='eager'); "
+        "print(type(double(tv_tensors.Image(torch.ones(1, 2, 2)))).__name__)"
+    )
+    assert run(code) == "2 False\nImage"
 
 
 def test_scores_do_not_import_scikit_learn_and_leave_its_measure_usable() -> None:
