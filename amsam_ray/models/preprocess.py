@@ -21,9 +21,18 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
+class _Resize(ResizeLongestSide):
+    """SAM's resizing, which rounds the shorter side of a very long image to zero; here it keeps a pixel."""
+
+    @staticmethod
+    def get_preprocess_shape(oldh: int, oldw: int, long_side_length: int) -> tuple[int, int]:
+        height, width = ResizeLongestSide.get_preprocess_shape(oldh, oldw, long_side_length)
+        return max(1, height), max(1, width)
+
+
 def resized_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
     """Return the (H, W) of an image of ``shape`` (H, W) after its longest side is resized to ``size`` pixels."""
-    return ResizeLongestSide.get_preprocess_shape(shape[0], shape[1], size)
+    return _Resize.get_preprocess_shape(shape[0], shape[1], size)
 
 
 def to_input(image: np.ndarray, size: int) -> Tensor:
@@ -42,7 +51,7 @@ def to_input(image: np.ndarray, size: int) -> Tensor:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be HxWx3 uint8, not {image.shape} {image.dtype}")
-    resized = ResizeLongestSide(size).apply_image(image)
+    resized = _Resize(size).apply_image(image)
     square = np.zeros((size, size, 3), dtype=np.float32)
     square[: resized.shape[0], : resized.shape[1]] = cv2.LUT(resized, _normalised())
     return torch.from_numpy(square).permute(2, 0, 1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from amsam_ray.inference.inputs import low_res_target
 from amsam_ray.models.preprocess import box_to_input, logits_to_original, resized_shape, to_input
 from tests.models.toy import SIZE, toy_sam
 
@@ -39,6 +40,15 @@ def test_logits_equal_sams(shape):
     theirs = toy_sam().postprocess_masks(logits[None], resized_shape(shape, SIZE), shape)[0]
     torch.testing.assert_close(logits_to_original(logits, shape, SIZE), theirs)
     assert logits_to_original(logits[0], shape, SIZE).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(1, 700), (5000, 1)])
+def test_a_line_of_pixels_keeps_a_pixel_of_its_shorter_side(shape):
+    inputs = to_input(photograph(shape), SIZE)
+    target, valid = low_res_target(np.ones(shape, dtype=bool), SIZE // 4)
+    assert min(resized_shape(shape, SIZE)) == 1 and inputs.any(dim=0).sum() == SIZE
+    assert target.sum() == valid.sum() == SIZE // 4
+    assert logits_to_original(torch.zeros(SIZE // 4, SIZE // 4), shape, SIZE).shape == shape
 
 
 @pytest.mark.parametrize("bad", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)])
