@@ -56,7 +56,7 @@ def import_torchvision() -> None:
 def without_compiler() -> Iterator[None]:
     """Let functions inside be marked as not to be compiled without an import of torch's compiler.
 
-    Nothing may be compiled inside. The marks are lost: code that compiles such a function later traces into it.
+    No thread of the process may compile anything meanwhile. The marks are lost: code that compiles such a function later traces into it.
     """
     import torch
 
@@ -83,7 +83,7 @@ def without_compiler() -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_meta_device() -> Iterator[None]:
-    """Create tensors inside without memory. Nothing may be compiled inside."""
+    """Create tensors inside without memory. No thread of the process may compile anything meanwhile."""
     import torch
 
     with without_compiler(), torch.device("meta"):
