@@ -56,7 +56,8 @@ def import_torchvision() -> None:
 def without_compiler() -> Iterator[None]:
     """Let functions inside be marked as not to be compiled without an import of torch's compiler.
 
-    No thread of the process may compile anything meanwhile. The marks are lost: code that compiles such a function later traces into it.
+    No thread of the process may compile anything meanwhile. The marks are lost: code that compiles such a function
+    later traces into it.
     """
     import torch
 

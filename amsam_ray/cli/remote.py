@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +88,8 @@ def _how_to(url: str, job: str) -> str:
 
 def _follow(jobs: Jobs, url: str, job: Job, *, last_lines: int | None, detach: bool) -> int:
     try:
-        ended = jobs.follow(job.id, _write, last_lines=last_lines)
+        with _interrupts() as interrupted:
+            ended = jobs.follow(job.id, _write, last_lines=last_lines, interrupted=interrupted.is_set)
     except KeyboardInterrupt:
         if detach:
             click.echo(f"\nDetached from {job.id}, which runs on. {_how_to(url, job.id)}")
@@ -101,6 +106,25 @@ def _follow(jobs: Jobs, url: str, job: Job, *, last_lines: int | None, detach: b
         click.echo(f"error: {job.id} failed: {printable(ended.message)}", err=True)
         return 1
     return ended.exit_status
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets. It also raises KeyboardInterrupt, which is lost inside a finaliser."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def note(number: int, frame: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write(text: str) -> None:

@@ -129,16 +129,29 @@ class Jobs:
         assert found is not None
         return found
 
-    def follow(self, job: str, write: Callable[[str], None], *, last_lines: int | None = None) -> Job:
+    def follow(
+        self,
+        job: str,
+        write: Callable[[str], None],
+        *,
+        last_lines: int | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Job:
         """Hand the job's output to ``write`` as it appears, until the job has ended, and return its last state.
 
         Args:
             job: its id.
             write: receives text.
             last_lines: of the output so far, hand on only that many lines; None: all.
+            interrupted: asked before every look at the job.
+
+        Raises:
+            KeyboardInterrupt: ``interrupted`` is true.
         """
         begun, silent_since, shown = time.monotonic(), None, 0
         while True:
+            if interrupted():
+                raise KeyboardInterrupt
             now = time.monotonic()
             try:
                 state, text = self.get(job), self.output(job)
