@@ -112,9 +112,6 @@ def _follow(jobs: Jobs, url: str, job: Job, *, last_lines: int | None, detach: b
 def _interrupts() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C sets. It also raises KeyboardInterrupt, which is lost inside a finaliser."""
     pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
 
     def note(number: int, frame: object) -> None:
         pressed.set()
