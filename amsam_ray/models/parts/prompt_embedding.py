@@ -41,7 +41,9 @@ class PromptEmbedding(nn.Module):
             self.corners = nn.Parameter(corners, requires_grad=False)
         self.register_buffer("frequencies", encoder.pe_layer.positional_encoding_gaussian_matrix.data)
         with torch.no_grad():
-            self.register_buffer("dense_pe", encoder.get_dense_pe().to(self.frequencies.dtype))
+            # The decoder reads it as tokens, whose channels lie together.
+            dense_pe = encoder.get_dense_pe().to(self.frequencies.dtype, memory_format=torch.channels_last)
+            self.register_buffer("dense_pe", dense_pe)
 
     def sparse(self, boxes: Tensor) -> Tensor:
         """Encode box prompts as tokens.
